@@ -1,0 +1,57 @@
+"""``Settings``: everything the daemon was told, validated. Defaults stand here with their reasons; nothing is read here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from embeddaemon.models.spec import ModelSpec
+from embeddaemon.protocol.limits import Limits
+
+
+class StartMethod(Enum):
+    """How workers come to be."""
+
+    FORK = "fork"
+    """From a template that has loaded the model: milliseconds, shared pages. Linux."""
+    SPAWN = "spawn"
+    """A fresh interpreter that loads for itself: seconds, nothing shared. Everywhere."""
+
+
+class LogFormat(Enum):
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the daemon was told. Durations in seconds, sizes in bytes."""
+
+    endpoint: str
+    models: tuple[ModelSpec, ...]
+    """At least one; names are distinct."""
+    default_model: str
+    """Name of the model of requests that name none; the first configured unless told otherwise."""
+    memory_budget: str | int = "80%"
+    """Share of the real limit, or bytes: what all our processes together may take."""
+    memory_reserve: int | None = None
+    """Never leased; None: the governor's own choice (governor/budget.py)."""
+    start_method: StartMethod = StartMethod.FORK
+    limits: Limits = field(default_factory=Limits)
+    max_queued_requests: int = 512
+    """Waiting per model key; beyond it requests are refused as busy (the field's usual bound)."""
+    max_queued_bytes: int = 256 * 1024 * 1024
+    """Bodies waiting in all queues together: what clients can make the supervisor hold."""
+    request_timeout_seconds: float = 30.0
+    """Deadline of a request that brings none."""
+    drain_seconds: float = 20.0
+    """After SIGTERM: how long accepted requests may take to finish; below systemd's usual stop timeout."""
+    load_timeout_seconds: float = 600.0
+    """A template or worker that is not ready by then is killed: loading 15 GB from a slow disk takes minutes."""
+    heartbeat_seconds: float = 0.5
+    silent_after_seconds: float = 15.0
+    """A worker without any sign of life for so long is killed: a loaded machine delays heartbeats by seconds, not by this."""
+    log_format: LogFormat = LogFormat.TEXT
+    log_level: str = "info"
+    exit_with_parent: bool = False
+    """Drain and stop when the process that started us is gone: the sidecar of one application."""

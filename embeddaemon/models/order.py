@@ -1,0 +1,74 @@
+"""``LoadOrder``: what a template (or a worker that loads for itself) is told to load. Travels as a map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from embeddaemon.models.card import ModelCard
+from embeddaemon.models.spec import Pooling
+from embeddaemon.protocol.fields import Fields
+from embeddaemon.protocol.limits import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOrder:
+    """One model key to load, everything decided: the card, the device, the precision as declared, the limits to enforce."""
+
+    card: ModelCard
+    device: str
+    precision: str
+    token_budget: int
+    limits: Limits
+
+    def as_map(self) -> dict[str, Any]:
+        values = asdict(self)
+        values["card"]["pooling"] = [pooling.value for pooling in self.card.pooling]
+        values["card"]["prompts"] = dict(self.card.prompts)
+        return values
+
+
+def order_from_map(values: Mapping[str, Any]) -> LoadOrder:
+    """What ``as_map`` made, checked. Raises ProtocolError."""
+    fields = Fields(values, "load order")
+    order = LoadOrder(
+        card=card_from_map(fields.mapping("card")),
+        device=fields.text("device"),
+        precision=fields.text("precision"),
+        token_budget=fields.integer("token_budget", low=1),
+        limits=Limits(**{key: int(value) for key, value in fields.mapping("limits").items()}),
+    )
+    fields.end()
+    return order
+
+
+def card_from_map(values: Mapping[str, Any]) -> ModelCard:
+    """A card that travelled as a map, checked. Raises ProtocolError."""
+    fields = Fields(values, "model card")
+    card = ModelCard(
+        name=fields.text("name"),
+        folder=fields.text("folder"),
+        revision=fields.text("revision"),
+        family=fields.text("family"),
+        dim=fields.integer("dim", low=1),
+        max_tokens=fields.integer("max_tokens", low=1),
+        vocabulary=fields.integer("vocabulary", low=1),
+        pooling=tuple(Pooling(mode) for mode in fields.texts("pooling")),
+        normalize=fields.boolean("normalize"),
+        include_prompt=fields.boolean("include_prompt"),
+        prompts={str(task): str(prompt) for task, prompt in fields.mapping("prompts").items()},
+        default_task=fields.text_or_none("default_task"),
+        dimensions=fields.integers("dimensions"),
+        weights_files=fields.texts("weights_files"),
+        weights_bytes=fields.integer("weights_bytes"),
+        parameters=fields.integer("parameters"),
+        hidden=fields.integer("hidden"),
+        intermediate=fields.integer("intermediate"),
+        gated=fields.boolean("gated"),
+        source=fields.text("source"),
+        licence=fields.text_or_none("licence"),
+        sha256=fields.text_or_none("sha256"),
+    )
+    fields.end()
+    return card

@@ -1,0 +1,421 @@
+"""Frames to messages and back, for the clients' protocol. Checks every field; decides nothing.
+
+A request is two frames, header and body. An answer is a header and one raw frame per array (or one msgpack map).
+Raises ProtocolError for what breaks the protocol and InputTooLarge or InvalidInput for what breaks a limit in a body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, assert_never
+
+from embeddaemon.errors import (
+    Detail,
+    EmbedDaemonError,
+    InputTooLarge,
+    InvalidInput,
+    ProtocolError,
+    UnsupportedVersion,
+    chain,
+    error_for,
+)
+from embeddaemon.protocol.fields import Fields, pack, unpack
+from embeddaemon.protocol.limits import VERSION, Limits
+from embeddaemon.protocol.messages import (
+    Answer,
+    Body,
+    Document,
+    Embed,
+    ErrorAnswer,
+    Hello,
+    Lane,
+    Load,
+    Models,
+    Request,
+    Status,
+    Texts,
+    Timings,
+    TokenIds,
+    Tokenize,
+    Tokens,
+    Unload,
+    Vectors,
+)
+
+EMPTY_BODY = b""
+"""The body of a request that has none."""
+
+_MAX_ID = 2**63 - 1
+_LANES = tuple(lane.value for lane in Lane)
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+def encode_request(request: Request) -> bytes:
+    """The header frame of a request. Options that have their default are left out."""
+    header: dict[str, Any] = {"v": VERSION, "id": request.id}
+    if request.deadline_ms is not None:
+        header["deadline_ms"] = request.deadline_ms
+    match request:
+        case Hello():
+            header["op"] = "hello"
+        case Embed():
+            header |= {"op": "embed", "lane": request.lane.value}
+            header |= _given(model=request.model, task=request.task, prompt=request.prompt, dimensions=request.dimensions)
+            header |= {
+                "normalize": request.normalize,
+                "truncate": request.truncate,
+                "precision": request.precision,
+                "lenient": request.lenient,
+            }
+        case Tokenize():
+            header |= {"op": "tokenize", "lane": request.lane.value}
+            header |= _given(model=request.model, task=request.task, prompt=request.prompt)
+            header |= {"truncate": request.truncate, "lenient": request.lenient}
+        case Models():
+            header["op"] = "models"
+        case Status():
+            header["op"] = "status"
+        case Load():
+            header |= {"op": "load", "model": request.model}
+        case Unload():
+            header |= {"op": "unload", "model": request.model}
+        case _:
+            assert_never(request)
+    return pack(header)
+
+
+def _given(**options: object) -> dict[str, object]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def decode_request(header: bytes | memoryview) -> Request:
+    """The request of a header frame. Raises ProtocolError (UnsupportedVersion for another version)."""
+    values = unpack(header)
+    version = values.pop("v", None)
+    if version != VERSION:
+        raise UnsupportedVersion(
+            f"protocol version {version!r} is not spoken here, this side speaks {VERSION}: upgrade the older of the two",
+            details={"spoken": VERSION},
+        )
+    op = values.pop("op", None)
+    fields = Fields(values, f"request {op!r}" if isinstance(op, str) else "request")
+    id_ = fields.integer("id", low=1, high=_MAX_ID)
+    deadline_ms = fields.integer_or_none("deadline_ms", low=-(2**63), high=7 * 24 * 3600 * 1000)
+    request = _decode_op(op, fields, id_, deadline_ms)
+    fields.end()
+    return request
+
+
+def _decode_op(op: object, fields: Fields, id_: int, deadline_ms: int | None) -> Request:
+    match op:
+        case "embed":
+            return Embed(
+                id=id_,
+                deadline_ms=deadline_ms,
+                model=fields.text_or_none("model"),
+                lane=Lane(fields.chosen("lane", _LANES, default=Lane.INTERACTIVE.value)),
+                task=fields.text_or_none("task"),
+                prompt=fields.text_or_none("prompt"),
+                dimensions=fields.integer_or_none("dimensions", low=1, high=1 << 20),
+                normalize=fields.boolean("normalize", default=True),
+                truncate=fields.boolean("truncate", default=True),
+                precision=fields.text("precision", default="float32"),
+                lenient=fields.boolean("lenient", default=False),
+            )
+        case "tokenize":
+            return Tokenize(
+                id=id_,
+                deadline_ms=deadline_ms,
+                model=fields.text_or_none("model"),
+                lane=Lane(fields.chosen("lane", _LANES, default=Lane.INTERACTIVE.value)),
+                task=fields.text_or_none("task"),
+                prompt=fields.text_or_none("prompt"),
+                truncate=fields.boolean("truncate", default=True),
+                lenient=fields.boolean("lenient", default=False),
+            )
+        case "hello":
+            return Hello(id=id_, deadline_ms=deadline_ms)
+        case "models":
+            return Models(id=id_, deadline_ms=deadline_ms)
+        case "status":
+            return Status(id=id_, deadline_ms=deadline_ms)
+        case "load":
+            return Load(id=id_, deadline_ms=deadline_ms, model=fields.text("model"))
+        case "unload":
+            return Unload(id=id_, deadline_ms=deadline_ms, model=fields.text("model"))
+        case _:
+            raise ProtocolError(
+                f"unknown op {op!r}, known are embed, hello, load, models, status, tokenize, unload"
+            )
+
+
+def request_id(header: bytes | memoryview) -> int:
+    """The id of a header that may be broken otherwise, for the error answer; 0 when it cannot be told."""
+    try:
+        return Fields(unpack(header), "request").integer("id", low=1, high=_MAX_ID)
+    except ProtocolError:
+        return 0
+
+
+# -- bodies ------------------------------------------------------------------------------------------------------------
+
+
+def encode_texts(texts: Sequence[str], limits: Limits) -> bytes:
+    """The body frame of texts. Raises InvalidInput (with ``index``) and InputTooLarge before anything is sent."""
+    _check_count(len(texts), limits)
+    try:
+        body = pack({"texts": list(texts)})
+    except (UnicodeEncodeError, TypeError) as error:
+        raise _find_bad_text(texts) from error
+    if len(body) > limits.max_text_bytes:
+        _check_text_sizes(texts, limits)
+    _check_body_size(len(body), limits)
+    return body
+
+
+def encode_ids(ids: Sequence[Sequence[int]], limits: Limits) -> bytes:
+    """The body frame of texts given as token ids."""
+    _check_count(len(ids), limits)
+    body = pack({"ids": [[int(one) for one in text] for text in ids]})
+    _check_body_size(len(body), limits)
+    return body
+
+
+def decode_body(body: bytes | memoryview, limits: Limits) -> Body:
+    """The texts, or the ids, of a body frame."""
+    _check_body_size(len(body), limits)
+    values = unpack(
+        body,
+        max_bytes=limits.max_body_bytes,
+        max_array=max(limits.max_ids, limits.max_texts * 2),
+        max_map=4,
+        what="body",
+    )
+    match sorted(values):
+        case ["texts"]:
+            return _decode_texts(values["texts"], limits)
+        case ["ids"]:
+            return _decode_ids(values["ids"], limits)
+        case _:
+            raise ProtocolError(f"body must have either 'texts' or 'ids', not {sorted(values)[:8]}")
+
+
+def _decode_texts(texts: object, limits: Limits) -> Texts:
+    if not isinstance(texts, list):
+        raise InvalidInput("'texts' must be a list of strings")
+    _check_count(len(texts), limits)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidInput(f"text {index} is {type(text).__name__}, not a string", details={"index": index})
+    _check_text_sizes(texts, limits)
+    return Texts(tuple(texts))
+
+
+def _decode_ids(ids: object, limits: Limits) -> TokenIds:
+    if not isinstance(ids, list) or not all(isinstance(one, list) for one in ids):
+        raise InvalidInput("'ids' must be a list of lists of integers")
+    _check_count(len(ids), limits)
+    for index, text in enumerate(ids):
+        if not all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 2**31 for one in text):
+            raise InvalidInput(f"ids of text {index} must be integers from 0 to 2**31-1", details={"index": index})
+    return TokenIds(tuple(tuple(text) for text in ids))
+
+
+def _check_count(count: int, limits: Limits) -> None:
+    if count == 0:
+        raise InvalidInput("no texts: a request needs at least one")
+    if count > limits.max_texts:
+        raise InputTooLarge(
+            f"{count} texts in one request, the limit is {limits.max_texts}",
+            details={"texts": count, "limit": limits.max_texts},
+        )
+
+
+def _check_body_size(size: int, limits: Limits) -> None:
+    if size > limits.max_body_bytes:
+        raise InputTooLarge(
+            f"the body has {size} bytes, the limit is {limits.max_body_bytes}",
+            details={"bytes": size, "limit": limits.max_body_bytes},
+        )
+
+
+def _check_text_sizes(texts: Sequence[str], limits: Limits) -> None:
+    for index, text in enumerate(texts):
+        # A character has at most 4 bytes: most texts need no encoding to be seen small enough.
+        if len(text) * 4 > limits.max_text_bytes and len(text.encode()) > limits.max_text_bytes:
+            raise InputTooLarge(
+                f"text {index} has more than {limits.max_text_bytes} bytes",
+                details={"index": index, "limit": limits.max_text_bytes},
+            )
+
+
+def _find_bad_text(texts: Sequence[object]) -> InvalidInput:
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            return InvalidInput(f"text {index} is {type(text).__name__}, not a string", details={"index": index})
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return InvalidInput(
+                f"text {index} has a lone surrogate at character {error.start}: it is not valid Unicode",
+                details={"index": index, "character": error.start},
+            )
+    raise AssertionError("every text encodes, yet the body did not: bug")
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """The header frame of an answer."""
+    match answer:
+        case Vectors():
+            return pack(_good(answer) | {"dim": answer.dim, "dtype": answer.dtype})
+        case Tokens():
+            return pack(_good(answer) | {"dtype": "int32"})
+        case Document():
+            return pack({"id": answer.id, "ok": True})
+        case ErrorAnswer():
+            error = {
+                "code": answer.code,
+                "message": answer.message,
+                "retryable": answer.retryable,
+                "retry_after_ms": answer.retry_after_ms,
+                "cause": list(answer.cause),
+                "details": dict(answer.details),
+            }
+            return pack({"id": answer.id, "ok": False, "error": error})
+        case _:
+            assert_never(answer)
+
+
+def _good(answer: Vectors | Tokens) -> dict[str, Any]:
+    timings = answer.timings
+    return {
+        "id": answer.id,
+        "ok": True,
+        "model": answer.model,
+        "count": answer.count,
+        "tokens": answer.tokens,
+        "truncated": list(answer.truncated),
+        "timings": {
+            "queue_us": timings.queue_us,
+            "tokenize_us": timings.tokenize_us,
+            "compute_us": timings.compute_us,
+        },
+    }
+
+
+def decode_answer(header: bytes | memoryview) -> Answer:
+    """The answer of a header frame. Raises ProtocolError. Unknown fields are passed over: a newer daemon may add some."""
+    values = unpack(header, max_bytes=64 * 1024 * 1024, max_array=1 << 20, what="answer")
+    fields = Fields(values, "answer")
+    id_ = fields.integer("id", high=_MAX_ID)
+    if not fields.boolean("ok"):
+        return _decode_error(id_, fields.mapping("error"))
+    if "dim" in values:
+        return Vectors(
+            id=id_, dim=fields.integer("dim"), dtype=fields.text("dtype"), **_decode_good(fields)
+        )
+    if "count" in values:
+        return Tokens(id=id_, **_decode_good(fields))
+    return Document(id=id_)
+
+
+def _decode_good(fields: Fields) -> dict[str, Any]:
+    timings = Fields(fields.mapping("timings"), "timings")
+    return {
+        "model": fields.text("model"),
+        "count": fields.integer("count"),
+        "tokens": fields.integer("tokens"),
+        "truncated": fields.integers("truncated"),
+        "timings": Timings(
+            queue_us=timings.integer("queue_us"),
+            tokenize_us=timings.integer("tokenize_us"),
+            compute_us=timings.integer("compute_us"),
+        ),
+    }
+
+
+def _decode_error(id_: int, error: Mapping[str, Any]) -> ErrorAnswer:
+    fields = Fields(error, "error")
+    return ErrorAnswer(
+        id=id_,
+        code=fields.text("code"),
+        message=fields.text("message"),
+        retryable=fields.boolean("retryable", default=False),
+        retry_after_ms=fields.integer_or_none("retry_after_ms"),
+        cause=fields.texts("cause", default=[]),
+        details=fields.mapping("details", default={}),
+    )
+
+
+def encode_document(document: Mapping[str, Any]) -> bytes:
+    """The frame behind a ``Document`` header."""
+    return pack(document)
+
+
+def decode_document(frame: bytes | memoryview) -> dict[str, Any]:
+    """The map behind a ``Document`` header."""
+    return unpack(frame, max_bytes=64 * 1024 * 1024, max_array=1 << 20, max_map=1 << 16, what="document")
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+def error_answer(id_: int, error: EmbedDaemonError) -> ErrorAnswer:
+    """An error as the answer that ends request ``id_``."""
+    return ErrorAnswer(
+        id=id_,
+        code=error.code,
+        message=error.message,
+        retryable=error.retryable,
+        retry_after_ms=error.retry_after_ms,
+        cause=chain(error),
+        details=dict(error.details),
+    )
+
+
+def raised(answer: ErrorAnswer) -> EmbedDaemonError:
+    """The error that a client raises for a bad answer."""
+    details: dict[str, Detail] = dict(answer.details)
+    return error_for(
+        answer.code, answer.message, details=details, cause=answer.cause, retry_after_ms=answer.retry_after_ms
+    )
+
+
+def error_to_map(error: EmbedDaemonError) -> dict[str, Any]:
+    """An error as a map, for the messages between our own processes."""
+    return {
+        "code": error.code,
+        "message": error.message,
+        "retry_after_ms": error.retry_after_ms,
+        "cause": list(chain(error)),
+        "details": dict(error.details),
+    }
+
+
+def error_from_map(values: Mapping[str, Any]) -> EmbedDaemonError:
+    """What ``error_to_map`` made, as the error again."""
+    return raised(_decode_error(0, values))
+
+
+__all__ = [
+    "EMPTY_BODY",
+    "decode_answer",
+    "decode_body",
+    "decode_document",
+    "decode_request",
+    "encode_answer",
+    "encode_document",
+    "encode_ids",
+    "encode_request",
+    "encode_texts",
+    "error_answer",
+    "error_from_map",
+    "error_to_map",
+    "raised",
+    "request_id",
+]

@@ -1,0 +1,49 @@
+"""Where the daemon listens: the endpoint from what was given, and what an endpoint may be. Reads no environment itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from embeddaemon.errors import ConfigError
+
+SOCKET_NAME = "embeddaemon.sock"
+SYSTEM_SOCKET = Path("/run/embeddaemon") / SOCKET_NAME
+"""Where the systemd service listens."""
+
+MAX_SOCKET_PATH_BYTES = 107
+"""sun_path of Linux less its final zero; macOS has 103."""
+
+
+def user_socket(environment: Mapping[str, str], uid: int) -> Path:
+    """The socket of a daemon that a user starts for himself."""
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    folder = Path(runtime) if runtime else Path(f"/tmp/embeddaemon-{uid}")  # noqa: S108 - listener.py refuses a folder that is not ours
+    return folder / ("embeddaemon/" + SOCKET_NAME if runtime else SOCKET_NAME)
+
+
+def default_endpoint(environment: Mapping[str, str], uid: int, *, system_socket_exists: bool) -> str:
+    """``EMBEDDAEMON_ENDPOINT``, else the systemd socket where there is one, else the user's own."""
+    given = environment.get("EMBEDDAEMON_ENDPOINT")
+    if given:
+        return checked(given)
+    return f"ipc://{SYSTEM_SOCKET if system_socket_exists else user_socket(environment, uid)}"
+
+
+def checked(endpoint: str) -> str:
+    """The endpoint, if it is one that we speak; a bare path is an ipc endpoint. Raises ConfigError."""
+    if endpoint.startswith("/"):
+        endpoint = f"ipc://{endpoint}"
+    if endpoint.startswith("ipc://@"):
+        raise ConfigError(f"endpoint {endpoint!r}: abstract sockets have no file permissions and are not used; give a path")
+    if not endpoint.startswith("ipc:///"):
+        raise ConfigError(f"endpoint {endpoint!r}: must be ipc:// followed by an absolute path, as ipc:///run/embeddaemon/{SOCKET_NAME}")
+    size = len(endpoint.removeprefix("ipc://").encode())
+    if size > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(f"endpoint {endpoint!r}: the path has {size} bytes, the system allows {MAX_SOCKET_PATH_BYTES}")
+    return endpoint
+
+
+def socket_path(endpoint: str) -> Path:
+    """The path of an ipc endpoint."""
+    return Path(checked(endpoint).removeprefix("ipc://"))

@@ -1,0 +1,28 @@
+"""The limits that both sides enforce: announced in HELLO, kept by the client before sending and by the daemon on arrival."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VERSION = 1
+"""Protocol version. Raised when an old peer would misread a new one."""
+
+MAX_HEADER_BYTES = 64 * 1024
+"""A header is a small map; anything larger is not one."""
+
+MAX_HEADER_MAP = 64
+"""Entries of a header map. msgpack amplifies (an empty map costs 73 times its byte), so counts are bounded, not only bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may carry. Sizes in bytes of UTF-8 or of the frame."""
+
+    max_texts: int = 2048
+    """Texts in one request. The client splits larger calls."""
+    max_text_bytes: int = 1024 * 1024
+    """One text: far beyond any model's maximum length, small enough to tokenize without notice."""
+    max_body_bytes: int = 8 * 1024 * 1024
+    """The body frame: also what a client can make the supervisor hold per request."""
+    max_ids: int = 131_072
+    """Token ids in one text given as ids."""

@@ -1,0 +1,240 @@
+"""Messages between the supervisor and its workers, over one private ipc ROUTER (the supervisor's) and DEALERs (theirs).
+
+A worker has two sockets: *intake* (routing id ``routing_id(worker, incarnation)``) receives ``Dispatch`` and ``Drain`` and
+sends ``Ready`` (or ``LoadFailed``), ``Heartbeat`` and the answers of requests that never reached the model; *compute* only sends ``Result`` and
+at the end ``Drained``. Every message carries worker and incarnation; the supervisor drops what comes from an older life.
+
+Frames. ``Dispatch``: header, then for each item the client's own header and body, as they came. ``Result``: header, then
+the frames of the client's answer, ready to be sent on. The others: the header alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from embeddaemon.errors import ProtocolError
+from embeddaemon.protocol.fields import Fields, pack, unpack
+
+_MAX_LINK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One request of a dispatch."""
+
+    serial: int
+    """The supervisor's own number of the request."""
+    model: str
+    """Name of the model as the answer shows it."""
+    expires_in_ms: int
+    """What is left of its deadline when the dispatch leaves."""
+    queue_us: int
+    """How long it waited in the supervisor, for the answer's timings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Whole requests for one worker."""
+
+    incarnation: int
+    number: int
+    """Of this dispatch, rising."""
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Take nothing new, finish what you hold, say ``Drained``, exit 0."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker can take dispatches. Bytes are measured, private to the process."""
+
+    worker: int
+    incarnation: int
+    pid: int
+    private_bytes: int
+    threads: int
+    """Compute threads that it will use."""
+    loads: int
+    """How many times this process itself has loaded the model: 0 in a forked worker, 1 in a spawned one."""
+    facts: Mapping[str, Any] | None = None
+    """Of a worker that loaded for itself, what ``control.TemplateReady.facts`` says; None in a forked one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """A worker that loads for itself could not; it exits with ``EXIT_LOAD_FAILED`` (control.py)."""
+
+    worker: int
+    incarnation: int
+    error: Mapping[str, Any]
+    """As ``codec.error_to_map`` gives it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The process lives, and how far it is. ``progress`` counts finished micro-batches and never falls."""
+
+    worker: int
+    incarnation: int
+    progress: int
+    busy: bool
+    private_bytes: int
+    """0 when not measured this time (measuring takes milliseconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One request ended in the worker; the client's frames follow. ``code`` is empty for a good answer."""
+
+    worker: int
+    incarnation: int
+    serial: int
+    code: str
+    texts: int
+    tokens: int
+    tokenize_us: int
+    compute_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Everything held was answered; the process exits 0 now."""
+
+    worker: int
+    incarnation: int
+
+
+ToWorker = Dispatch | Drain
+FromWorker = Ready | LoadFailed | Heartbeat | Result | Drained
+
+
+def routing_id(worker: int, incarnation: int) -> bytes:
+    """ZeroMQ routing id of a worker's intake socket."""
+    return f"w{worker}.{incarnation}".encode()
+
+
+def encode_to_worker(message: ToWorker) -> bytes:
+    match message:
+        case Dispatch():
+            items = [[item.serial, item.model, item.expires_in_ms, item.queue_us] for item in message.items]
+            return pack({"type": "dispatch", "incarnation": message.incarnation, "number": message.number, "items": items})
+        case Drain():
+            return pack({"type": "drain", "incarnation": message.incarnation})
+        case _:
+            assert_never(message)
+
+
+def decode_to_worker(header: bytes | memoryview) -> ToWorker:
+    fields = Fields(unpack(header, max_bytes=_MAX_LINK_BYTES, what="link header"), "link header")
+    kind = fields.text("type")
+    incarnation = fields.integer("incarnation")
+    match kind:
+        case "dispatch":
+            message: ToWorker = Dispatch(
+                incarnation=incarnation,
+                number=fields.integer("number"),
+                items=tuple(_item(values) for values in fields.sequence("items")),
+            )
+        case "drain":
+            message = Drain(incarnation=incarnation)
+        case _:
+            raise ProtocolError(f"link header: unknown type {kind!r}")
+    fields.end()
+    return message
+
+
+def _item(values: Sequence[Any]) -> Item:
+    if not isinstance(values, list) or len(values) != 4:
+        raise ProtocolError("link header: an item has four values")
+    serial, model, expires_in_ms, queue_us = values
+    return Item(serial=serial, model=model, expires_in_ms=expires_in_ms, queue_us=queue_us)
+
+
+def encode_from_worker(message: FromWorker) -> bytes:
+    header: dict[str, Any] = {"worker": message.worker, "incarnation": message.incarnation}
+    match message:
+        case Ready():
+            header |= {
+                "type": "ready",
+                "pid": message.pid,
+                "private_bytes": message.private_bytes,
+                "threads": message.threads,
+                "loads": message.loads,
+                "facts": None if message.facts is None else dict(message.facts),
+            }
+        case Heartbeat():
+            header |= {
+                "type": "heartbeat",
+                "progress": message.progress,
+                "busy": message.busy,
+                "private_bytes": message.private_bytes,
+            }
+        case Result():
+            header |= {
+                "type": "result",
+                "serial": message.serial,
+                "code": message.code,
+                "texts": message.texts,
+                "tokens": message.tokens,
+                "tokenize_us": message.tokenize_us,
+                "compute_us": message.compute_us,
+            }
+        case LoadFailed():
+            header |= {"type": "load_failed", "error": dict(message.error)}
+        case Drained():
+            header |= {"type": "drained"}
+        case _:
+            assert_never(message)
+    return pack(header)
+
+
+def decode_from_worker(header: bytes | memoryview) -> FromWorker:
+    values = unpack(header, max_bytes=_MAX_LINK_BYTES, what="link header")
+    fields = Fields(values, "link header")
+    kind, worker, incarnation = fields.text("type"), fields.integer("worker"), fields.integer("incarnation")
+    message: FromWorker
+    match kind:
+        case "result":
+            message = Result(
+                worker=worker,
+                incarnation=incarnation,
+                serial=fields.integer("serial"),
+                code=fields.text("code"),
+                texts=fields.integer("texts"),
+                tokens=fields.integer("tokens"),
+                tokenize_us=fields.integer("tokenize_us"),
+                compute_us=fields.integer("compute_us"),
+            )
+        case "heartbeat":
+            message = Heartbeat(
+                worker=worker,
+                incarnation=incarnation,
+                progress=fields.integer("progress"),
+                busy=fields.boolean("busy"),
+                private_bytes=fields.integer("private_bytes"),
+            )
+        case "ready":
+            message = Ready(
+                worker=worker,
+                incarnation=incarnation,
+                pid=fields.integer("pid"),
+                private_bytes=fields.integer("private_bytes"),
+                threads=fields.integer("threads"),
+                loads=fields.integer("loads"),
+                facts=fields.mapping_or_none("facts"),
+            )
+        case "load_failed":
+            message = LoadFailed(worker=worker, incarnation=incarnation, error=fields.mapping("error"))
+        case "drained":
+            message = Drained(worker=worker, incarnation=incarnation)
+        case _:
+            raise ProtocolError(f"link header: unknown type {kind!r}")
+    fields.end()
+    return message

@@ -1,0 +1,171 @@
+"""The clients' messages as data: a closed union of requests and one of answers. Built from frames by codec.py alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from embeddaemon.errors import Detail
+
+
+class Lane(Enum):
+    """Who waits for whom: interactive goes before bulk."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """Who are you, and what are your limits?"""
+
+    id: int
+    deadline_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embed:
+    """Texts to vectors. ``deadline_ms`` counts from arrival; None is the daemon's default."""
+
+    id: int
+    deadline_ms: int | None = None
+    model: str | None = None
+    lane: Lane = Lane.INTERACTIVE
+    task: str | None = None
+    prompt: str | None = None
+    dimensions: int | None = None
+    normalize: bool = True
+    truncate: bool = True
+    precision: str = "float32"
+    lenient: bool = False
+    """Embed empty texts and NUL characters as the model does, instead of refusing them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenize:
+    """Texts to token ids, special tokens and prompt included, as ``Embed`` would feed them to the model."""
+
+    id: int
+    deadline_ms: int | None = None
+    model: str | None = None
+    lane: Lane = Lane.INTERACTIVE
+    task: str | None = None
+    prompt: str | None = None
+    truncate: bool = True
+    lenient: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """Which models are configured, and what each is."""
+
+    id: int
+    deadline_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What the daemon is doing: workers, queues, memory."""
+
+    id: int
+    deadline_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Bring a model into memory; answered when it is ready. The daemon's own user or root."""
+
+    id: int
+    model: str
+    deadline_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unload:
+    """Drain a model's workers and give its memory back; answered when it is gone. The daemon's own user or root."""
+
+    id: int
+    model: str
+    deadline_ms: int | None = None
+
+
+ModelRequest = Embed | Tokenize
+Request = Hello | Embed | Tokenize | Models | Status | Load | Unload
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A body of texts."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """A body of texts that are tokenized already: ids as the model's own tokenizer gives them, special tokens included."""
+
+    ids: tuple[tuple[int, ...], ...]
+
+
+Body = Texts | TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one request went, in microseconds: in the supervisor's queue, in the tokenizer, in the model."""
+
+    queue_us: int = 0
+    tokenize_us: int = 0
+    compute_us: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectors:
+    """Header of a good ``embed`` answer; one frame follows: (count, dim) of dtype, little endian, row after row."""
+
+    id: int
+    model: str
+    count: int
+    dim: int
+    dtype: str
+    tokens: int
+    """Tokens computed, special tokens and prompts included."""
+    truncated: tuple[int, ...] = ()
+    """Indices of the texts that were cut to the model's maximum."""
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """Header of a good ``tokenize`` answer; two frames follow: ids (int32, one text after the other), lengths (int32, count)."""
+
+    id: int
+    model: str
+    count: int
+    tokens: int
+    truncated: tuple[int, ...] = ()
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """Header of any other good answer; one frame follows: a msgpack map (docs/protocol.md has its keys, by op)."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorAnswer:
+    """The request ended without its result. ``id`` is 0 when the request's own could not be read."""
+
+    id: int
+    code: str
+    message: str
+    retryable: bool = False
+    retry_after_ms: int | None = None
+    cause: tuple[str, ...] = ()
+    details: Mapping[str, Detail] = field(default_factory=dict)
+
+
+Answer = Vectors | Tokens | Document | ErrorAnswer

@@ -1,0 +1,68 @@
+"""The seam between a worker and what computes in it: ids and lengths in, float32 rows out.
+
+``LoadedModel`` is the seam. The torch engine (``torch_engine``) is the default; each engine is a folder beside it with a
+function ``load(order: LoadOrder) -> LoadedModel``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int32]
+Rows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """What an engine says about the model that it loaded."""
+
+    engine: str
+    family: str
+    precision: str
+    """In which it computes: ``float32``, ``bfloat16`` or ``float16``."""
+    device: str
+    dim: int
+    parameters: int
+    weights_bytes: int
+    """Bytes of the weights as they lie in memory now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One text as token ids."""
+
+    ids: list[int]
+    """Special tokens included, cut to the maximum."""
+    prompt_tokens: int
+    """How many of the first tokens come from the prompt (and the start token with it)."""
+    full_length: int
+    """Tokens before cutting; larger than ``len(ids)`` when the text was cut."""
+
+
+class LoadedModel(Protocol):
+    """A model in memory, ready to compute. Used by one thread at a time; tokenizing may run beside computing."""
+
+    @property
+    def facts(self) -> EngineFacts: ...
+
+    def tokenize(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
+        """Each text with the prompt before it, as ids. Never pads. ``full_length`` tells what was cut."""
+        ...
+
+    def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
+        """Texts laid end to end, equal lengths beside each other, to pooled vectors.
+
+        ``ids`` (tokens,), ``lengths`` (texts,) with ``lengths.sum() == tokens``; ``prompt_lengths`` (texts,) are left out
+        of the pooling, None when nothing is. Returns (texts, dim) float32 as the model's own pipeline gives them, before
+        any normalisation.
+        """
+        ...
+
+    def use_threads(self, threads: int) -> None:
+        """Compute with that many threads from now on; called once in a worker, before its first forward."""
+        ...
