@@ -1,0 +1,47 @@
+"""Fixtures for every test: short socket folders, and the watch that a test leaves nothing behind."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import leaks
+from tests.support.sockets import short_folder, socket_files
+
+leaks.watch()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_by_the_run() -> Iterator[None]:
+    """What fixtures of a wider scope started is gone at the end of the run."""
+    before = leaks.take_snapshot()
+    yield
+    _fail_on_leaks(before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that leaves a process, a thread, an open zmq context or a socket file fails.
+
+    Fixtures of a wider scope are set up before this one: their processes and all descendants are not the test's.
+    """
+    before = leaks.take_snapshot()
+    yield
+    _fail_on_leaks(before)
+    tmp_path = request.node.funcargs.get("tmp_path")
+    if tmp_path is not None and (left := socket_files(tmp_path)):
+        pytest.fail(f"socket files are left: {', '.join(map(str, left))}")
+
+
+@pytest.fixture
+def socket_folder() -> Iterator[Path]:
+    """A folder with a short path for the sockets of one test."""
+    with short_folder() as folder:
+        yield folder
+
+
+def _fail_on_leaks(before: leaks.Snapshot) -> None:
+    left = leaks.leaks_since(before)
+    if left:
+        leaks.kill_processes_since(before)
+        pytest.fail("left behind:\n  " + "\n  ".join(left))

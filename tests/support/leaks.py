@@ -1,0 +1,135 @@
+"""What a test may leave behind: nothing. Processes, threads and zmq contexts are compared before and after it.
+
+Socket files are looked after by ``sockets.short_folder``. Processes are found in two ways: as descendants of this one,
+and (on Linux) by a variable in their environment, which also finds those whose parent died before them.
+"""
+
+import contextlib
+import gc
+import os
+import threading
+import uuid
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import zmq
+
+from tests.support.waiting import seconds, wait_until
+
+_MARK = "EMBEDDAEMON_TEST_RUN"
+_GRACE_SECONDS = 2.0
+
+_contexts: "weakref.WeakSet[zmq.Context[zmq.Socket[bytes]]]" = weakref.WeakSet()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was alive before a test; a process that descends from one of these belongs to whoever started that one."""
+
+    processes: frozenset[psutil.Process]
+    threads: frozenset[threading.Thread]
+    contexts: "weakref.WeakSet[zmq.Context[zmq.Socket[bytes]]]"
+
+
+def watch() -> None:
+    """Mark this process's future descendants and note every new zmq context; call once, before the tests."""
+    os.environ[_MARK] = uuid.uuid4().hex
+    make = zmq.Context.__init__
+
+    def make_and_note(self: "zmq.Context[zmq.Socket[bytes]]", *args: object, **kwargs: object) -> None:
+        make(self, *args, **kwargs)  # type: ignore[call-overload]  # handed on as they came
+        _contexts.add(self)
+
+    zmq.Context.__init__ = make_and_note  # type: ignore[method-assign]  # zmq has no list of its contexts
+
+
+def take_snapshot() -> Snapshot:
+    """What is alive now."""
+    return Snapshot(frozenset(_processes()), frozenset(threading.enumerate()), weakref.WeakSet(_open_contexts()))
+
+
+def leaks_since(before: Snapshot) -> list[str]:
+    """One line for each thing that is alive, was not before, and is still there after a short grace."""
+    if _differences(before):
+        gc.collect()  # what is only waiting for the collector is not left behind
+        with contextlib.suppress(pytest.fail.Exception):
+            wait_until(lambda: not _differences(before), _GRACE_SECONDS)
+    return _differences(before)
+
+
+def kill_processes_since(before: Snapshot) -> None:
+    """End what a failed test left, so that it is not blamed on the next one."""
+    left = _new_processes(before)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=seconds(2.0))
+
+
+def _differences(before: Snapshot) -> list[str]:
+    lines = [f"process {_describe(process)}" for process in _new_processes(before)]
+    lines += [
+        f"thread {thread.name!r}, not a daemon thread"
+        for thread in threading.enumerate()
+        if thread not in before.threads and not thread.daemon
+    ]
+    lines += [f"open zmq context {context!r}" for context in _open_contexts() if context not in before.contexts]
+    return lines
+
+
+def _open_contexts() -> "list[zmq.Context[zmq.Socket[bytes]]]":
+    return [context for context in list(_contexts) if not context.closed]
+
+
+def _new_processes(before: Snapshot) -> list[psutil.Process]:
+    return [
+        process
+        for process in _processes()
+        if process not in before.processes
+        and before.processes.isdisjoint(_ancestors(process))
+        and not _is_pythons_own(process)
+    ]
+
+
+def _processes() -> set[psutil.Process]:
+    return {*psutil.Process().children(recursive=True), *_marked_orphans()}
+
+
+def _marked_orphans() -> list[psutil.Process]:
+    """Processes of this run that the first process of the machine, or a sub-reaper, has adopted."""
+    if not Path("/proc/self/environ").exists():
+        return []
+    mark = f"{_MARK}={os.environ[_MARK]}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        # Processes of other users, and those that end while we look, are none of ours.
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            if mark in (folder / "environ").read_bytes():
+                found.append(psutil.Process(int(folder.name)))
+    return found
+
+
+def _ancestors(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.parents()
+    return []
+
+
+def _is_pythons_own(process: psutil.Process) -> bool:
+    """multiprocessing keeps one process that tracks shared memory until the interpreter ends."""
+    with contextlib.suppress(psutil.Error):
+        return any("multiprocessing.resource_tracker" in word for word in process.cmdline())
+    return False
+
+
+def _describe(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return f"{process.pid}: ended, but nobody has waited for it"
+        return f"{process.pid}: {' '.join(process.cmdline()) or process.name()}"
+    return f"{process.pid}: ended while we looked"
