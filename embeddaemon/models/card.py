@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from embeddaemon.models.spec import Pooling
 
@@ -32,7 +33,7 @@ class ModelCard:
     dimensions: tuple[int, ...] = ()
     """Every dimension that a request may ask for, its own included, descending."""
     weights_files: tuple[str, ...] = ()
-    """Names within the folder."""
+    """Names within the folder. The transformer's other files (config.json, tokenizer) lie beside the first."""
     weights_bytes: int = 0
     parameters: int = 0
     hidden: int = 0
@@ -43,3 +44,8 @@ class ModelCard:
     licence: str | None = None
     sha256: str | None = None
     """Digest that the weights must have, checked at load; None: not known."""
+
+    @property
+    def transformer_folder(self) -> str:
+        """Where the transformer's files lie: the folder itself, or the ``0_Transformer`` of old ones."""
+        return str((Path(self.folder) / self.weights_files[0]).parent)

@@ -1,0 +1,139 @@
+"""Weights from safetensors files to tensors in memory, and into a model, strictly.
+
+A file is opened once: its header is checked, its bytes are read (never mapped) and hashed through the same descriptor. So
+nothing that happens to the path or the file later reaches a running worker: no SIGBUS, no silently different weights. What a header
+must look like is in models/weights.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import nn
+
+from embeddaemon.errors import CorruptModel, UnsupportedModel
+from embeddaemon.models.card import ModelCard
+from embeddaemon.models.weights import TensorEntry, header_of
+
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+# Heads of other tasks, and buffers that old files carry along.
+_MAY_BE_LEFT = re.compile(r"(pooler|cls|lm_head|classifier)\..*|(.*\.)?(position_ids|inv_freq)")
+
+_HASH_CHUNK_BYTES = 8 * 1024 * 1024
+
+
+def read_tensors(card: ModelCard, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Every tensor of a card's weights by its name in the file, floats as ``dtype``, in memory of our own.
+
+    At its peak that is the result plus one tensor as it lies in the file. Raises CorruptModel.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name in card.weights_files:
+        # A hub cache consists of links to blobs: the link is followed once, the descriptor is what counts from there.
+        path = Path(card.folder, name)
+        try:
+            with path.open("rb", buffering=0) as file:
+                tensors.update(_read_file(file, str(path), dtype, card.sha256))
+        except OSError as error:
+            raise CorruptModel(f"{path} cannot be read: {error.strerror or error}") from error
+    return tensors
+
+
+def _read_file(file: BinaryIO, path: str, dtype: torch.dtype, sha256: str | None) -> dict[str, torch.Tensor]:
+    header = header_of(file, path)
+    digest = None if sha256 is None else _digest_so_far(file)
+    tensors: dict[str, torch.Tensor] = {}
+    for entry in header.tensors:  # in the order of the file, so that reading on is all there is to do
+        raw = _read_entry(file, entry, path)
+        if digest is not None:
+            digest.update(raw.numpy())
+        tensors[entry.name] = _tensor(raw, entry, path, dtype)
+    if digest is not None and digest.hexdigest() != sha256:
+        raise CorruptModel(f"{path} has the SHA-256 {digest.hexdigest()}, it must be {sha256}")
+    return tensors
+
+
+def _digest_so_far(file: BinaryIO) -> hashlib._Hash:
+    digest = hashlib.sha256()
+    left = file.tell()
+    file.seek(0)
+    while left:
+        chunk = file.read(min(left, _HASH_CHUNK_BYTES))
+        digest.update(chunk)
+        left -= len(chunk)
+        if not chunk:
+            break
+    return digest
+
+
+def _read_entry(file: BinaryIO, entry: TensorEntry, path: str) -> torch.Tensor:
+    """The bytes of one tensor, into memory that torch aligned."""
+    raw = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+    view = memoryview(raw.numpy())
+    while view:
+        count = file.readinto(view)  # type: ignore[attr-defined]  # an unbuffered file has it; BinaryIO does not say so
+        if not count:
+            raise CorruptModel(f"{path} became shorter while it was read")
+        view = view[count:]
+    return raw
+
+
+def _tensor(raw: torch.Tensor, entry: TensorEntry, path: str, dtype: torch.dtype) -> torch.Tensor:
+    stored = _DTYPES.get(entry.dtype)
+    if stored is None:
+        raise UnsupportedModel(f"{path}: tensor {entry.name!r} is {entry.dtype}, which is not served")
+    tensor = raw.view(stored).view(entry.shape)
+    return tensor.to(dtype) if entry.is_float else tensor
+
+
+def assign(model: nn.Module, tensors: Mapping[str, torch.Tensor], card: ModelCard, *, prefixes: Iterable[str]) -> None:
+    """Makes ``tensors`` the parameters of ``model``, which owns none of its own yet (it was built on ``meta``).
+
+    ``prefixes`` are what head classes put before the names (``bert.``). Any tensor that is missing, left over beyond the
+    allow-list, or of another shape raises CorruptModel that names it.
+    """
+    named = {_our_name(name, prefixes): tensor for name, tensor in tensors.items()}
+    wanted = model.state_dict()
+    where = f"{card.folder}: {', '.join(card.weights_files)}"
+    if missing := sorted(wanted.keys() - named.keys()):
+        raise CorruptModel(f"{where} has no {_some(missing)}, which a {card.family} model needs")
+    if left := sorted(name for name in named.keys() - wanted.keys() if not _MAY_BE_LEFT.fullmatch(name)):
+        raise CorruptModel(f"{where} has {_some(left)}, which a {card.family} model does not know")
+    for name, parameter in wanted.items():
+        if parameter.shape != named[name].shape:
+            raise CorruptModel(
+                f"{where}: {name} has the shape {tuple(named[name].shape)}, "
+                f"config.json makes it {tuple(parameter.shape)}"
+            )
+    model.load_state_dict({name: named[name] for name in wanted}, assign=True)
+
+
+def _our_name(name: str, prefixes: Iterable[str]) -> str:
+    for prefix in prefixes:
+        name = name.removeprefix(prefix)
+    if name.endswith("LayerNorm.gamma"):  # as TensorFlow called them
+        return name.removesuffix("gamma") + "weight"
+    if name.endswith("LayerNorm.beta"):
+        return name.removesuffix("beta") + "bias"
+    return name
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,93 @@
+"""Attention over texts that lie end to end in one row, as one function that transformers' classes call.
+
+The row is divided by lengths which travel as a keyword argument through the model's forward; no mask and no padding exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+NAME = "embeddaemon_packed"
+
+
+@dataclass(frozen=True, slots=True)
+class LengthGroup:
+    """``texts`` texts of ``length`` tokens each, lying beside each other from token ``start`` on."""
+
+    start: int
+    texts: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        return self.texts * self.length
+
+
+def groups_of(lengths: Sequence[int]) -> list[LengthGroup]:
+    """Runs of equal lengths, in order."""
+    groups: list[LengthGroup] = []
+    start = run_start = run = 0
+    for position, length in enumerate(lengths):
+        run += 1
+        start += length
+        if position + 1 == len(lengths) or lengths[position + 1] != length:
+            groups.append(LengthGroup(run_start, run, length))
+            run_start, run = start, 0
+    return groups
+
+
+def packed_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    groups: Sequence[LengthGroup],
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Every text attends to itself. Called by transformers; all of (1, heads, tokens, head dim) in, (1, tokens, heads, head dim) out."""
+    assert attention_mask is None, "packed attention takes no mask"
+    assert dropout == 0.0, "nothing is trained here"
+    del module
+    heads, tokens, head_dim = query.shape[1:]
+    if len(groups) == 1:
+        return _attend(query, key, value, groups[0], scaling).reshape(1, tokens, heads, head_dim), None
+    result = query.new_empty(1, tokens, heads, head_dim)
+    for group in groups:
+        rows = _attend(query, key, value, group, scaling)
+        result[0, group.start : group.start + group.tokens].unflatten(0, (group.texts, group.length)).copy_(rows)
+    return result, None
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: LengthGroup, scaling: float | None
+) -> torch.Tensor:
+    """One group. (1, heads, tokens, head dim) in, (texts, length, heads, head dim) out."""
+    query, key, value = (_texts_of(projected, group) for projected in (query, key, value))
+    attended = scaled_dot_product_attention(query, key, value, scale=scaling)  # (texts, heads, length, head dim)
+    return attended.transpose(1, 2)
+
+
+def _texts_of(projected: torch.Tensor, group: LengthGroup) -> torch.Tensor:
+    """A view. (1, heads, tokens, head dim) to (texts, heads, length, head dim)."""
+    rows = projected[0].narrow(1, group.start, group.tokens)
+    return rows.unflatten(1, (group.texts, group.length)).transpose(0, 1)
+
+
+def no_mask(*_: object, **__: object) -> None:
+    """There is no padding to mask. Called by transformers."""
+
+
+def register() -> None:
+    """Tells transformers about our attention; a config chooses it by ``_attn_implementation = NAME``."""
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, no_mask)

@@ -1,0 +1,1 @@
+"""How each family is built and called; one module per family."""

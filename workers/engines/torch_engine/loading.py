@@ -1,0 +1,64 @@
+"""From a load order to a model in memory: device, precision, weights, tokenizer, warm-up.
+
+Runs in a process that forks afterwards (a template), so nothing here starts a thread, given that the process set torch to
+one thread first. CUDA is touched only when the order's device is a CUDA device or ``auto``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from embeddaemon.models.jsonfile import read_json
+from embeddaemon.models.order import LoadOrder
+from embeddaemon.workers.device import resolve_device, resolve_precision
+from embeddaemon.workers.engines import EngineFacts
+from embeddaemon.workers.engines.torch_engine import attention
+from embeddaemon.workers.engines.torch_engine.families import bert
+from embeddaemon.workers.engines.torch_engine.model import TorchModel
+from embeddaemon.workers.tokenization import load_tokenizer
+
+_NEEDED = ("torch", "transformers.models.bert.modeling_bert", "tokenizers", "numpy")
+
+# One text, several of one length, several lengths: each compiles or chooses kernels of its own.
+_WARM_UP_LENGTHS = ((8,), (16, 16, 16), (12, 40, 40, 120))
+
+
+def preload() -> None:
+    """Proof that everything which a load needs is imported and that importing it computed nothing: for the fork server."""
+    missing = [name for name in _NEEDED if name not in sys.modules]
+    assert not missing, f"not imported by the torch engine: {missing}"
+    assert not torch.cuda.is_initialized(), "CUDA does not survive a fork"
+
+
+def load(order: LoadOrder) -> TorchModel:
+    """The order's model, warm. Raises FailedLoad's children: CorruptModel, UnsupportedModel."""
+    attention.register()
+    card = order.card
+    device = resolve_device(order.device)
+    dtype = resolve_precision(order.precision, device)
+    config = read_json(Path(card.transformer_folder, "config.json"))
+    tokenizer = load_tokenizer(card)
+    module = bert.build(config.values, card, dtype).to(device)
+    facts = EngineFacts(
+        engine="torch",
+        family=card.family,
+        precision=str(dtype).removeprefix("torch."),
+        device=str(device),
+        dim=card.dim,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        weights_bytes=sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()),
+    )
+    model = TorchModel(module, tokenizer, card, facts)
+    warm_up(model, card.max_tokens, card.vocabulary)
+    return model
+
+
+def warm_up(model: TorchModel, max_tokens: int, vocabulary: int) -> None:
+    """A few short forwards, so that no request pays for what is compiled or allocated only once."""
+    for lengths in _WARM_UP_LENGTHS:
+        cut = np.minimum(np.array(lengths, dtype=np.int32), max_tokens)
+        model.forward(np.arange(cut.sum(), dtype=np.int32) % vocabulary, cut, None)

@@ -1,0 +1,61 @@
+"""A loaded model of the torch engine: the ``LoadedModel`` of the seam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers.models.bert.modeling_bert import BertModel
+
+from embeddaemon.models.card import ModelCard
+from embeddaemon.workers.engines import Encoded, EngineFacts, Ids, Rows
+from embeddaemon.workers.engines.torch_engine.attention import groups_of
+from embeddaemon.workers.engines.torch_engine.families import bert
+from embeddaemon.workers.engines.torch_engine.pooling import pool
+from embeddaemon.workers.tokenization import Tokenizer
+
+
+class TorchModel:
+    """One model in memory on one device."""
+
+    def __init__(self, model: BertModel, tokenizer: Tokenizer, card: ModelCard, facts: EngineFacts) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._card = card
+        self._facts = facts
+        self._device = torch.device(facts.device)
+
+    @property
+    def facts(self) -> EngineFacts:
+        return self._facts
+
+    def tokenize(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
+        """See LoadedModel."""
+        return self._tokenizer.encode(texts, prompt=prompt, max_tokens=max_tokens)
+
+    @torch.inference_mode()
+    def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
+        """See LoadedModel."""
+        assert int(lengths.sum()) == len(ids), "lengths that do not add up to the tokens"
+        if not len(lengths):
+            return np.empty((0, self._card.dim), dtype=np.float32)
+        groups = groups_of(lengths.tolist())
+        hidden = bert.forward(self._model, self._tensor(ids), self._tensor(_positions(lengths)), groups)
+        prompts = None if prompt_lengths is None else self._tensor(prompt_lengths)
+        rows: Rows = pool(hidden, groups, self._card.pooling, prompts).cpu().numpy()  # (texts, dim)
+        return rows
+
+    def use_threads(self, threads: int) -> None:
+        """See LoadedModel."""
+        torch.set_num_threads(threads)
+
+    def _tensor(self, values: Ids) -> torch.Tensor:
+        # A copy: the caller's memory may be read-only, and torch looks up embeddings fastest by int64.
+        return torch.from_numpy(values.astype(np.int64)).to(self._device)
+
+
+def _positions(lengths: Ids) -> Ids:
+    """0, 1, 2 … anew for each text. (texts,) to (tokens,)."""
+    starts = np.cumsum(lengths, dtype=np.int32) - lengths
+    return np.arange(int(lengths.sum()), dtype=np.int32) - np.repeat(starts, lengths).astype(np.int32)

@@ -1,0 +1,161 @@
+"""Texts to token ids, by the ``tokenizers`` library on the folder's own tokenizer.json, never padded.
+
+Truncation is ours: the library would have to tokenize twice to tell how long a text was. Chunking, packing and lengths of
+requests are not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer, Lowercase, Normalizer
+from tokenizers.normalizers import Sequence as NormalizerSequence
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+
+from embeddaemon.errors import CorruptModel
+from embeddaemon.models.card import ModelCard
+from embeddaemon.models.jsonfile import JsonFile, read_json
+from embeddaemon.models.pipeline import sentence_config
+from embeddaemon.workers.engines import Encoded
+
+_PROMPTS_REMEMBERED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """How many special tokens stand before and behind every text."""
+
+    before: int
+    behind: int
+
+
+class Tokenizer:
+    """The tokenizer of one model."""
+
+    def __init__(self, rust: RustTokenizer, *, counts_prompts: bool) -> None:
+        rust.no_padding()
+        rust.no_truncation()
+        self._rust = rust
+        self._counts_prompts = counts_prompts
+        self._frame = _frame_of(rust)
+        self._prompt_tokens: dict[str, int] = {"": 0}
+
+    def encode(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
+        """Each text with ``prompt`` before it; longer ones keep their special tokens at the end. Releases the GIL."""
+        prompted = [prompt + text for text in texts] if prompt else list(texts)
+        prompt_tokens = self._count(prompt) if self._counts_prompts else 0
+        encoded: list[Encoded] = []
+        for encoding in self._rust.encode_batch_fast(prompted):
+            ids = encoding.ids
+            cut = self._cut(ids, max_tokens)
+            # Of a text that is all prompt something must stay to be pooled.
+            encoded.append(Encoded(cut, min(prompt_tokens, len(cut) - 1), len(ids)))
+        return encoded
+
+    @property
+    def special_tokens(self) -> int:
+        """How many tokens an empty text has."""
+        return self._frame.before + self._frame.behind
+
+    def _cut(self, ids: list[int], max_tokens: int) -> list[int]:
+        if len(ids) <= max_tokens:
+            return ids
+        behind = self._frame.behind if max_tokens > self.special_tokens else 0
+        return ids[: max_tokens - behind] + ids[len(ids) - behind :]
+
+    def _count(self, prompt: str) -> int:
+        """Tokens of the prompt with what stands before it, as sentence-transformers counts them."""
+        count = self._prompt_tokens.get(prompt)
+        if count is None:
+            count = len(self._rust.encode(prompt).ids) - self._frame.behind
+            if len(self._prompt_tokens) >= _PROMPTS_REMEMBERED:
+                self._prompt_tokens.clear()
+            self._prompt_tokens[prompt] = count
+        return count
+
+
+def load_tokenizer(card: ModelCard) -> Tokenizer:
+    """The tokenizer of a model's folder. Raises CorruptModel."""
+    folder = Path(card.transformer_folder)
+    settings = read_json(folder / "tokenizer_config.json")
+    if (folder / "tokenizer.json").exists():
+        rust = _from_json(folder / "tokenizer.json")
+        if isinstance(rust.model, WordPiece):
+            _follow_settings(rust, settings)
+    elif (folder / "vocab.txt").exists():
+        rust = _from_vocabulary(folder / "vocab.txt", settings)
+    else:
+        raise CorruptModel(f"{folder} has no tokenizer: neither tokenizer.json nor vocab.txt")
+    if sentence_config(folder).boolean("do_lower_case", default=False):
+        _lower_case_first(rust)
+    highest = max(rust.get_vocab(with_added_tokens=True).values(), default=0)
+    if highest >= card.vocabulary:
+        raise CorruptModel(
+            f"{folder}: the tokenizer has the token id {highest}, the model's ids are below {card.vocabulary}"
+        )
+    return Tokenizer(rust, counts_prompts=not card.include_prompt)
+
+
+def _from_json(path: Path) -> RustTokenizer:
+    try:
+        return RustTokenizer.from_buffer(path.read_bytes())
+    except Exception as error:  # noqa: BLE001 (what the library raises is a plain Exception; this is the border to it)
+        raise CorruptModel(f"{path} is not a tokenizer: {str(error)[:200]}") from error
+
+
+def _follow_settings(rust: RustTokenizer, settings: JsonFile) -> None:
+    """Where tokenizer_config.json says otherwise than tokenizer.json, it goes first, as in transformers' BertTokenizer."""
+    if isinstance(rust.normalizer, BertNormalizer) and settings.is_present:
+        rust.normalizer = _normalizer(settings)
+
+
+def _from_vocabulary(path: Path, settings: JsonFile) -> RustTokenizer:
+    """BERT's tokenizer from its word list, as transformers' BertTokenizer builds it."""
+    unknown, start, end = (
+        settings.text(key) or default
+        for key, default in (("unk_token", "[UNK]"), ("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
+    )
+    words = path.read_text(encoding="utf-8").splitlines()
+    vocabulary = {word: index for index, word in enumerate(words)}
+    if missing := [token for token in (unknown, start, end) if token not in vocabulary]:
+        raise CorruptModel(f"{path} has no {', '.join(missing)}")
+    rust = RustTokenizer(WordPiece(vocabulary, unk_token=unknown))
+    rust.add_special_tokens([token for token in (unknown, start, end) if token in vocabulary])
+    rust.normalizer = _normalizer(settings)
+    rust.pre_tokenizer = BertPreTokenizer()
+    rust.post_processor = TemplateProcessing(
+        single=f"{start} $A {end}",
+        special_tokens=[(start, vocabulary[start]), (end, vocabulary[end])],
+    )
+    return rust
+
+
+def _normalizer(settings: JsonFile) -> BertNormalizer:
+    accents = settings.values.get("strip_accents")
+    return BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=settings.boolean("tokenize_chinese_chars", default=True),
+        strip_accents=None if accents is None else bool(accents),
+        lowercase=settings.boolean("do_lower_case", default=True),
+    )
+
+
+def _lower_case_first(rust: RustTokenizer) -> None:
+    before: Normalizer | None = rust.normalizer
+    parts = list(before) if isinstance(before, NormalizerSequence) else [] if before is None else [before]
+    if not any(isinstance(part, Lowercase) for part in parts):
+        rust.normalizer = NormalizerSequence([Lowercase(), *parts])
+
+
+def _frame_of(rust: RustTokenizer) -> _Frame:
+    """Read off the specials around a text that is anything but special."""
+    mask = rust.encode("a").special_tokens_mask
+    inside = [position for position, is_special in enumerate(mask) if not is_special]
+    if not inside:
+        return _Frame(before=len(mask), behind=0)
+    return _Frame(before=inside[0], behind=len(mask) - 1 - inside[-1])
