@@ -1,4 +1,4 @@
-"""``Settings``: everything the daemon was told, validated. Defaults stand here with their reasons; nothing is read here."""
+"""``Settings``: everything the daemon was told, validated. Defaults stand here with their reasons; nothing is read."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class StartMethod(Enum):
 
 
 class LogFormat(Enum):
+    """How a log line looks."""
+
     TEXT = "text"
     JSON = "json"
 
@@ -50,7 +52,7 @@ class Settings:
     """A template or worker that is not ready by then is killed: loading 15 GB from a slow disk takes minutes."""
     heartbeat_seconds: float = 0.5
     silent_after_seconds: float = 15.0
-    """A worker without any sign of life for so long is killed: a loaded machine delays heartbeats by seconds, not by this."""
+    """A worker without any sign of life for so long is killed: a loaded machine delays heartbeats by seconds only."""
     log_format: LogFormat = LogFormat.TEXT
     log_level: str = "info"
     exit_with_parent: bool = False

@@ -1,0 +1,1 @@
+"""What the daemon says about itself. ``logs``: one line per event, as text or JSON, on standard error."""
