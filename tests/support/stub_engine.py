@@ -1,0 +1,259 @@
+"""An engine without torch: real processes that do what the texts tell them. Vectors are a hash of the ids, so that the
+same text gives the same vector in any batch, process and order.
+
+A text that begins with one of these words is a command, carried out in the forward pass that computes it:
+
+    crash            SIGABRT                        stall S          sleep, without the GIL
+    segv             SIGSEGV                        hold gil S       sleep in native code, with the GIL
+    exit N           the process ends with N        eat NMiB         take memory and keep it
+    nan / zero       a bad vector for that text     raise [memory]   an exception
+    die              a BaseException in the thread  tokenizer fails  an exception from ``tokenize``
+
+How loading goes is told by ``stub.json`` in the model's folder, or by ``STUB_LOADS`` for a card that has no folder:
+``{"load": "ok" | "fail" | "raise" | "crash" | "slow S" | "thread" | "nan"}``. Every load appends its pid to the file
+named by the environment's EMBEDDAEMON_STUB_LOADS, else to ``stub_loads.txt`` in the folder, if there is one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import threading
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from embeddaemon.errors import CorruptModel, ModelNotFound
+from embeddaemon.models.card import ModelCard
+from embeddaemon.models.order import LoadOrder
+from embeddaemon.models.spec import Pooling
+from embeddaemon.protocol.limits import Limits
+from embeddaemon.workers.engines import Encoded, EngineFacts, Ids, Rows
+from embeddaemon.workers.program import EngineProgram
+
+COMMANDS = ("crash", "segv", "exit ", "stall ", "hold gil ", "eat ", "nan", "zero", "raise", "die")
+START, END = 0, 1
+_RESERVED = 200
+"""Ids at the top of the vocabulary that stand for commands."""
+
+_kept: list[bytearray] = []
+
+
+class Death(BaseException):
+    """Escapes every ``except Exception``."""
+
+
+class StubModel:
+    """Words to ids by checksum, ids to vectors by hash."""
+
+    def __init__(self, order: LoadOrder, *, bad: bool = False) -> None:
+        self.facts = EngineFacts(
+            engine="stub",
+            family=order.card.family,
+            precision="float32",
+            device=order.device,
+            dim=order.card.dim,
+            parameters=order.card.parameters,
+            weights_bytes=order.card.weights_bytes,
+        )
+        self.threads: int | None = None
+        self._vocabulary = order.card.vocabulary
+        self._bad = bad
+        self._commands: dict[int, str] = {}
+
+    def tokenize(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
+        return [self._encode(text, prompt, max_tokens) for text in texts]
+
+    def _encode(self, text: str, prompt: str, max_tokens: int) -> Encoded:
+        if text.startswith("tokenizer fails"):
+            raise RuntimeError("told to fail in the tokenizer")
+        prompt_ids = [START, *map(self._id, prompt.split())]
+        words = [self._command_id(text)] if text.startswith(COMMANDS) else [self._id(word) for word in text.split()]
+        ids = [*prompt_ids, *words, END]
+        cut = ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], END]
+        return Encoded(cut, len(prompt_ids) if prompt else 0, len(ids))
+
+    def _id(self, word: str) -> int:
+        return 2 + zlib.crc32(word.encode()) % (self._vocabulary - _RESERVED - 2)
+
+    def _command_id(self, text: str) -> int:
+        number = self._vocabulary - 1 - len(self._commands) % _RESERVED
+        self._commands[number] = text
+        return number
+
+    def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
+        assert ids.dtype == np.int32, ids.dtype
+        assert lengths.sum() == len(ids), (lengths, len(ids))
+        rows = np.empty((len(lengths), self.facts.dim), dtype=np.float32)
+        start = 0
+        for place, length in enumerate(lengths):
+            its = ids[start : start + length]
+            start += length
+            rows[place] = self._vector(its if prompt_lengths is None else its[prompt_lengths[place] :])
+            for number in its:
+                if int(number) in self._commands:
+                    _obey(self._commands[int(number)], rows[place])
+        if self._bad:
+            rows[:] = np.nan
+        return rows
+
+    def _vector(self, ids: Ids) -> Rows:
+        return vector(ids.tolist(), self.facts.dim)
+
+    def use_threads(self, threads: int) -> None:
+        self.threads = threads
+
+
+def vector(ids: Sequence[int], dim: int) -> Rows:
+    """What the stub computes for a text with these ids, before any normalisation."""
+    digest = hashlib.shake_128(np.array(ids, dtype="<i4").tobytes()).digest(4 * dim)
+    return (np.frombuffer(digest, dtype="<u4") / 2**31 - 1).astype(np.float32)
+
+
+def _obey(command: str, row: Rows) -> None:
+    match command.split():
+        case ["crash", *_]:
+            os.abort()
+        case ["segv", *_]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case ["exit", code, *_]:
+            os._exit(int(code))
+        case ["stall", duration, *_]:
+            time.sleep(float(duration))
+        case ["hold", "gil", duration, *_]:
+            ctypes.PyDLL(None).sleep(int(duration))
+        case ["eat", size, *_]:
+            _kept.append(bytearray(os.urandom(4096) * (int(size.removesuffix("MiB")) * 256)))
+        case ["nan", *_]:
+            row[:] = np.nan
+        case ["zero", *_]:
+            row[:] = 0
+        case ["raise", "memory", *_]:
+            raise MemoryError("told to")
+        case ["raise", *_]:
+            raise RuntimeError("told to")
+        case ["die", *_]:
+            raise Death("told to")
+        case _:
+            raise AssertionError(f"no such command: {command}")
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def load(order: LoadOrder) -> StubModel:
+    """As told by the folder."""
+    folder = Path(order.card.folder)
+    _record_load(folder)
+    match _told(folder).split():
+        case ["ok"]:
+            return StubModel(order)
+        case ["fail"]:
+            raise CorruptModel(f"{folder}: told to fail", details={"path": str(folder)})
+        case ["raise"]:
+            raise ZeroDivisionError("told to raise")
+        case ["crash"]:
+            os.abort()
+        case ["slow", duration]:
+            time.sleep(float(duration))
+            return StubModel(order)
+        case ["thread"]:
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+            return StubModel(order)
+        case ["nan"]:
+            return StubModel(order, bad=True)
+        case told:
+            raise AssertionError(f"no such way of loading: {told}")
+
+
+def _told(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "stub.json").read_text()).get("load", "ok"))
+    except FileNotFoundError:
+        return "ok"
+
+
+def _record_load(folder: Path) -> None:
+    name = os.environ.get("EMBEDDAEMON_STUB_LOADS")
+    path = Path(name) if name else folder / "stub_loads.txt"
+    if path.parent.is_dir():
+        with path.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+def fetch(source: str) -> str:
+    """``hub:missing/…`` is not found, ``hub:slow/…`` never ends, anything else is in /fetched."""
+    if source.startswith("hub:missing/"):
+        raise ModelNotFound(f"{source}: no such repository")
+    if source.startswith("hub:slow/"):
+        threading.Event().wait()
+    return "/fetched/" + source.removeprefix("hub:")
+
+
+def preload() -> Sequence[str]:
+    """Fails when the environment's EMBEDDAEMON_STUB_PRELOAD says so."""
+    match os.environ.get("EMBEDDAEMON_STUB_PRELOAD", "ok"):
+        case "import error":
+            import no_such_module_anywhere  # type: ignore[import-not-found]  # noqa: F401
+        case "missing":
+            return ("a_module_that_nobody_imported",)
+        case "thread":
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+    return ("hashlib", "zlib")
+
+
+def use_one_thread() -> None:
+    """The stub never has more."""
+
+
+PROGRAM = EngineProgram(preload=preload, use_one_thread=use_one_thread, load=load, fetch=fetch)
+
+
+# -- what to load ------------------------------------------------------------------------------------------------------
+
+
+def stub_card(
+    folder: str | Path = "/nonexistent/stub",
+    *,
+    name: str = "stub",
+    dim: int = 8,
+    max_tokens: int = 64,
+    normalize: bool = True,
+    include_prompt: bool = True,
+    default_task: str | None = None,
+) -> ModelCard:
+    """A card that only the stub engine can load: tasks ``query`` and ``document``, dimensions ``dim`` and ``dim // 2``."""
+    return ModelCard(
+        name=name,
+        folder=str(folder),
+        revision="1",
+        family="stub",
+        dim=dim,
+        max_tokens=max_tokens,
+        vocabulary=30_000,
+        pooling=(Pooling.MEAN,),
+        normalize=normalize,
+        include_prompt=include_prompt,
+        prompts={"query": "find this: ", "document": ""},
+        default_task=default_task,
+        dimensions=(dim, dim // 2),
+        parameters=1000,
+        weights_bytes=4000,
+    )
+
+
+def stub_order(card: ModelCard | None = None, *, token_budget: int = 256, limits: Limits | None = None) -> LoadOrder:
+    """An order for it."""
+    return LoadOrder(
+        card=card or stub_card(),
+        device="cpu",
+        precision="float32",
+        token_budget=token_budget,
+        limits=limits or Limits(),
+    )

@@ -1,0 +1,193 @@
+"""The one small program that the fork server and every template run: wait, fork on command, reap, report.
+
+Has one thread, ever, and proves it before each fork. What the children do is given as a function; what to fork is the
+supervisor's decision. End-of-file on the control socket means that the supervisor is gone, or wants this process gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from embeddaemon.errors import ProtocolError
+from embeddaemon.protocol import control
+from embeddaemon.workers import guard
+
+log = logging.getLogger(__name__)
+
+
+Midwife = Callable[[control.ToForker, "socket.socket | None"], int]
+"""The life of a child, from its command and the control socket that came with it; returns its exit code."""
+
+_ROLES: dict[type[control.ToForker], guard.Role] = {
+    control.ForkTemplate: guard.Role.TEMPLATE,
+    control.ForkWorker: guard.Role.WORKER,
+    control.ForkFetcher: guard.Role.FETCHER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    number: int
+    pid: int
+    pidfd: int | None
+
+
+class Forker:
+    """Owns the control socket and the children that it forked."""
+
+    def __init__(self, connection: socket.socket, midwife: Midwife) -> None:
+        self._connection = connection
+        self._midwife = midwife
+        self._children: dict[int, _Child] = {}
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._wakeup = None if _has_pidfd() else _SignalWakeup(self._poll)
+
+    def serve(self) -> NoReturn:
+        """Until end-of-file on the control socket; then the process is over, and its children with it."""
+        try:
+            while True:
+                ready = {descriptor for descriptor, _ in self._poll.poll()}
+                if ready - {self._connection.fileno()}:
+                    self._reap()
+                if self._connection.fileno() in ready:
+                    self._obey()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._end(0)
+        except Exception:
+            log.exception("process %s, which forks, failed", os.getpid())
+            self._end(control.EXIT_BUG)
+
+    def send(self, message: control.FromForker) -> None:
+        """Tells the supervisor."""
+        self._connection.send(control.encode(message))
+
+    def _obey(self) -> None:
+        packet, descriptors, _, _ = socket.recv_fds(self._connection, control.MAX_PACKET_BYTES, 1)
+        if not packet:
+            raise EOFError
+        passed = socket.socket(fileno=descriptors[0]) if descriptors else None
+        try:
+            message = control.decode(packet)
+            if not isinstance(message, control.ToForker):
+                raise ProtocolError(f"{type(message).__name__} is not a command")
+            self._fork(message, passed)
+        finally:
+            if passed is not None:
+                passed.close()
+
+    def _fork(self, command: control.ToForker, passed: socket.socket | None) -> None:
+        threads = guard.thread_count()
+        if threads != 1:
+            raise AssertionError(f"{threads} threads where a fork is coming: the child could wait for a lock for ever: bug")
+        parent = os.getpid()
+        _flush()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            log.error("fork of child %s failed: %s", command.child, error)  # noqa: TRY400 - the traceback says no more
+            self.send(control.Exited(command.child, 0, control.EXIT_FORK_FAILED))
+            return
+        if pid == 0:
+            run_child(lambda: self._be_born(command, passed, parent))
+        self._watch(command.child, pid)
+        self.send(control.Forked(command.child, pid))
+
+    def _be_born(self, command: control.ToForker, passed: socket.socket | None, parent: int) -> int:
+        """In the child: nothing of the parent's stays open, above all not its control socket, whose end others wait for."""
+        guard.enter(_ROLES[type(command)], parent)
+        self._connection.close()
+        for sibling in self._children.values():
+            if sibling.pidfd is not None:
+                os.close(sibling.pidfd)
+        self._children.clear()
+        if self._wakeup is not None:
+            self._wakeup.close()
+        return self._midwife(command, passed)
+
+    def _watch(self, number: int, pid: int) -> None:
+        pidfd = os.pidfd_open(pid) if sys.platform == "linux" and self._wakeup is None else None
+        if pidfd is not None:
+            self._poll.register(pidfd, select.POLLIN)
+        self._children[pid] = _Child(number, pid, pidfd)
+
+    def _reap(self) -> None:
+        if self._wakeup is not None:
+            self._wakeup.drain()
+        for child in list(self._children.values()):
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if pid == 0:
+                continue
+            del self._children[child.pid]
+            if child.pidfd is not None:
+                self._poll.unregister(child.pidfd)
+                os.close(child.pidfd)
+            self.send(control.Exited(child.number, child.pid, os.waitstatus_to_exitcode(status)))
+
+    def _end(self, code: int) -> NoReturn:
+        for pid in self._children:
+            os.kill(pid, signal.SIGKILL)  # not reaped yet, so the pid is still the child's
+        _flush()
+        os._exit(code)
+
+
+class _SignalWakeup:
+    """Wakes the poll at SIGCHLD, where the kernel has no pidfd."""
+
+    def __init__(self, poll: select.poll) -> None:
+        self._ours, self._signals = socket.socketpair()
+        self._ours.setblocking(False)
+        self._signals.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
+        poll.register(self._ours, select.POLLIN)
+
+    def drain(self) -> None:
+        try:
+            while self._ours.recv(4096):
+                pass
+        except BlockingIOError:
+            return
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._ours.close()
+        self._signals.close()
+
+
+def _has_pidfd() -> bool:
+    if not hasattr(os, "pidfd_open"):
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return True
+
+
+def run_child(main: Callable[[], int]) -> NoReturn:
+    """The whole life of a forked process: never returns into the parent's stack and runs none of the parent's exit handlers."""
+    code = control.EXIT_BUG
+    try:
+        code = main()
+    except BaseException:  # noqa: BLE001 - the boundary of a process
+        log.exception("process %s failed", os.getpid())
+    finally:
+        _flush()
+        os._exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # closed, or a pipe whose reader is gone: nobody to tell
+            continue

@@ -1,0 +1,145 @@
+"""The intake thread: receives dispatches, checks and tokenizes their requests, hands them to compute; heartbeats.
+
+What is wrong with one request is answered here and disturbs no other. Waits on its socket and on nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+
+import zmq
+
+from embeddaemon.errors import EmbedDaemonError, Expired, InternalError, ProtocolError, chain
+from embeddaemon.protocol import codec, control, link
+from embeddaemon.protocol.messages import Lane, ModelRequest, Tokenize
+from embeddaemon.workers import measure
+from embeddaemon.workers.answers import Sender, error_frames, tokens_frames
+from embeddaemon.workers.compute import Compute, Work
+from embeddaemon.workers.loading import Loaded
+from embeddaemon.workers.requests import Tokenized, read_request, tokenize
+
+log = logging.getLogger(__name__)
+
+_MEASURE_EVERY_SECONDS = 5.0
+"""Measuring takes milliseconds, a heartbeat microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """One item of a dispatch whose header was understood."""
+
+    item: link.Item
+    request: ModelRequest
+    body: bytes
+
+
+class Intake:
+    """Owns the intake socket. One thread, the process's main one."""
+
+    def __init__(
+        self, command: control.ForkWorker, loaded: Loaded, connection: zmq.Socket[bytes], compute: Compute
+    ) -> None:
+        self._sender = Sender(command.worker, command.incarnation)
+        self._model = loaded.model
+        self._order = loaded.order
+        self._connection = connection
+        self._compute = compute
+        self._heartbeat_seconds = command.heartbeat_seconds
+        self._next_heartbeat = time.monotonic() + command.heartbeat_seconds
+        self._next_measurement = time.monotonic() + _MEASURE_EVERY_SECONDS
+        self._draining = False
+
+    def run(self) -> None:
+        """Until drained: everything held is answered and ``Drained`` is sent."""
+        poller = zmq.Poller()
+        poller.register(self._connection, zmq.POLLIN)
+        while not self._draining:
+            if poller.poll(math.ceil(self._until_heartbeat() * 1000)):
+                self._receive()
+            self._beat_when_due()
+        self._compute.finish()
+        while not self._compute.ended(self._until_heartbeat()):
+            self._beat_when_due()
+
+    # -- heartbeats ------------------------------------------------------------------------------------------------------
+
+    def _until_heartbeat(self) -> float:
+        return max(0.0, self._next_heartbeat - time.monotonic())
+
+    def _beat_when_due(self) -> None:
+        now = time.monotonic()
+        if now < self._next_heartbeat:
+            return
+        self._next_heartbeat = now + self._heartbeat_seconds
+        private_bytes = 0
+        if now >= self._next_measurement:
+            self._next_measurement = now + _MEASURE_EVERY_SECONDS
+            private_bytes = measure.private_bytes()
+        heartbeat = link.Heartbeat(
+            self._sender.worker, self._sender.incarnation, self._compute.progress, self._compute.busy, private_bytes
+        )
+        self._connection.send(link.encode_from_worker(heartbeat))
+
+    # -- dispatches ------------------------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        frames = self._connection.recv_multipart()
+        message = link.decode_to_worker(frames[0])
+        if message.incarnation != self._sender.incarnation:
+            log.warning("worker %s: a message for incarnation %s is dropped", self._sender, message.incarnation)
+        elif isinstance(message, link.Drain):
+            self._draining = True
+        else:
+            self._take(message, frames[1:])
+
+    def _take(self, dispatch: link.Dispatch, frames: list[bytes]) -> None:
+        """Interactive requests are with the model before the first bulk one is tokenized."""
+        if len(frames) != 2 * len(dispatch.items):
+            raise ProtocolError(f"a dispatch of {len(dispatch.items)} items came with {len(frames)} frames")
+        arrival = time.monotonic()
+        lanes: dict[Lane, list[_Arrived]] = {Lane.INTERACTIVE: [], Lane.BULK: []}
+        for item, header, body in zip(dispatch.items, frames[::2], frames[1::2], strict=True):
+            try:
+                request = read_request(header)
+            except EmbedDaemonError as error:
+                self._refuse(item, codec.request_id(header), error)
+                continue
+            lanes[request.lane].append(_Arrived(item, request, body))
+        for arrived in lanes.values():
+            works = [work for one in arrived if (work := self._prepare(one, arrival)) is not None]
+            if works:
+                self._compute.submit(works)
+
+    def _prepare(self, arrived: _Arrived, arrival: float) -> Work | None:
+        """Ready for the model; None when the request has been answered."""
+        item, request = arrived.item, arrived.request
+        deadline = arrival + item.expires_in_ms / 1000
+        if time.monotonic() >= deadline:
+            self._refuse(item, request.id, Expired("the deadline passed while the request waited in the worker"))
+            return None
+        start = time.perf_counter()
+        try:
+            body = codec.decode_body(arrived.body, self._order.limits)
+            tokenized = tokenize(request, body, self._model, self._order.card)
+        except EmbedDaemonError as error:
+            self._refuse(item, request.id, error)
+            return None
+        except Exception as error:  # the boundary of a request
+            log.exception("worker %s: tokenizing failed", self._sender)
+            cause = (f"{type(error).__name__}: {error}"[:500], *chain(error))[:8]
+            self._refuse(item, request.id, InternalError(f"{item.model} failed to tokenize", cause=cause))
+            return None
+        tokenize_us = int((time.perf_counter() - start) * 1e6)
+        if isinstance(request, Tokenize):
+            self._answer_tokens(item, request, tokenized, tokenize_us)
+            return None
+        return Work(item, request, tokenized, deadline, tokenize_us)
+
+    def _answer_tokens(self, item: link.Item, request: Tokenize, tokenized: Tokenized, tokenize_us: int) -> None:
+        self._connection.send_multipart(tokens_frames(self._sender, item, request.id, tokenized, tokenize_us))
+
+    def _refuse(self, item: link.Item, client_id: int, error: EmbedDaemonError) -> None:
+        self._connection.send_multipart(error_frames(self._sender, item.serial, client_id, error))

@@ -1,0 +1,66 @@
+"""Loading one model and proving that it works, for templates and for workers that load for themselves.
+
+What can go wrong ends as one of our errors: ``load_error`` makes one of whatever an engine raised.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from embeddaemon.errors import BadOutput, EmbedDaemonError, FailedLoad, chain
+from embeddaemon.models.order import LoadOrder
+from embeddaemon.workers import measure
+from embeddaemon.workers.engines import LoadedModel
+from embeddaemon.workers.program import EngineProgram
+
+_WARM_UP = (("warm up",), ("a", "a few words", "a few words", "a sentence of some more words than the others have"))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that has computed its first vectors."""
+
+    model: LoadedModel
+    order: LoadOrder
+    facts: dict[str, Any]
+    seconds: float
+    peak_bytes: int
+    """The most that the process had for itself while loading: resident at the peak, less what it shared when it began."""
+
+
+def load(program: EngineProgram, order: LoadOrder) -> Loaded:
+    """Loads and warms up. Raises EmbedDaemonError, or whatever the engine raised."""
+    shared = measure.resident_bytes()
+    start = time.monotonic()
+    model = program.load(order)
+    for texts in _WARM_UP:
+        _compute(model, order, texts)
+    seconds = time.monotonic() - start
+    peak = max(measure.peak_resident_bytes() - shared, measure.private_bytes())
+    return Loaded(model, order, asdict(model.facts), seconds, peak)
+
+
+def _compute(model: LoadedModel, order: LoadOrder, texts: tuple[str, ...]) -> None:
+    """One micro-batch of known texts: compiles what will be needed, and shows before the first request that it works."""
+    encoded = sorted(model.tokenize(texts, prompt="", max_tokens=order.card.max_tokens), key=lambda one: len(one.ids))
+    ids = np.array([token for one in encoded for token in one.ids], dtype=np.int32)
+    lengths = np.array([len(one.ids) for one in encoded], dtype=np.int32)
+    rows = model.forward(ids, lengths, None)
+    if rows.shape != (len(texts), order.card.dim):
+        raise FailedLoad(
+            f"{order.card.folder}: the model gives vectors of {rows.shape[-1]} dimensions, its configuration says {order.card.dim}"
+        )
+    if not (np.isfinite(rows).all() and rows.any(axis=1).all()):
+        raise FailedLoad(f"{order.card.folder}: the model's vectors are not finite or all zero", cause=(BadOutput.__name__,))
+
+
+def load_error(what: str, error: Exception) -> EmbedDaemonError:
+    """The error to report for whatever ended a load (or a fetch)."""
+    if isinstance(error, EmbedDaemonError):
+        return error
+    causes = (f"{type(error).__name__}: {error}"[:500], *chain(error))[:8]
+    return FailedLoad(f"{what} could not be loaded: {type(error).__name__}: {error}"[:2000], cause=causes)

@@ -1,0 +1,150 @@
+"""A worker's life: one model, two threads. *Intake* is the main thread, *compute* the other; a dead thread ends the process.
+
+Forked from a template (the model is there), or from the fork server (it loads for itself), or, where forking cannot be
+used, a fresh interpreter: ``python -m embeddaemon.workers.main --spawn --parent-pid P`` reads one command from stdin (four
+bytes of length, big endian, then the packet of a ``control.ForkWorker`` with its order), and stdin is its lifeline after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, NoReturn
+
+import zmq
+
+from embeddaemon.errors import EmbedDaemonError, ProtocolError
+from embeddaemon.models.order import order_from_map
+from embeddaemon.protocol import control, link
+from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.workers import guard, measure
+from embeddaemon.workers.compute import Compute
+from embeddaemon.workers.forking import run_child
+from embeddaemon.workers.intake import Intake
+from embeddaemon.workers.loading import Loaded, load, load_error
+from embeddaemon.workers.program import EngineProgram, torch_program
+
+log = logging.getLogger(__name__)
+
+_LINGER_MS = 2000
+"""At the end, how long the last answers may take to reach the supervisor's socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sockets:
+    """Made after the fork: no ZeroMQ context survives one."""
+
+    context: zmq.Context[zmq.Socket[bytes]]
+    intake: zmq.Socket[bytes]
+    compute: zmq.Socket[bytes]
+
+
+def _connect(command: control.ForkWorker) -> _Sockets:
+    """The worker's two links. No high-water marks: credits bound what is under way, and a result may never be dropped."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+    intake_id = link.routing_id(command.worker, command.incarnation)
+    sockets = []
+    for identity in (intake_id, intake_id + b".c"):
+        one = context.socket(zmq.DEALER)
+        one.setsockopt(zmq.LINGER, _LINGER_MS)
+        one.setsockopt(zmq.SNDHWM, 0)
+        one.setsockopt(zmq.RCVHWM, 0)
+        one.setsockopt(zmq.ROUTING_ID, identity)
+        one.connect(command.endpoint)
+        sockets.append(one)
+    return _Sockets(context, *sockets)
+
+
+def run_worker(command: control.ForkWorker, loaded: Loaded, *, loads: int) -> int:
+    """Serves with a model that is there already; returns the exit code."""
+    return _serve(command, loaded, _connect(command), loads)
+
+
+def run_loading_worker(command: control.ForkWorker, program: EngineProgram) -> int:
+    """Loads for itself, says how that went over the link, serves."""
+    assert command.order is not None
+    sockets = _connect(command)
+    try:
+        loaded = load(program, order_from_map(command.order))
+    except Exception as error:  # noqa: BLE001 - the boundary of a process: told to the supervisor, which ends the requests
+        _report_failure(command, sockets, load_error(str(command.order["card"].get("folder")), error), error)
+        return control.EXIT_LOAD_FAILED
+    return _serve(command, loaded, sockets, loads=1)
+
+
+def _report_failure(
+    command: control.ForkWorker, sockets: _Sockets, error: EmbedDaemonError, raised: Exception
+) -> None:
+    if error is not raised:
+        log.error("worker %s.%s could not load", command.worker, command.incarnation, exc_info=raised)
+    failure = link.LoadFailed(command.worker, command.incarnation, error_to_map(error))
+    sockets.intake.send(link.encode_from_worker(failure))
+    sockets.context.destroy(_LINGER_MS)
+
+
+def _serve(command: control.ForkWorker, loaded: Loaded, sockets: _Sockets, loads: int) -> int:
+    compute = Compute(command, loaded, sockets.compute)
+    compute.start()
+    sockets.intake.send(link.encode_from_worker(_ready(command, loaded, loads)))
+    Intake(command, loaded, sockets.intake, compute).run()
+    sockets.intake.close()
+    sockets.context.term()
+    return 0
+
+
+def _ready(command: control.ForkWorker, loaded: Loaded, loads: int) -> link.Ready:
+    return link.Ready(
+        worker=command.worker,
+        incarnation=command.incarnation,
+        pid=os.getpid(),
+        private_bytes=measure.private_bytes(),
+        threads=command.threads,
+        loads=loads,
+        facts=loaded.facts if loads else None,
+    )
+
+
+# -- a worker that is a fresh interpreter --------------------------------------------------------------------------------
+
+
+def spawned_worker(argv: Sequence[str], program: EngineProgram) -> NoReturn:
+    """The whole life of a fresh interpreter as a worker."""
+    parser = argparse.ArgumentParser(prog="embeddaemon.workers.main", description="A worker that is not forked.")
+    parser.add_argument("--spawn", action="store_true", required=True, help="read the command from stdin")
+    parser.add_argument("--parent-pid", type=int, required=True, help="pid of the supervisor, as it knows it")
+    arguments = parser.parse_args(argv)
+    guard.enter(guard.Role.WORKER, arguments.parent_pid)
+    log_to_stderr()
+    run_child(lambda: _run_spawned_worker(program))
+
+
+def _run_spawned_worker(program: EngineProgram) -> int:
+    command = _read_command(sys.stdin.buffer)
+    guard.exit_at_end_of_file(sys.stdin.fileno())
+    program.preload()
+    return run_loading_worker(command, program)
+
+
+def _read_command(stream: BinaryIO) -> control.ForkWorker:
+    size = int.from_bytes(stream.read(4), "big")
+    if not 0 < size <= control.MAX_PACKET_BYTES:
+        raise ProtocolError(f"the command on stdin announces {size} bytes, the limit is {control.MAX_PACKET_BYTES}")
+    command = control.decode(stream.read(size))
+    if not isinstance(command, control.ForkWorker) or command.order is None:
+        raise ProtocolError("the command on stdin must be a ForkWorker with an order")
+    return command
+
+
+def log_to_stderr() -> None:
+    """Warnings and errors of our processes as lines on stderr, which they share with the supervisor."""
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s process=%(process)d %(message)s"
+    )
+
+
+if __name__ == "__main__":
+    spawned_worker(sys.argv[1:], torch_program())

@@ -1,0 +1,101 @@
+"""The fork server: imports everything, computes nothing, proves it, then forks templates, fetchers and self-loading workers.
+
+``python -m embeddaemon.workers.preload --control-fd N --parent-pid P`` with the torch engine; another engine calls
+``run_fork_server`` from a program of its own. The environment (threads of BLAS, of tokenizers, of malloc's arenas) must be
+right before exec: it is the supervisor that sets it, and the thread count is the proof.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import assert_never
+
+from embeddaemon.errors import FailedLoad, InternalError, ProtocolError
+from embeddaemon.protocol import control
+from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.workers import guard, main, measure
+from embeddaemon.workers.forking import Forker, Midwife
+from embeddaemon.workers.loading import load_error
+from embeddaemon.workers.program import EngineProgram, torch_program
+from embeddaemon.workers.template import report_failure, run_template
+
+log = logging.getLogger(__name__)
+
+
+def run_fork_server(argv: Sequence[str], program: EngineProgram) -> int:
+    """The fork server's life; returns only the exit code of a failed preload."""
+    parser = argparse.ArgumentParser(prog="embeddaemon.workers.preload", description="The fork server of embeddaemon.")
+    parser.add_argument("--control-fd", type=int, required=True, help="the control socket, a Unix SOCK_SEQPACKET")
+    parser.add_argument("--parent-pid", type=int, required=True, help="pid of the supervisor, as it knows it")
+    arguments = parser.parse_args(argv)
+    guard.enter(guard.Role.FORK_SERVER, arguments.parent_pid)
+    main.log_to_stderr()
+    connection = socket.socket(fileno=arguments.control_fd)
+    connection.set_inheritable(False)
+    try:
+        modules = _preload(program)
+    except Exception as error:
+        # The one place where an import error must not be swallowed: without its imports every worker would be slow or dead.
+        log.exception("the fork server could not import what workers need")
+        failure = load_error("what workers need", error)
+        connection.send(control.encode(control.LoadFailed(error_to_map(failure))))
+        return control.EXIT_LOAD_FAILED
+    measure.settle()
+    ready = control.ForkServerReady(os.getpid(), modules, guard.thread_count(), measure.private_bytes())
+    connection.send(control.encode(ready))
+    Forker(connection, _midwife(program)).serve()
+
+
+def _preload(program: EngineProgram) -> list[str]:
+    asked = ["zmq", "msgpack", "numpy", *program.preload()]
+    missing = [name for name in asked if name not in sys.modules]
+    if missing:
+        raise FailedLoad(f"preloaded, but not there: {', '.join(missing)}")
+    threads = guard.thread_count()
+    if threads != 1:
+        raise InternalError(
+            f"importing left {threads} threads in the fork server, which may fork only with one: "
+            "are OPENBLAS_NUM_THREADS=1 and TOKENIZERS_PARALLELISM=false in its environment?"
+        )
+    return asked
+
+
+def _midwife(program: EngineProgram) -> Midwife:
+    def be_born(command: control.ToForker, passed: socket.socket | None) -> int:
+        match command:
+            case control.ForkTemplate():
+                return run_template(_given(passed), command.order, program)
+            case control.ForkFetcher():
+                return _run_fetcher(_given(passed), command.source, program)
+            case control.ForkWorker(order=None):
+                raise ProtocolError("a worker forked from the fork server needs an order: it loads for itself")
+            case control.ForkWorker():
+                return main.run_loading_worker(command, program)
+            case _:
+                assert_never(command)
+
+    return be_born
+
+
+def _given(passed: socket.socket | None) -> socket.socket:
+    if passed is None:
+        raise ProtocolError("the control socket of the child did not come with the command")
+    return passed
+
+
+def _run_fetcher(connection: socket.socket, source: str, program: EngineProgram) -> int:
+    try:
+        folder = program.fetch(source)
+    except Exception as error:  # noqa: BLE001 - the boundary of a process
+        return report_failure(connection, load_error(source, error), error)
+    connection.send(control.encode(control.Fetched(str(folder))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_fork_server(sys.argv[1:], torch_program()))
