@@ -53,6 +53,8 @@ class Settings:
     heartbeat_seconds: float = 0.5
     silent_after_seconds: float = 15.0
     """A worker without any sign of life for so long is killed: a loaded machine delays heartbeats by seconds only."""
+    min_residence_seconds: float = 2.0
+    """A model that was loaded is not evicted before: twice what loading a usual one takes, so that loading pays."""
     log_format: LogFormat = LogFormat.TEXT
     log_level: str = "info"
     exit_with_parent: bool = False

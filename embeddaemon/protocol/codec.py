@@ -49,9 +49,6 @@ _MAX_ID = 2**63 - 1
 _LANES = tuple(lane.value for lane in Lane)
 
 
-# -- requests ----------------------------------------------------------------------------------------------------------
-
-
 def encode_request(request: Request) -> bytes:
     """The header frame of a request. Options that have their default are left out."""
     header: dict[str, Any] = {"v": VERSION, "id": request.id}
@@ -62,7 +59,9 @@ def encode_request(request: Request) -> bytes:
             header["op"] = "hello"
         case Embed():
             header |= {"op": "embed", "lane": request.lane.value}
-            header |= _given(model=request.model, task=request.task, prompt=request.prompt, dimensions=request.dimensions)
+            header |= _given(
+                model=request.model, task=request.task, prompt=request.prompt, dimensions=request.dimensions
+            )
             header |= {
                 "normalize": request.normalize,
                 "truncate": request.truncate,
@@ -146,9 +145,7 @@ def _decode_op(op: object, fields: Fields, id_: int, deadline_ms: int | None) ->
         case "unload":
             return Unload(id=id_, deadline_ms=deadline_ms, model=fields.text("model"))
         case _:
-            raise ProtocolError(
-                f"unknown op {op!r}, known are embed, hello, load, models, status, tokenize, unload"
-            )
+            raise ProtocolError(f"unknown op {op!r}, known are embed, hello, load, models, status, tokenize, unload")
 
 
 def request_id(header: bytes | memoryview) -> int:
@@ -157,9 +154,6 @@ def request_id(header: bytes | memoryview) -> int:
         return Fields(unpack(header), "request").integer("id", low=1, high=_MAX_ID)
     except ProtocolError:
         return 0
-
-
-# -- bodies ------------------------------------------------------------------------------------------------------------
 
 
 def encode_texts(texts: Sequence[str], limits: Limits) -> bytes:
@@ -265,9 +259,6 @@ def _find_bad_text(texts: Sequence[object]) -> InvalidInput:
     raise AssertionError("every text encodes, yet the body did not: bug")
 
 
-# -- answers -----------------------------------------------------------------------------------------------------------
-
-
 def encode_answer(answer: Answer) -> bytes:
     """The header frame of an answer."""
     match answer:
@@ -316,9 +307,7 @@ def decode_answer(header: bytes | memoryview) -> Answer:
     if not fields.boolean("ok"):
         return _decode_error(id_, fields.mapping("error"))
     if "dim" in values:
-        return Vectors(
-            id=id_, dim=fields.integer("dim"), dtype=fields.text("dtype"), **_decode_good(fields)
-        )
+        return Vectors(id=id_, dim=fields.integer("dim"), dtype=fields.text("dtype"), **_decode_good(fields))
     if "count" in values:
         return Tokens(id=id_, **_decode_good(fields))
     return Document(id=id_)
@@ -360,9 +349,6 @@ def encode_document(document: Mapping[str, Any]) -> bytes:
 def decode_document(frame: bytes | memoryview) -> dict[str, Any]:
     """The map behind a ``Document`` header."""
     return unpack(frame, max_bytes=64 * 1024 * 1024, max_array=1 << 20, max_map=1 << 16, what="document")
-
-
-# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 def error_answer(id_: int, error: EmbedDaemonError) -> ErrorAnswer:

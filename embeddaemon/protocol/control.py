@@ -30,9 +30,6 @@ EXIT_FORK_FAILED = 6
 """In ``Exited`` with pid 0: the system refused the fork (no memory, too many processes); the child never lived."""
 
 
-# -- to the fork server, or to a template --------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class ForkTemplate:
     """Fork a template; the packet carries its control socket. ``child`` is the supervisor's number for the process."""
@@ -63,9 +60,6 @@ class ForkFetcher:
     child: int
     source: str
     """``hub:ORG/NAME[@REVISION]``."""
-
-
-# -- from them -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +140,9 @@ def encode(message: ToForker | FromForker) -> bytes:
     """One packet. Raises ProtocolError when it would be longer than MAX_PACKET_BYTES."""
     packet = pack({"type": _NAMES[type(message)], **asdict(message)})
     if len(packet) > MAX_PACKET_BYTES:
-        raise ProtocolError(f"control message {_NAMES[type(message)]} has {len(packet)} bytes, the limit is {MAX_PACKET_BYTES}")
+        raise ProtocolError(
+            f"control message {_NAMES[type(message)]} has {len(packet)} bytes, the limit is {MAX_PACKET_BYTES}"
+        )
     return packet
 
 
@@ -160,7 +156,7 @@ def decode(packet: bytes | memoryview) -> ToForker | FromForker:
     return message
 
 
-def _build(kind: object, fields: Fields) -> ToForker | FromForker:  # noqa: PLR0911 - one return per message
+def _build(kind: object, fields: Fields) -> ToForker | FromForker:
     match kind:
         case "fork_template":
             return ForkTemplate(child=fields.integer("child"), order=fields.mapping("order"))

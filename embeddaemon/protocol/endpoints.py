@@ -35,12 +35,18 @@ def checked(endpoint: str) -> str:
     if endpoint.startswith("/"):
         endpoint = f"ipc://{endpoint}"
     if endpoint.startswith("ipc://@"):
-        raise ConfigError(f"endpoint {endpoint!r}: abstract sockets have no file permissions and are not used; give a path")
+        raise ConfigError(
+            f"endpoint {endpoint!r}: abstract sockets have no file permissions and are not used; give a path"
+        )
     if not endpoint.startswith("ipc:///"):
-        raise ConfigError(f"endpoint {endpoint!r}: must be ipc:// followed by an absolute path, as ipc:///run/embeddaemon/{SOCKET_NAME}")
+        raise ConfigError(
+            f"endpoint {endpoint!r}: must be ipc:// followed by an absolute path, as ipc:///run/embeddaemon/{SOCKET_NAME}"
+        )
     size = len(endpoint.removeprefix("ipc://").encode())
     if size > MAX_SOCKET_PATH_BYTES:
-        raise ConfigError(f"endpoint {endpoint!r}: the path has {size} bytes, the system allows {MAX_SOCKET_PATH_BYTES}")
+        raise ConfigError(
+            f"endpoint {endpoint!r}: the path has {size} bytes, the system allows {MAX_SOCKET_PATH_BYTES}"
+        )
     return endpoint
 
 

@@ -82,7 +82,7 @@ class Fields:
         return value
 
     def integer_or_none(self, key: str, *, low: int = 0, high: int = 2**63 - 1) -> int | None:
-        return None if self._absent(key) else self.integer(key, low=low, high=high)
+        return None if self.is_absent(key) else self.integer(key, low=low, high=high)
 
     def text(self, key: str, *, default: object = _MISSING) -> str:
         value = self._take(key, default)
@@ -91,7 +91,7 @@ class Fields:
         return value
 
     def text_or_none(self, key: str) -> str | None:
-        return None if self._absent(key) else self.text(key)
+        return None if self.is_absent(key) else self.text(key)
 
     def boolean(self, key: str, *, default: object = _MISSING) -> bool:
         value = self._take(key, default)
@@ -112,7 +112,7 @@ class Fields:
         return value
 
     def mapping_or_none(self, key: str) -> dict[str, Any] | None:
-        return None if self._absent(key) else self.mapping(key)
+        return None if self.is_absent(key) else self.mapping(key)
 
     def sequence(self, key: str, *, default: object = _MISSING) -> list[Any]:
         value = self._take(key, default)
@@ -139,7 +139,8 @@ class Fields:
             raise ProtocolError(f"{self._what}: {key!r} is {value!r}, allowed are {', '.join(allowed)}")
         return value
 
-    def _absent(self, key: str) -> bool:
+    def is_absent(self, key: str) -> bool:
+        """Whether the field is missing or null; a null is taken."""
         if self._values.get(key) is None:
             self._values.pop(key, None)
             return True

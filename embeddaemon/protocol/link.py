@@ -124,7 +124,9 @@ def encode_to_worker(message: ToWorker) -> bytes:
     match message:
         case Dispatch():
             items = [[item.serial, item.model, item.expires_in_ms, item.queue_us] for item in message.items]
-            return pack({"type": "dispatch", "incarnation": message.incarnation, "number": message.number, "items": items})
+            return pack(
+                {"type": "dispatch", "incarnation": message.incarnation, "number": message.number, "items": items}
+            )
         case Drain():
             return pack({"type": "drain", "incarnation": message.incarnation})
         case _:

@@ -1,0 +1,1 @@
+"""The one parent process: queues, lifecycle and memory decisions (pure), and the loop, sockets and processes around them."""

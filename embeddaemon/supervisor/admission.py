@@ -1,0 +1,165 @@
+"""Whether a request may enter: checked before any work, in a fixed order, each refusal its own error. Pure."""
+
+from __future__ import annotations
+
+from embeddaemon.errors import (
+    BackingOff,
+    Busy,
+    Draining,
+    EmbedDaemonError,
+    Expired,
+    Forbidden,
+    InputTooLarge,
+    InvalidInput,
+    NoHeadroom,
+    ProtocolError,
+    UnknownDimensions,
+    UnknownModel,
+    UnknownTask,
+    error_for,
+)
+from embeddaemon.governor.core import Never, Wait
+from embeddaemon.models.card import ModelCard
+from embeddaemon.protocol.messages import Embed, Load, ModelRequest, Unload
+from embeddaemon.supervisor.events import RequestReceived
+from embeddaemon.supervisor.state import ModelState, State
+
+OUTPUT_PRECISIONS = ("float32",)
+"""Of the vectors in an answer."""
+
+
+def model_of(state: State, name: str | None) -> ModelState:
+    """The configured model that a request names, or the default. Raises UnknownModel with the list."""
+    wanted = state.settings.default_model if name is None else name
+    model = state.models.get(wanted)
+    if model is None:
+        known = sorted(state.models)
+        raise UnknownModel(f"unknown model {wanted!r}; known are {', '.join(known)}", details={"known": known})
+    return model
+
+
+def deadline_of(state: State, deadline_ms: int | None, now: float) -> float:
+    """The monotonic deadline of a request. Raises Expired for one in the past."""
+    if deadline_ms is None:
+        return now + state.settings.request_timeout_seconds
+    if deadline_ms <= 0:
+        raise Expired(
+            f"the deadline had passed by {-deadline_ms} ms when the request arrived", details={"waited_for": "arrival"}
+        )
+    return now + deadline_ms / 1000
+
+
+def check_admin(event: RequestReceived, request: Load | Unload) -> None:
+    """Raises Forbidden unless the daemon's own user or root asks."""
+    if not event.is_admin:
+        raise Forbidden(f"only the daemon's own user or root may {type(request).__name__.lower()} a model")
+
+
+def check_open(state: State) -> None:
+    """Raises Draining when nothing new is taken."""
+    if state.is_draining:
+        raise Draining("the daemon is stopping and takes no new requests", retry_after_ms=1000)
+
+
+def check_request(state: State, model: ModelState, event: RequestReceived, now: float) -> None:
+    """Everything that can be known about an embed or tokenize request without decoding its body. Raises its error."""
+    assert isinstance(event.request, ModelRequest)
+    if (event.client, event.request.id) in state.ids:
+        raise ProtocolError(f"id {event.request.id} is in use by a request of yours that has not ended")
+    limit = state.settings.limits.max_body_bytes
+    if event.body_bytes > limit:
+        raise InputTooLarge(
+            f"the body has {event.body_bytes} bytes, the limit is {limit}",
+            details={"bytes": event.body_bytes, "limit": limit},
+        )
+    check_options(model.card, event.request)
+    if (refusal := refusal_of(model, now)) is not None:
+        raise refusal
+    check_queue(state, model, event.body_bytes)
+
+
+def check_options(card: ModelCard | None, request: ModelRequest) -> None:
+    """Task, dimensions and precision against the model. What is not known yet, the worker checks."""
+    if isinstance(request, Embed) and request.precision not in OUTPUT_PRECISIONS:
+        allowed = list(OUTPUT_PRECISIONS)
+        raise InvalidInput(
+            f"precision {request.precision!r} is not offered; offered are {', '.join(allowed)}",
+            details={"offered": allowed},
+        )
+    if card is None:
+        return
+    if request.task is not None and request.prompt is None and request.task not in card.prompts:
+        known = sorted(card.prompts)
+        raise UnknownTask(
+            f"model {card.name!r} has no task {request.task!r}; known are {', '.join(known) or 'none'}",
+            details={"known": known},
+        )
+    if isinstance(request, Embed) and request.dimensions is not None and request.dimensions not in card.dimensions:
+        offered = list(card.dimensions)
+        raise UnknownDimensions(
+            f"model {card.name!r} does not offer {request.dimensions} dimensions; offered are {', '.join(map(str, offered))}",
+            details={"offered": offered},
+        )
+
+
+def refusal_of(model: ModelState, now: float) -> EmbedDaemonError | None:
+    """The error of a model that is not being started for a while; None when it may be tried."""
+    if now >= model.retry_at or model.workers:
+        return None
+    retry_after_ms = max(1, int((model.retry_at - now) * 1000))
+    cause = model.error
+    if cause is None:
+        return None
+    if cause.code in ("load_failed", "worker_crashed"):
+        return BackingOff(
+            f"model {model.name!r} failed {model.failures} times and is started again in {retry_after_ms} ms",
+            cause=(str(cause),),
+            retry_after_ms=retry_after_ms,
+        )
+    return error_for(cause.code, cause.message, details=cause.details, cause=cause.cause, retry_after_ms=retry_after_ms)
+
+
+def check_queue(state: State, model: ModelState, body_bytes: int) -> None:
+    """Raises Busy when the queue is full, by requests of this model or by bytes of all."""
+    waiting = len(model.queue)
+    if waiting >= state.settings.max_queued_requests:
+        raise Busy(
+            f"{waiting} requests wait for model {model.name!r}, the most allowed",
+            retry_after_ms=250,
+            details={"queued": waiting, "limit": state.settings.max_queued_requests},
+        )
+    waiting_bytes = sum(each.queue.waiting_bytes for each in state.models.values())
+    if waiting_bytes + body_bytes > state.settings.max_queued_bytes:
+        raise Busy(
+            f"requests of {waiting_bytes} bytes wait, the limit is {state.settings.max_queued_bytes}",
+            retry_after_ms=250,
+            details={"queued_bytes": waiting_bytes, "limit": state.settings.max_queued_bytes},
+        )
+
+
+def no_headroom(model: ModelState, answer: Never | Wait) -> NoHeadroom:
+    """The governor's answer as the error that a client gets, with its numbers."""
+    return NoHeadroom(
+        f"no memory for model {model.name!r}: {answer.text()}",
+        details={
+            "needed_bytes": answer.needed_bytes,
+            "available_bytes": answer.available_bytes,
+            "limit_bytes": answer.limit_bytes,
+            "limit_source": answer.source,
+        },
+    )
+
+
+def expiry_of(model: ModelState, *, is_dispatched: bool) -> Expired:
+    """What a request was waiting for when its deadline passed."""
+    if is_dispatched:
+        return Expired("the deadline passed while a worker held the request", details={"waited_for": "worker"})
+    if model.waiting is not None:
+        error = no_headroom(model, model.waiting)
+        return Expired(
+            f"the deadline passed while waiting for memory: {error.message}",
+            details={**error.details, "waited_for": "memory"},
+        )
+    if not model.serving:
+        return Expired(f"the deadline passed while model {model.name!r} was loading", details={"waited_for": "load"})
+    return Expired("the deadline passed in the queue", details={"waited_for": "queue"})

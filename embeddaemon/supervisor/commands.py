@@ -1,0 +1,128 @@
+"""What the core can want done: a closed union. Returned by the core, executed by the loop. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from embeddaemon.models.order import LoadOrder
+from embeddaemon.models.spec import ModelSpec
+from embeddaemon.protocol import link
+from embeddaemon.protocol.messages import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer a client; ``document`` is the frame behind a ``Document`` header."""
+
+    client: bytes
+    answer: Answer
+    document: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Send a worker's frames on to a client, untouched."""
+
+    client: bytes
+    frames: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SendDispatch:
+    """Give a worker whole requests; ``payload`` is header, body, header, body … as the clients sent them."""
+
+    worker: int
+    dispatch: link.Dispatch
+    payload: list[object]
+
+
+@dataclass(frozen=True, slots=True)
+class SendDrain:
+    worker: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartForkServer:
+    child: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartTemplate:
+    child: int
+    order: LoadOrder
+
+
+@dataclass(frozen=True, slots=True)
+class StartFetcher:
+    child: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    """From template ``template``; else, when None, a process that loads ``order`` for itself."""
+
+    child: int
+    worker: int
+    incarnation: int
+    threads: int
+    template: int | None
+    order: LoadOrder | None
+    spawn: bool = False
+    """A fresh interpreter instead of a fork of the fork server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGKILL. Nothing happens when the process is gone already; its end is reported as always."""
+
+    child: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCard:
+    """Read the folder of a model: ``folder`` when it was fetched, else where the source says."""
+
+    spec: ModelSpec
+    folder: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSample:
+    """Measure memory now, and these children."""
+
+    children: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    level: str
+    event: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Everything is answered and every process reaped, or given up: leave the loop."""
+
+    code: int
+
+
+Command = (
+    Reply
+    | Forward
+    | SendDispatch
+    | SendDrain
+    | StartForkServer
+    | StartTemplate
+    | StartFetcher
+    | StartWorker
+    | Kill
+    | ReadCard
+    | TakeSample
+    | Log
+    | Exit
+)

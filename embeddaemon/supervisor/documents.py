@@ -1,0 +1,181 @@
+"""What hello, models and status answer: the state as maps (docs/protocol.md has the keys). Pure; changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from embeddaemon.governor.footprint import FORK_SERVER_BYTES
+from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.protocol.limits import VERSION
+from embeddaemon.supervisor.lifecycle import Worker
+from embeddaemon.supervisor.staffing import device_of, threads_of
+from embeddaemon.supervisor.state import ModelState, State
+
+
+def hello(state: State) -> dict[str, Any]:
+    limits = state.settings.limits
+    return {
+        "v": VERSION,
+        "server": "embeddaemon",
+        "version": state.machine.version,
+        "instance": state.machine.instance,
+        "pid": state.machine.pid,
+        "default_model": state.settings.default_model,
+        "limits": {
+            "max_texts": limits.max_texts,
+            "max_text_bytes": limits.max_text_bytes,
+            "max_body_bytes": limits.max_body_bytes,
+            "max_ids": limits.max_ids,
+        },
+        "timeout_ms": int(state.settings.request_timeout_seconds * 1000),
+    }
+
+
+def models(state: State, now: float) -> dict[str, Any]:
+    return {
+        "default_model": state.settings.default_model,
+        "models": [_model(state, model, now) for model in state.models.values()],
+    }
+
+
+def _model(state: State, model: ModelState, now: float) -> dict[str, Any]:
+    card, spec, footprint = model.card, model.spec, model.footprint
+    error = model.error if now < model.retry_at and not model.workers else None
+    estimate = None
+    if footprint is not None:
+        estimate = {
+            "declared": spec.estimate,
+            "total_bytes": footprint.total_bytes,
+            "template_bytes": footprint.template_bytes,
+            "template_peak_bytes": footprint.template_peak_bytes,
+            "worker_bytes": footprint.worker_bytes,
+            "fork_server_bytes": FORK_SERVER_BYTES if footprint.fork_server_bytes else 0,
+        }
+    return {
+        "name": model.name,
+        "source": spec.source,
+        "state": state_of(model, now),
+        "family": card.family if card else None,
+        "dim": card.dim if card else None,
+        "dimensions": list(card.dimensions) if card else None,
+        "max_tokens": card.max_tokens if card else None,
+        "pooling": [mode.value for mode in card.pooling] if card else None,
+        "normalize": card.normalize if card else None,
+        "tasks": sorted(card.prompts) if card else None,
+        "default_task": card.default_task if card else None,
+        "revision": card.revision if card else None,
+        "parameters": card.parameters if card else None,
+        "licence": card.licence if card else None,
+        "precision": model.facts.get("precision", spec.precision),
+        "device": model.facts.get("device", device_of(state, spec)),
+        "token_budget": spec.token_budget,
+        "threads": threads_of(state, model),
+        "workers": len(model.workers),
+        "workers_min": spec.workers.min,
+        "workers_max": spec.workers.max,
+        "keep_alive_seconds": None if spec.stays_for_ever else spec.keep_alive_seconds,
+        "pinned": spec.pinned,
+        "estimate_bytes": footprint.total_bytes if footprint else None,
+        "estimate": estimate,
+        "error": error_to_map(error) if error else None,
+    }
+
+
+def state_of(model: ModelState, now: float) -> str:
+    """One word: ready, unloading, failed, waiting (for memory), loading, available, or unknown (never fetched)."""
+    if model.is_unloading:
+        return "unloading"
+    if model.serving:
+        return "ready"
+    if model.error is not None and now < model.retry_at:
+        return "failed"
+    if model.is_wanted:
+        return "waiting" if model.waiting is not None else "loading"
+    return "available" if model.card is not None else "unknown"
+
+
+def status(state: State, now: float) -> dict[str, Any]:
+    counts = state.counts
+    return {
+        "instance": state.machine.instance,
+        "version": state.machine.version,
+        "pid": state.machine.pid,
+        "uptime_seconds": now - state.machine.started_at,
+        "draining": state.is_draining,
+        "queued": sum(len(model.queue) for model in state.models.values()),
+        "open": len(state.open),
+        "requests": {
+            "answered": counts["answered"],
+            "failed": sum(count for key, count in counts.items() if key.startswith("failed.")),
+            "expired": counts["expired"],
+            "refused": sum(count for key, count in counts.items() if key.startswith("refused.")),
+        },
+        "counts": dict(counts),
+        "models": [_model_status(model, now) for model in state.models.values()],
+        "workers": [
+            _worker(state, worker, now) for model in state.models.values() for worker in model.workers.values()
+        ],
+        "memory": _memory(state, now),
+    }
+
+
+def _model_status(model: ModelState, now: float) -> dict[str, Any]:
+    oldest = model.queue.oldest()
+    return {
+        "name": model.name,
+        "state": state_of(model, now),
+        "queued": len(model.queue),
+        "oldest_wait_seconds": 0.0 if oldest is None else now - oldest,
+        "waiting_for": model.waiting.text() if model.waiting is not None else None,
+        "loads": model.loads,
+        "failures": model.failures,
+        "deaths": dict(model.deaths),
+        "retry_seconds": max(0.0, model.retry_at - now),
+        "idle_seconds": max(0.0, now - model.last_used),
+    }
+
+
+def _worker(state: State, worker: Worker, now: float) -> dict[str, Any]:
+    child = state.child_of(worker)
+    leases = {lease.holder: lease.bytes for lease in state.governor.snapshot(now).leases}
+    return {
+        "worker": worker.slot,
+        "incarnation": worker.incarnation,
+        "model": worker.model,
+        "state": worker.state.value,
+        "pid": child.pid if child else None,
+        "busy": bool(worker.dispatches),
+        "in_flight": worker.in_flight,
+        "progress": worker.progress,
+        "threads": worker.threads,
+        "private_bytes": worker.private_bytes,
+        "lease_bytes": leases.get(child.holder, 0) if child else 0,
+        "idle_seconds": 0.0 if worker.dispatches else max(0.0, now - worker.idle_since),
+    }
+
+
+def _memory(state: State, now: float) -> dict[str, Any]:
+    snapshot = state.governor.snapshot(now)
+    pids = {child.holder: child.pid for child in state.children.values()}
+    return {
+        "device": snapshot.budget.device,
+        "budget_bytes": snapshot.budget.bytes,
+        "limit_bytes": snapshot.budget.limit.bytes,
+        "limit_source": snapshot.budget.limit.source,
+        "reserve_bytes": snapshot.budget.reserve_bytes,
+        "leased_bytes": snapshot.leased_bytes,
+        "pending_bytes": snapshot.pending_bytes,
+        "free_bytes": snapshot.free_bytes,
+        "headroom_bytes": snapshot.headroom_bytes,
+        "leases": [
+            {
+                "holder": lease.holder,
+                "pid": pids.get(lease.holder),
+                "bytes": lease.bytes,
+                "declared_bytes": lease.declared_bytes,
+                "resident_bytes": lease.resident_bytes,
+                "peak_bytes": lease.peak_bytes,
+            }
+            for lease in snapshot.leases
+        ],
+    }

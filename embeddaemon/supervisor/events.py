@@ -1,0 +1,126 @@
+"""What can happen to the supervisor: a closed union. Made by the loop, understood by the core. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from embeddaemon.errors import EmbedDaemonError
+from embeddaemon.governor.samples import MemorySample
+from embeddaemon.models.card import ModelCard
+from embeddaemon.protocol import control, link
+from embeddaemon.protocol.messages import Request
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReceived:
+    """A client's request. ``header`` and ``body`` are the frames as they came, opaque here; ``body_bytes`` their size."""
+
+    client: bytes
+    request: Request
+    header: object
+    body: object
+    body_bytes: int
+    is_admin: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMalformed:
+    """Frames that are no request; answered when they have an id, counted always."""
+
+    client: bytes
+    id: int
+    error: EmbedDaemonError
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSaid:
+    """A message of a worker; ``frames`` is what follows a Result's header."""
+
+    message: link.FromWorker
+    frames: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ForkerSaid:
+    """A message on the control socket of process ``child`` (the fork server, a template or a fetcher)."""
+
+    child: int
+    message: control.FromForker
+
+
+@dataclass(frozen=True, slots=True)
+class ControlLost:
+    """End-of-file on the control socket of ``child``: the process is gone or going."""
+
+    child: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildReaped:
+    """The supervisor itself collected ``child``: its own (the fork server, a spawned worker), or one whose parent died."""
+
+    child: int
+    exit_code: int
+    orphan: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """``child`` could not be started at all."""
+
+    child: int
+    error: EmbedDaemonError
+
+
+@dataclass(frozen=True, slots=True)
+class CardRead:
+    """The folder of a model was read."""
+
+    model: str
+    card: ModelCard
+
+
+@dataclass(frozen=True, slots=True)
+class CardFailed:
+    """The folder of a model could not be understood."""
+
+    model: str
+    error: EmbedDaemonError
+
+
+@dataclass(frozen=True, slots=True)
+class SampleTaken:
+    """Memory as it is now; ``resident`` are private bytes by child, for the processes that do not report their own."""
+
+    sample: MemorySample
+    resident: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """A timer of the core is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """SIGTERM, SIGINT, or the process that we belong to is gone. Asked twice: stop at once."""
+
+    reason: str
+
+
+Event = (
+    RequestReceived
+    | RequestMalformed
+    | WorkerSaid
+    | ForkerSaid
+    | ControlLost
+    | ChildReaped
+    | StartFailed
+    | CardRead
+    | CardFailed
+    | SampleTaken
+    | TimePassed
+    | DrainRequested
+)

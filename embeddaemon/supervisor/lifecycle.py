@@ -1,0 +1,164 @@
+"""The life of one worker: its states, the transitions that exist, and the record that walks them. Pure.
+
+    STARTING -> LOADING -> READY <-> BUSY -> DRAINING -> STOPPED
+    any live one -> FAILED -> BACKING_OFF -> STARTING
+
+A worker *slot* (its number) outlives its processes: each new life is the next incarnation, a new ``Worker``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class WorkerState(Enum):
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    BUSY = "busy"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+_S = WorkerState
+TRANSITIONS: dict[WorkerState, frozenset[WorkerState]] = {
+    _S.STARTING: frozenset({_S.LOADING, _S.READY, _S.DRAINING, _S.FAILED}),
+    _S.LOADING: frozenset({_S.READY, _S.DRAINING, _S.FAILED}),
+    _S.READY: frozenset({_S.BUSY, _S.DRAINING, _S.FAILED}),
+    _S.BUSY: frozenset({_S.READY, _S.DRAINING, _S.FAILED}),
+    _S.DRAINING: frozenset({_S.STOPPED, _S.FAILED}),
+    _S.STOPPED: frozenset(),
+    _S.FAILED: frozenset(),
+}
+"""The only truth. What follows FAILED is a new incarnation, so the old one ends there."""
+
+SERVING = frozenset({_S.READY, _S.BUSY})
+COMING = frozenset({_S.STARTING, _S.LOADING})
+ENDED = frozenset({_S.STOPPED, _S.FAILED})
+
+_STORY_LENGTH = 12
+
+
+class IllegalTransition(AssertionError):
+    """A worker was asked to go where its state does not lead: a bug of ours. Nothing was changed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker:
+    """One incarnation. Times are monotonic seconds, sizes bytes."""
+
+    number: int
+    """The slot among those of all models; what the worker calls itself on the link."""
+    slot: int
+    """The slot among those of its model."""
+    incarnation: int
+    child: int
+    """The process that lives it."""
+    model: str
+    started_at: float
+    state: WorkerState = WorkerState.STARTING
+    heard_at: float = 0.0
+    idle_since: float = 0.0
+    drain_by: float | None = None
+    """When draining: after this it is killed."""
+    progress: int = 0
+    private_bytes: int = 0
+    threads: int = 0
+    dispatches: dict[int, set[int]] = field(default_factory=dict)
+    """Dispatch number to the serials of its requests that have not ended."""
+    exclusive: bool = False
+    """It holds a suspect alone; nothing else may join."""
+    story: deque[str] = field(default_factory=lambda: deque(maxlen=_STORY_LENGTH))
+
+    @property
+    def label(self) -> str:
+        return f"{self.model}/{self.slot}.{self.incarnation}"
+
+    @property
+    def in_flight(self) -> int:
+        return sum(len(serials) for serials in self.dispatches.values())
+
+    def becomes(self, state: WorkerState, now: float) -> None:
+        """Walk one transition. Raises IllegalTransition with the recent story."""
+        if state not in TRANSITIONS[self.state]:
+            story = " ".join(self.story)
+            raise IllegalTransition(
+                f"worker {self.label}: {self.state.value} -> {state.value} does not exist; story: {story}"
+            )
+        self.story.append(f"{self.state.value}->{state.value}@{now:.3f}")
+        self.state = state
+
+    def settles(self, now: float) -> None:
+        """READY or BUSY, by what it holds."""
+        if self.state is WorkerState.READY and self.dispatches:
+            self.becomes(WorkerState.BUSY, now)
+        elif self.state is WorkerState.BUSY and not self.dispatches:
+            self.becomes(WorkerState.READY, now)
+            self.idle_since = now
+            self.exclusive = False
+
+
+class DeathClass(Enum):
+    """What an exit means. Appears in the log, in status and in the client's error."""
+
+    STOPPED = "stopped"
+    LOAD_FAILED = "load_failed"
+    KILLED = "killed"
+    SEGFAULT = "segfault"
+    ABORTED = "aborted"
+    WEIGHTS_CHANGED = "weights_changed"
+    ILLEGAL_INSTRUCTION = "illegal_instruction"
+    SIGNALLED = "signalled"
+    EXITED = "exited"
+    SILENT = "silent"
+    LOAD_TIMEOUT = "load_timeout"
+    PARENT_DIED = "parent_died"
+
+
+_SIGNALS = {
+    -9: DeathClass.KILLED,
+    -11: DeathClass.SEGFAULT,
+    -6: DeathClass.ABORTED,
+    -7: DeathClass.WEIGHTS_CHANGED,
+    -4: DeathClass.ILLEGAL_INSTRUCTION,
+}
+
+_EXIT_LOAD_FAILED = 3
+_EXIT_ORPHANED = 4
+
+
+def classify(exit_code: int | None) -> DeathClass:
+    """The class of an exit code as ``os.waitstatus_to_exitcode`` gives it; None when nobody could collect it."""
+    if exit_code is None:
+        return DeathClass.KILLED
+    if exit_code == 0:
+        return DeathClass.STOPPED
+    if exit_code == _EXIT_LOAD_FAILED:
+        return DeathClass.LOAD_FAILED
+    if exit_code == _EXIT_ORPHANED:
+        return DeathClass.PARENT_DIED
+    if exit_code < 0:
+        return _SIGNALS.get(exit_code, DeathClass.SIGNALLED)
+    return DeathClass.EXITED
+
+
+def explain(death: DeathClass, exit_code: int | None) -> str:
+    """A death in words, for logs and errors."""
+    texts = {
+        DeathClass.STOPPED: "stopped",
+        DeathClass.LOAD_FAILED: "could not load its model",
+        DeathClass.KILLED: "was killed (SIGKILL: by a person or by the kernel for lack of memory)",
+        DeathClass.SEGFAULT: "crashed (SIGSEGV)",
+        DeathClass.ABORTED: "aborted (SIGABRT)",
+        DeathClass.WEIGHTS_CHANGED: "lost its weights (SIGBUS: the file changed under it)",
+        DeathClass.ILLEGAL_INSTRUCTION: "met an instruction that this processor lacks (SIGILL)",
+        DeathClass.SIGNALLED: f"was ended by signal {-(exit_code or 0)}",
+        DeathClass.EXITED: f"exited with code {exit_code}",
+        DeathClass.SILENT: "gave no sign of life and was killed",
+        DeathClass.LOAD_TIMEOUT: "was not ready in time and was killed",
+        DeathClass.PARENT_DIED: "ended with the process that forked it",
+    }
+    return texts[death]

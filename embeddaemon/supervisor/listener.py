@@ -1,0 +1,124 @@
+"""Where clients connect: the folder, the lock, the socket file, and who may do what. I/O.
+
+We bind and listen ourselves and give libzmq a duplicate of the descriptor: libzmq would delete whatever lies at the
+path first, and with it a running daemon's socket.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+from pathlib import Path
+
+import zmq
+
+from embeddaemon.errors import ConfigError
+from embeddaemon.protocol.endpoints import socket_path
+from embeddaemon.protocol.limits import Limits
+
+_BACKLOG = 512
+
+
+class Listener:
+    """The clients' socket file and its lock, from ``open`` to ``close``."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._path = socket_path(endpoint)
+        self._lock: int | None = None
+        self._inode: int | None = None
+
+    def open(self, context: zmq.Context[zmq.Socket[bytes]], limits: Limits) -> zmq.Socket[bytes]:
+        """Bind, listen, and hand libzmq the descriptor. Raises ConfigError when the place is not ours to take."""
+        _prepare_folder(self._path.parent)
+        self._lock = _lock(self._path.with_name(self._path.name + ".lock"), self.endpoint)
+        listening = _bind(self._path)
+        self._inode = self._path.stat().st_ino
+        router = context.socket(zmq.ROUTER)
+        set_options(router, max_message_bytes=limits.max_body_bytes + 1024)
+        router.setsockopt(zmq.HANDSHAKE_IVL, 2000)
+        # libzmq closes the descriptor that it is given.
+        router.setsockopt(zmq.USE_FD, listening.detach())
+        router.bind(self.endpoint)
+        return router
+
+    def close(self) -> None:
+        """Remove the socket file, if it is still ours, and let go of the lock."""
+        if self._inode is not None and self._path.exists() and self._path.stat().st_ino == self._inode:
+            self._path.unlink()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def set_options(router: zmq.Socket[bytes], *, max_message_bytes: int) -> None:
+    """What every ROUTER of ours is told before it binds."""
+    router.setsockopt(zmq.LINGER, 500)
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    # Messages per peer. A client has a window far below this; one that stops reading loses answers, and it is counted.
+    router.setsockopt(zmq.SNDHWM, 4096)
+    router.setsockopt(zmq.RCVHWM, 4096)
+    router.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
+
+
+def _prepare_folder(folder: Path) -> None:
+    """Make the folder 0750, or see that the one that is there is a folder that only we and root can write."""
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise ConfigError(f"the socket's folder {folder} cannot be made: {error}") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"the socket's folder {folder} is not a folder of its own (a link, or a file)")
+    if status.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(f"the socket's folder {folder} belongs to user {status.st_uid}, who could replace the socket")
+    if status.st_mode & stat.S_IWOTH:
+        raise ConfigError(
+            f"everybody can write to the socket's folder {folder} and replace the socket: use a folder of its own"
+        )
+
+
+def _lock(path: Path, endpoint: str) -> int:
+    """The lock that says that this path is taken. It stays as a file: removing it would let two daemons each lock its own."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"the lock file {path} cannot be opened: {error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise ConfigError(
+            f"a daemon is listening at {endpoint} already (process {owner or 'unknown'}); stop it or choose another endpoint"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _bind(path: Path) -> socket.socket:
+    """A listening socket at the path. What a daemon that was killed left there is removed: we hold the lock."""
+    try:
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+    except FileNotFoundError:
+        pass
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        # The folder keeps strangers out until the file has its own permissions.
+        listening.bind(str(path))
+        path.chmod(0o660)
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise ConfigError(f"cannot listen at {path}: {error}") from error
+    return listening
+
+
+def is_admin(peer_address: str) -> bool:
+    """Whether the peer of a message is root or our own user, by what the kernel says of it: ``localhost:uid:gid:pid``."""
+    parts = peer_address.split(":")
+    return len(parts) >= 3 and parts[1].isdigit() and int(parts[1]) in (0, os.geteuid())

@@ -1,0 +1,327 @@
+"""The loop: waits on sockets, signals and timers, turns what happened into events, executes what the core returns. I/O."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, assert_never
+
+import zmq
+
+from embeddaemon.config.settings import Settings
+from embeddaemon.errors import ConfigError, EmbedDaemonError, FailedLoad, InputTooLarge, ProtocolError
+from embeddaemon.governor.budget import budget_from
+from embeddaemon.governor.core import Governor
+from embeddaemon.governor.probes import Probe, probe_for_this_machine
+from embeddaemon.models.folder import read_card
+from embeddaemon.models.sources import locate, parse_source
+from embeddaemon.protocol import codec, link
+from embeddaemon.protocol.messages import Document
+from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.core import Supervisor
+from embeddaemon.supervisor.events import (
+    CardFailed,
+    CardRead,
+    DrainRequested,
+    Event,
+    RequestMalformed,
+    RequestReceived,
+    SampleTaken,
+    TimePassed,
+    WorkerSaid,
+)
+from embeddaemon.supervisor.listener import Listener, is_admin, set_options
+from embeddaemon.supervisor.machine import this_machine
+from embeddaemon.supervisor.parent import ParentWatch
+from embeddaemon.supervisor.process import FORK_SERVER_COMMAND, SPAWN_COMMAND, Processes
+from embeddaemon.telemetry.logs import fields
+
+log = logging.getLogger(__name__)
+
+MESSAGES_PER_TURN = 256
+"""Read from one socket before the others get a look: one flooding client does not starve the rest."""
+
+MAX_LINK_BYTES = 1 << 31
+
+
+def run(
+    settings: Settings,
+    *,
+    fork_server_command: Sequence[str] = FORK_SERVER_COMMAND,
+    spawn_command: Sequence[str] = SPAWN_COMMAND,
+    probe: Probe | None = None,
+) -> int:
+    """Serve until told to stop; returns the exit code. Raises ConfigError when it cannot start."""
+    probe = probe or probe_for_this_machine()
+    folder = Path(tempfile.mkdtemp(prefix="embeddaemon-"))
+    daemon = None
+    try:
+        daemon = Daemon(settings, probe, folder, fork_server_command, spawn_command)
+        return daemon.serve()
+    finally:
+        if daemon is not None:
+            daemon.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Daemon:
+    """The supervisor's body: sockets and processes around its mind."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        probe: Probe,
+        folder: Path,
+        fork_server_command: Sequence[str],
+        spawn_command: Sequence[str],
+    ) -> None:
+        self._settings = settings
+        self._probe = probe
+        self._exit_code: int | None = None
+        budget = budget_from(settings.memory_budget, probe.limit(), settings.memory_reserve)
+        self._core = Supervisor(
+            settings,
+            this_machine(),
+            Governor(budget, minimum_residence_seconds=settings.min_residence_seconds),
+            random.random,
+        )
+        self._learn_cards()
+        self._wakeup = _catch_signals()
+        self._parent = ParentWatch() if settings.exit_with_parent else None
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._listener = Listener(settings.endpoint)
+        self._clients = self._listener.open(self._context, settings.limits)
+        endpoint = f"ipc://{folder}/link"
+        self._workers = self._context.socket(zmq.ROUTER)
+        set_options(self._workers, max_message_bytes=MAX_LINK_BYTES)
+        self._workers.bind(endpoint)
+        self._processes = Processes(endpoint, settings.heartbeat_seconds, fork_server_command, spawn_command)
+        log.info(
+            fields(
+                "listening", endpoint=settings.endpoint, pid=os.getpid(), models=",".join(spec.name for spec in settings.models),
+                budget_bytes=budget.bytes, limit=budget.source,
+            )
+        )  # fmt: skip
+
+    def _learn_cards(self) -> None:
+        """Read the folders that are here already. What is wrong with a model is its own trouble; with the settings, ours."""
+        for spec in self._settings.models:
+            if spec.source.startswith("hub:"):
+                continue
+            match _read_card(do.ReadCard(spec, None)):
+                case CardRead() as card_read:
+                    self._core.learn_card(card_read)
+                case CardFailed(error=error) if isinstance(error, ConfigError):
+                    raise error
+                case CardFailed(error=error):
+                    log.error(fields("model_unusable", model=spec.name, code=error.code, error=str(error)))
+
+    def serve(self) -> int:
+        self._execute(self._core.start(time.monotonic()))
+        poller = zmq.Poller()
+        polled: set[int] = set()
+        poller.register(self._clients, zmq.POLLIN)
+        poller.register(self._workers, zmq.POLLIN)
+        poller.register(self._wakeup, zmq.POLLIN)
+        while self._exit_code is None:
+            polled = self._follow_controls(poller, polled)
+            ready = dict(poller.poll(self._timeout_ms()))
+            self._handle_timers()
+            if self._workers in ready:
+                self._read(self._workers, self._worker_event)
+            if self._clients in ready:
+                self._read(self._clients, self._client_event)
+            self._read_controls(ready)
+            if self._wakeup.fileno() in ready:
+                self._read_signals()
+            if self._parent is not None and self._parent.is_gone():
+                self._parent = None
+                self._handle(DrainRequested("the process that started the daemon is gone"))
+        return self._exit_code
+
+    def _timeout_ms(self) -> int:
+        due = self._core.next_due()
+        longest = 1000 if self._parent is not None else 60_000
+        return longest if due is None else min(longest, max(0, int((due - time.monotonic()) * 1000) + 1))
+
+    def _follow_controls(self, poller: zmq.Poller, polled: set[int]) -> set[int]:
+        wanted = set(self._processes.descriptors())
+        for descriptor in polled - wanted:
+            poller.unregister(descriptor)
+        for descriptor in wanted - polled:
+            poller.register(descriptor, zmq.POLLIN)
+        return wanted
+
+    def _handle(self, event: Event) -> None:
+        self._execute(self._core.handle(event, time.monotonic()))
+
+    def _handle_timers(self) -> None:
+        due = self._core.next_due()
+        if due is not None and due <= time.monotonic():
+            self._handle(TimePassed())
+
+    def _read(self, router: zmq.Socket[bytes], event_of: Callable[[list[zmq.Frame]], Event | None]) -> None:
+        for _ in range(MESSAGES_PER_TURN):
+            try:
+                frames = router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            event = event_of(frames)
+            if event is not None:
+                self._handle(event)
+
+    def _client_event(self, frames: list[zmq.Frame]) -> Event | None:
+        client = frames[0].bytes
+        id_ = 0
+        try:
+            if len(frames) != 3:
+                raise ProtocolError(f"a request is two frames, header and body, not {len(frames) - 1}")
+            header, body = frames[1], frames[2]
+            if len(body) > self._settings.limits.max_body_bytes:
+                id_ = codec.request_id(header.buffer)
+                raise InputTooLarge(
+                    f"the body has {len(body)} bytes, the limit is {self._settings.limits.max_body_bytes}"
+                )
+            try:
+                request = codec.decode_request(header.buffer)
+            except ProtocolError:
+                id_ = codec.request_id(header.buffer)
+                raise
+        except EmbedDaemonError as error:
+            return RequestMalformed(client, id_, error)
+        admin = is_admin(_peer_address(frames[1]))
+        return RequestReceived(client, request, header, body, len(body), admin)
+
+    def _worker_event(self, frames: list[zmq.Frame]) -> Event | None:
+        try:
+            return WorkerSaid(link.decode_from_worker(frames[1].buffer), frames[2:])
+        except (ProtocolError, IndexError) as error:
+            log.error(fields("bad_worker_message", error=str(error)))
+            return None
+
+    def _read_controls(self, ready: dict[Any, int]) -> None:
+        children = self._processes.descriptors()
+        for descriptor in [each for each in ready if each in children]:
+            for event in self._processes.read_control(children[descriptor]):
+                self._handle(event)
+
+    def _read_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            received = set(self._wakeup.recv(4096))
+            if signal.SIGCHLD in received:
+                for event in self._processes.reap():
+                    self._handle(event)
+            for number in received & {signal.SIGTERM, signal.SIGINT}:
+                self._handle(DrainRequested(signal.Signals(number).name))
+
+    def _execute(self, commands: Sequence[do.Command]) -> None:
+        """In order. What a command leads to at once is handled before the next."""
+        for command in commands:
+            following = self._do(command)
+            if following is not None:
+                self._handle(following)
+
+    def _do(self, command: do.Command) -> Event | None:  # noqa: PLR0912 - one case per command
+        match command:
+            case do.Forward():
+                self._send(self._clients, [command.client, *command.frames], "answer")
+            case do.SendDispatch():
+                routing = link.routing_id(command.worker, command.dispatch.incarnation)
+                self._send(
+                    self._workers, [routing, link.encode_to_worker(command.dispatch), *command.payload], "dispatch"
+                )
+            case do.Reply():
+                frames: list[Any] = [command.client, codec.encode_answer(command.answer)]
+                if isinstance(command.answer, Document):
+                    frames.append(codec.encode_document(command.document or {}))
+                self._send(self._clients, frames, "answer")
+            case do.SendDrain():
+                routing = link.routing_id(command.worker, command.incarnation)
+                self._send(self._workers, [routing, link.encode_to_worker(link.Drain(command.incarnation))], "drain")
+            case do.Log():
+                log.log(logging.getLevelNamesMapping()[command.level.upper()], fields(command.event, **command.fields))
+            case do.StartWorker():
+                return self._processes.start_worker(command)
+            case do.StartTemplate():
+                return self._processes.start_template(command)
+            case do.StartForkServer():
+                return self._processes.start_fork_server(command)
+            case do.StartFetcher():
+                return self._processes.start_fetcher(command)
+            case do.Kill():
+                self._processes.kill(command.child)
+            case do.ReadCard():
+                return _read_card(command)
+            case do.TakeSample():
+                return self._sample()
+            case do.Exit():
+                self._exit_code = command.code
+            case _:
+                assert_never(command)
+        return None
+
+    def _sample(self) -> Event | None:
+        """Memory now; nothing when it cannot be read (out of descriptors): the ledger speaks alone then."""
+        try:
+            return SampleTaken(self._probe.sample(time.monotonic()))
+        except OSError as error:
+            log.warning(fields("no_sample", error=str(error)))
+            return None
+
+    def _send(self, router: zmq.Socket[bytes], frames: list[Any], what: str) -> None:
+        """Never waits: a peer that is gone or does not read loses its message, and the log says so."""
+        try:
+            router.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError as error:
+            # EHOSTUNREACH: the peer left. EAGAIN: it does not read. A dead worker's requests come back when it is reaped.
+            log.info(fields("not_delivered", what=what, peer=frames[0].hex(), reason=str(error)))
+
+    def close(self) -> None:
+        """Nothing of ours stays behind."""
+        self._processes.close()
+        self._workers.close(linger=0)
+        self._clients.close()
+        self._listener.close()
+        self._context.term()
+        signal.set_wakeup_fd(-1)
+        self._wakeup.close()
+
+
+def _read_card(command: do.ReadCard) -> CardRead | CardFailed:
+    spec = command.spec
+    try:
+        folder = Path(command.folder) if command.folder is not None else locate(parse_source(spec.source))
+        return CardRead(spec.name, read_card(spec, folder))
+    except EmbedDaemonError as error:
+        return CardFailed(spec.name, error)
+    except OSError as error:
+        return CardFailed(spec.name, FailedLoad(f"model {spec.name!r}: its folder cannot be read: {error}"))
+
+
+def _peer_address(frame: zmq.Frame) -> str:
+    """What the kernel says of the peer; empty when libzmq does not tell."""
+    try:
+        return str(frame.get("Peer-Address"))
+    except zmq.ZMQError:
+        return ""
+
+
+def _catch_signals() -> socket.socket:
+    """A socket that becomes readable at a signal, with the signals' numbers: handlers do nothing but that."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, lambda _number, _frame: None)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
+    return ours

@@ -1,0 +1,250 @@
+"""Processes from start to reap: starts the fork server and spawned workers, talks to whoever forks, kills, reaps. I/O.
+
+Decides nothing: every method executes one command, every event is what happened. The supervisor is the subreaper of all
+processes below it, so that those whose parent died are collected here and their leases come back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from embeddaemon.errors import FailedLoad, ProtocolError
+from embeddaemon.protocol import control
+from embeddaemon.supervisor.commands import StartFetcher, StartForkServer, StartTemplate, StartWorker
+from embeddaemon.supervisor.events import ChildReaped, ControlLost, Event, ForkerSaid, StartFailed
+
+FORK_SERVER_COMMAND = (sys.executable, "-m", "embeddaemon.workers.preload")
+SPAWN_COMMAND = (sys.executable, "-m", "embeddaemon.workers.main", "--spawn")
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # numpy's import starts no threads: they would not survive a fork
+    "TOKENIZERS_PARALLELISM": "false",  # nor would the tokenizers' pool
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking if there is a GPU makes no CUDA context
+}
+_NOT_THEIRS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+
+@dataclass(slots=True)
+class _Process:
+    pid: int
+    pidfd: int | None
+    popen: subprocess.Popen[bytes] | None = None
+
+
+class Processes:
+    """The processes below us by child number, and the control sockets of those that fork."""
+
+    def __init__(
+        self,
+        link_endpoint: str,
+        heartbeat_seconds: float,
+        fork_server_command: Sequence[str] = FORK_SERVER_COMMAND,
+        spawn_command: Sequence[str] = SPAWN_COMMAND,
+    ) -> None:
+        self._link_endpoint = link_endpoint
+        self._heartbeat_seconds = heartbeat_seconds
+        self._fork_server_command = fork_server_command
+        self._spawn_command = spawn_command
+        self._fork_server: int | None = None
+        self._controls: dict[int, socket.socket] = {}
+        self._processes: dict[int, _Process] = {}
+        _become_subreaper()
+
+    def start_fork_server(self, command: StartForkServer) -> Event | None:
+        """Start it with its end of a control socket; it says when it is ready."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        arguments = ["--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid())]
+        try:
+            popen = subprocess.Popen(
+                [*self._fork_server_command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                pass_fds=[theirs.fileno()],
+                env=_environment(),
+            )
+        except OSError as error:
+            ours.close()
+            return StartFailed(command.child, FailedLoad(f"the fork server cannot be started: {error}"))
+        finally:
+            theirs.close()
+        self._fork_server = command.child
+        self._controls[command.child] = ours
+        self._note(command.child, popen.pid, popen)
+        return None
+
+    def start_template(self, command: StartTemplate) -> Event | None:
+        return self._order_with_socket(command.child, control.ForkTemplate(command.child, command.order.as_map()))
+
+    def start_fetcher(self, command: StartFetcher) -> Event | None:
+        return self._order_with_socket(command.child, control.ForkFetcher(command.child, command.source))
+
+    def _order_with_socket(self, child: int, message: control.ForkTemplate | control.ForkFetcher) -> Event | None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            failed = self._order(self._fork_server, child, message, [theirs.fileno()])
+        finally:
+            theirs.close()
+        if failed is not None:
+            ours.close()
+            return failed
+        self._controls[child] = ours
+        return None
+
+    def start_worker(self, command: StartWorker) -> Event | None:
+        message = control.ForkWorker(
+            child=command.child,
+            worker=command.worker,
+            incarnation=command.incarnation,
+            endpoint=self._link_endpoint,
+            threads=command.threads,
+            heartbeat_seconds=self._heartbeat_seconds,
+            order=None if command.order is None else command.order.as_map(),
+        )
+        if command.spawn:
+            return self._spawn(command.child, message)
+        forker = self._fork_server if command.template is None else command.template
+        return self._order(forker, command.child, message, [])
+
+    def _order(self, forker: int | None, child: int, message: control.ToForker, descriptors: list[int]) -> Event | None:
+        """Tell a process to fork. It may have died a moment ago; then the child never was."""
+        connection = None if forker is None else self._controls.get(forker)
+        if connection is None:
+            return StartFailed(child, FailedLoad("the process that should fork it is gone"))
+        try:
+            socket.send_fds(connection, [control.encode(message)], descriptors)
+        except (OSError, ProtocolError) as error:
+            return StartFailed(child, FailedLoad(f"the process that should fork it cannot be told: {error}"))
+        return None
+
+    def _spawn(self, child: int, message: control.ForkWorker) -> Event | None:
+        """A fresh interpreter; it reads its order from stdin, which then stays open as its lifeline."""
+        packet = control.encode(message)
+        try:
+            popen = subprocess.Popen(
+                [*self._spawn_command, "--parent-pid", str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=sys.stderr.fileno(),
+                env=_environment(),
+            )
+            assert popen.stdin is not None
+            popen.stdin.write(struct.pack("!I", len(packet)) + packet)
+            popen.stdin.flush()
+        except OSError as error:
+            return StartFailed(child, FailedLoad(f"a worker cannot be started: {error}"))
+        self._note(child, popen.pid, popen)
+        return None
+
+    def _note(self, child: int, pid: int, popen: subprocess.Popen[bytes] | None = None) -> None:
+        self._processes[child] = _Process(pid, _open_pidfd(pid), popen)
+
+    def descriptors(self) -> dict[int, int]:
+        """File descriptor of each control socket to the child behind it, for the poller."""
+        return {connection.fileno(): child for child, connection in self._controls.items()}
+
+    def read_control(self, child: int) -> Iterator[Event]:
+        """Everything that waits on a control socket; end-of-file closes it."""
+        connection = self._controls.get(child)
+        while connection is not None:
+            try:
+                packet = connection.recv(control.MAX_PACKET_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:
+                self._controls.pop(child).close()
+                yield ControlLost(child)
+                return
+            message = control.decode(packet)
+            assert not isinstance(message, control.ToForker), "a forker never sends commands"
+            if isinstance(message, control.Forked):
+                self._note(message.child, message.pid)
+            elif isinstance(message, control.Exited):
+                self._forget(message.child)
+            yield ForkerSaid(child, message)
+
+    def reap(self) -> list[Event]:
+        """Collect what ended below us: our own, and those whose parent died. Strangers are collected and passed over."""
+        ended: list[Event] = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            child = next((number for number, process in self._processes.items() if process.pid == pid), None)
+            if child is None:
+                continue
+            process = self._processes[child]
+            if process.popen is not None:
+                process.popen.returncode = os.waitstatus_to_exitcode(status)
+            self._forget(child)
+            ended.append(ChildReaped(child, os.waitstatus_to_exitcode(status), orphan=process.popen is None))
+        return ended
+
+    def _forget(self, child: int) -> None:
+        process = self._processes.pop(child, None)
+        if process is not None:
+            if process.pidfd is not None:
+                os.close(process.pidfd)
+            if process.popen is not None and process.popen.stdin is not None:
+                process.popen.stdin.close()
+
+    def kill(self, child: int) -> None:
+        """SIGKILL by a descriptor of the process itself, which no other process can ever be behind."""
+        process = self._processes.get(child)
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if process.pidfd is not None:
+                signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+            else:
+                os.kill(process.pid, signal.SIGKILL)
+
+    def pid_of(self, child: int) -> int | None:
+        process = self._processes.get(child)
+        return None if process is None else process.pid
+
+    def close(self) -> None:
+        """Let go of everything: whoever still lives reads end-of-file and dies."""
+        for child in list(self._processes):
+            self.kill(child)
+        for connection in self._controls.values():
+            connection.close()
+        self._controls.clear()
+        for child in list(self._processes):
+            self._forget(child)
+
+
+def _environment() -> dict[str, str]:
+    # Part of starting a process: what its C libraries read before main().
+    environment = {key: value for key, value in os.environ.items() if key not in _NOT_THEIRS}
+    return environment | _ENVIRONMENT
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """None where the kernel has none, and when the process is gone already."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def _become_subreaper() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -1,0 +1,191 @@
+"""The life of a request: accepted, queued, dispatched, ended exactly once. Pure.
+
+Whether it may enter is in admission.py, in which order requests leave the queue in dispatch.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from embeddaemon.errors import EmbedDaemonError, WorkerCrashed
+from embeddaemon.protocol import link
+from embeddaemon.protocol.codec import error_answer
+from embeddaemon.protocol.messages import Document, ModelRequest
+from embeddaemon.supervisor import admission
+from embeddaemon.supervisor.commands import Forward, Reply, SendDispatch
+from embeddaemon.supervisor.dispatch import CREDITS, OpenRequest
+from embeddaemon.supervisor.events import RequestReceived
+from embeddaemon.supervisor.lifecycle import DeathClass, Worker, WorkerState, explain
+from embeddaemon.supervisor.state import ModelState, State
+
+MAX_ATTEMPTS = 2
+"""Workers that may die under one request: its own, and one more to be sure that it was not the request."""
+
+
+def accept(state: State, event: RequestReceived, now: float) -> ModelState:
+    """Queue a request, with its deadline's timer. Raises what admission.py raises; nothing is changed then."""
+    request = event.request
+    assert isinstance(request, ModelRequest)
+    admission.check_open(state)
+    deadline = admission.deadline_of(state, request.deadline_ms, now)
+    model = admission.model_of(state, request.model)
+    admission.check_request(state, model, event, now)
+    entry = OpenRequest(
+        serial=state.next_serial(),
+        client=event.client,
+        request=request,
+        model=model.name,
+        header=event.header,
+        body=event.body,
+        body_bytes=event.body_bytes,
+        received_at=now,
+        deadline=deadline,
+    )
+    state.open[entry.serial] = entry
+    state.ids[event.client, request.id] = entry.serial
+    state.timers.add(deadline, entry.serial)
+    model.queue.add(entry)
+    model.last_used = now
+    return model
+
+
+def refuse(state: State, client: bytes, id_: int, error: EmbedDaemonError) -> None:
+    """Answer a request that never entered."""
+    state.counts[f"refused.{error.code}"] += 1
+    state.commands.append(Reply(client, error_answer(id_, error)))
+
+
+def pump(state: State, model: ModelState, now: float) -> None:
+    """Hand out what waits, to the workers with the most room, until credits or requests run out."""
+    while model.queue:
+        worker = _worker_with_room(model)
+        if worker is None:
+            return
+        _dispatch(state, model, worker, now)
+
+
+def _worker_with_room(model: ModelState) -> Worker | None:
+    head = model.queue.head()
+    room = [worker for worker in model.serving if len(worker.dispatches) < CREDITS and not worker.exclusive]
+    if head is not None and head.is_suspect:
+        room = [worker for worker in room if not worker.dispatches]
+    return min(room, key=lambda worker: (len(worker.dispatches), worker.in_flight), default=None)
+
+
+def _dispatch(state: State, model: ModelState, worker: Worker, now: float) -> None:
+    number = state.next_serial()
+    items: list[link.Item] = []
+    payload: list[object] = []
+    taken = model.queue.take()
+    for entry in taken:
+        entry.worker, entry.dispatch = worker.number, number
+        items.append(
+            link.Item(
+                serial=entry.serial,
+                model=model.name,
+                expires_in_ms=max(0, int((entry.deadline - now) * 1000)),
+                queue_us=int((now - entry.received_at) * 1_000_000),
+            )
+        )
+        payload += (entry.header, entry.body)
+    worker.dispatches[number] = {entry.serial for entry in taken}
+    worker.exclusive = taken[0].is_suspect
+    worker.settles(now)
+    state.commands.append(SendDispatch(worker.number, link.Dispatch(worker.incarnation, number, tuple(items)), payload))
+
+
+def _close(state: State, entry: OpenRequest) -> None:
+    """It ended: forget it. What a worker still holds of it is dropped when it comes."""
+    del state.open[entry.serial]
+    del state.ids[entry.client, entry.request.id]
+    if entry.worker is None:
+        state.models[entry.model].queue.remove(entry)
+
+
+def end_with_result(state: State, worker: Worker, result: link.Result, frames: list[Any], now: float) -> None:
+    """A worker's answer: on to the client, and the credit back when its dispatch is through."""
+    for number, serials in worker.dispatches.items():
+        if result.serial in serials:
+            serials.discard(result.serial)
+            if not serials:
+                del worker.dispatches[number]
+            break
+    model = state.models[worker.model]
+    worker.settles(now)
+    model.last_used = now
+    entry = state.open.get(result.serial)
+    if entry is None or entry.worker != worker.number:
+        state.counts["results_dropped"] += 1
+    else:
+        entry_client = entry.client
+        _close(state, entry)
+        state.counts[f"failed.{result.code}" if result.code else "answered"] += 1
+        state.counts["texts"] += result.texts
+        state.counts["tokens"] += result.tokens
+        state.commands.append(Forward(entry_client, frames))
+    if not result.code:
+        model.failures = 0
+
+
+def end_with_error(state: State, entry: OpenRequest, error: EmbedDaemonError) -> None:
+    """Answer an accepted request with an error."""
+    _close(state, entry)
+    state.counts["expired" if error.code == "expired" else f"failed.{error.code}"] += 1
+    state.commands.append(Reply(entry.client, error_answer(entry.request.id, error)))
+
+
+def expire(state: State, serial: int, now: float) -> None:
+    """The deadline timer of a request is due; nothing to do when it has ended."""
+    entry = state.open.get(serial)
+    if entry is not None and entry.is_expired(now):
+        error = admission.expiry_of(state.models[entry.model], is_dispatched=entry.worker is not None)
+        end_with_error(state, entry, error)
+
+
+def fail_all(state: State, model: ModelState, error: EmbedDaemonError) -> None:
+    """Answer everything that waits for a model with the same error."""
+    for entry in list(model.queue):
+        end_with_error(state, entry, error)
+
+
+def take_back(state: State, worker: Worker, death: DeathClass, exit_code: int | None) -> None:
+    """A worker ended: what it held goes to the front of the queue again, once; what kills twice is answered so.
+
+    Nobody is blamed for a worker that went with its parent.
+    """
+    held = [state.open[serial] for serials in worker.dispatches.values() for serial in serials if serial in state.open]
+    worker.dispatches.clear()
+    model = state.models[worker.model]
+    for entry in sorted(held, key=lambda each: each.serial, reverse=True):
+        entry.worker = entry.dispatch = None
+        entry.attempts += death is not DeathClass.PARENT_DIED
+        model.queue.put_back(entry)
+        if entry.attempts >= MAX_ATTEMPTS:
+            message = (
+                f"{entry.attempts} workers died while they held this request; the last one {explain(death, exit_code)}"
+            )
+            end_with_error(
+                state, entry, WorkerCrashed(message, details={"attempts": entry.attempts, "death": death.value})
+            )
+
+
+def answer_waiters(state: State, model: ModelState, error: EmbedDaemonError | None, now: float = 0.0) -> None:
+    """Tell those who asked for the model to be loaded that it is, or why not."""
+    for waiter in model.load_waiters:
+        if error is not None:
+            refuse(state, waiter.client, waiter.id, error)
+        else:
+            document = {"model": model.name, "state": "ready", "seconds": now - waiter.since}
+            state.commands.append(Reply(waiter.client, Document(id=waiter.id), document))
+    model.load_waiters.clear()
+
+
+def answer_unloaded(state: State, model: ModelState) -> None:
+    """Tell those who asked for the model to be unloaded that it is."""
+    for waiter in model.unload_waiters:
+        state.commands.append(Reply(waiter.client, Document(id=waiter.id), {"model": model.name, "state": "available"}))
+    model.unload_waiters.clear()
+
+
+def is_idle(model: ModelState) -> bool:
+    return not model.has_work and all(worker.state is WorkerState.READY for worker in model.workers.values())

@@ -1,0 +1,187 @@
+"""Everything the supervisor knows: models, processes, open requests. Data and what can be derived from it; no decisions. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from embeddaemon.config.settings import Settings
+from embeddaemon.errors import EmbedDaemonError
+from embeddaemon.governor.core import Governor, Wait
+from embeddaemon.governor.footprint import Footprint
+from embeddaemon.models.card import ModelCard
+from embeddaemon.models.spec import ModelSpec
+from embeddaemon.supervisor.commands import Command, Log
+from embeddaemon.supervisor.dispatch import OpenRequest, Queue
+from embeddaemon.supervisor.lifecycle import SERVING, DeathClass, Worker
+from embeddaemon.supervisor.timers import Timers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What the shell found out about where it runs, once at start."""
+
+    cores: int
+    has_bfloat16: bool
+    """Whether the processor computes bfloat16 fast (AVX512-BF16 or AMX)."""
+    device: str
+    """What ``auto`` means here: ``mps``, ``cuda`` or ``cpu``."""
+    instance: str
+    """Random name of this life of the daemon, so that clients notice a restart."""
+    version: str
+    pid: int
+    started_at: float
+
+
+class ChildKind(Enum):
+    FORK_SERVER = "fork server"
+    TEMPLATE = "template"
+    FETCHER = "fetcher"
+    WORKER = "worker"
+
+
+@dataclass(slots=True, kw_only=True)
+class Child:
+    """One process below us, from the decision to start it until it is reaped."""
+
+    number: int
+    kind: ChildKind
+    started_at: float
+    holder: str
+    """Under which its lease stands in the governor."""
+    model: str | None = None
+    parent: int | None = None
+    """The child that forked it; None when it is our own."""
+    slot: int | None = None
+    """Of a worker: which slot it lives for."""
+    pid: int | None = None
+    is_ready: bool = False
+    ending: DeathClass | None = None
+    """Why we are ending it, once we are; else its exit code tells."""
+    load_error: EmbedDaemonError | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Waiter:
+    """A client that waits for a load or an unload to be done."""
+
+    client: bytes
+    id: int
+    since: float
+    deadline: float
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelState:
+    """One configured model and everything that serves it now."""
+
+    spec: ModelSpec
+    card: ModelCard | None = None
+    footprint: Footprint | None = None
+    folder: str | None = None
+    """Where a hub model was fetched to."""
+    is_reading: bool = False
+    fetcher: int | None = None
+    template: int | None = None
+    workers: dict[int, Worker] = field(default_factory=dict)
+    """The living incarnation of each slot."""
+    incarnations: Counter[int] = field(default_factory=Counter)
+    """The last incarnation of each slot that ever lived."""
+    queue: Queue = field(default_factory=Queue)
+    is_wanted: bool = False
+    """Somebody asked for it and nothing has sent it away since."""
+    is_unloading: bool = False
+    last_used: float = 0.0
+    loaded_at: float = 0.0
+    failures: int = 0
+    """Deaths and failed loads since it last answered."""
+    retry_at: float = 0.0
+    """Nothing is started before."""
+    error: EmbedDaemonError | None = None
+    """Why it is not being started."""
+    waiting: Wait | None = None
+    """What the governor said when it last had no room for it."""
+    waiting_since: float | None = None
+    load_waiters: list[Waiter] = field(default_factory=list)
+    unload_waiters: list[Waiter] = field(default_factory=list)
+    facts: dict[str, object] = field(default_factory=dict)
+    """What the engine said when it loaded."""
+    loads: int = 0
+    deaths: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    is_reserved: bool = False
+    """Whether the first worker's lease was taken together with the template's."""
+
+    @property
+    def reserved_holder(self) -> str:
+        """The first worker's lease, taken together with the template's, until that worker starts."""
+        return f"worker:{self.name}/first"
+
+    @property
+    def serving(self) -> list[Worker]:
+        return [worker for worker in self.workers.values() if worker.state in SERVING]
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.queue) or any(worker.dispatches for worker in self.workers.values()) or bool(self.load_waiters)
+
+    @property
+    def is_absent(self) -> bool:
+        return not self.workers and self.template is None
+
+
+@dataclass(slots=True)
+class State:
+    """The supervisor's own. One owner: the core; ``commands`` is what the event in hand leads to."""
+
+    settings: Settings
+    machine: Machine
+    governor: Governor
+    random: Callable[[], float]
+    models: dict[str, ModelState]
+    timers: Timers = field(default_factory=Timers)
+    children: dict[int, Child] = field(default_factory=dict)
+    fork_server: int | None = None
+    fork_server_failures: int = 0
+    fork_server_retry_at: float = 0.0
+    open: dict[int, OpenRequest] = field(default_factory=dict)
+    """Accepted requests that have not ended, by serial."""
+    ids: dict[tuple[bytes, int], int] = field(default_factory=dict)
+    """(client, its id) to serial, to refuse an id that is in use."""
+    counts: Counter[str] = field(default_factory=Counter)
+    commands: list[Command] = field(default_factory=list)
+    drain_deadline: float | None = None
+    """Set once we are asked to stop: when accepted requests must have ended."""
+    stop_deadline: float | None = None
+    """Set once the processes are told to go: when we stop waiting for them."""
+    is_over: bool = False
+    sampled_at: float = float("-inf")
+    _numbers: int = 0
+    _serials: int = 0
+
+    @property
+    def is_draining(self) -> bool:
+        return self.drain_deadline is not None
+
+    def next_child(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def next_serial(self) -> int:
+        self._serials += 1
+        return self._serials
+
+    def child_of(self, worker: Worker) -> Child | None:
+        return self.children.get(worker.child)
+
+    def children_of(self, parent: int) -> Iterator[Child]:
+        yield from [child for child in self.children.values() if child.parent == parent]
+
+    def log(self, level: str, event: str, **fields: object) -> None:
+        self.commands.append(Log(level, event, fields))
