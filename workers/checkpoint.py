@@ -1,8 +1,8 @@
 """Weights from safetensors files to tensors in memory, and into a model, strictly.
 
-A file is opened once: its header is checked, its bytes are read (never mapped) and hashed through the same descriptor. So
-nothing that happens to the path or the file later reaches a running worker: no SIGBUS, no silently different weights. What a header
-must look like is in models/weights.py.
+A file is opened once: its header is checked, its bytes are read (never mapped) and hashed through the same descriptor.
+So nothing that happens to the path or the file later reaches a running worker: no SIGBUS, no silently different
+weights. What a header must look like is in models/weights.py.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _read_file(file: BinaryIO, path: str, dtype: torch.dtype, sha256: str | None
     for entry in header.tensors:  # in the order of the file, so that reading on is all there is to do
         raw = _read_entry(file, entry, path)
         if digest is not None:
-            digest.update(raw.numpy())
+            digest.update(raw.numpy().data)
         tensors[entry.name] = _tensor(raw, entry, path, dtype)
     if digest is not None and digest.hexdigest() != sha256:
         raise CorruptModel(f"{path} has the SHA-256 {digest.hexdigest()}, it must be {sha256}")
@@ -86,7 +86,7 @@ def _digest_so_far(file: BinaryIO) -> hashlib._Hash:
 def _read_entry(file: BinaryIO, entry: TensorEntry, path: str) -> torch.Tensor:
     """The bytes of one tensor, into memory that torch aligned."""
     raw = torch.empty(entry.end - entry.start, dtype=torch.uint8)
-    view = memoryview(raw.numpy())
+    view = raw.numpy().data
     while view:
         count = file.readinto(view)  # type: ignore[attr-defined]  # an unbuffered file has it; BinaryIO does not say so
         if not count:
@@ -106,8 +106,8 @@ def _tensor(raw: torch.Tensor, entry: TensorEntry, path: str, dtype: torch.dtype
 def assign(model: nn.Module, tensors: Mapping[str, torch.Tensor], card: ModelCard, *, prefixes: Iterable[str]) -> None:
     """Makes ``tensors`` the parameters of ``model``, which owns none of its own yet (it was built on ``meta``).
 
-    ``prefixes`` are what head classes put before the names (``bert.``). Any tensor that is missing, left over beyond the
-    allow-list, or of another shape raises CorruptModel that names it.
+    ``prefixes`` are what head classes put before the names (``bert.``). Any tensor that is missing, left over beyond
+    the allow-list, or of another shape raises CorruptModel that names it.
     """
     named = {_our_name(name, prefixes): tensor for name, tensor in tensors.items()}
     wanted = model.state_dict()

@@ -1,6 +1,7 @@
 """Which device to compute on, and in which precision: what was asked for, or what this machine does fast.
 
-A device by name is that device or an error. Asking about CUDA may initialise its driver: never called in the fork server.
+A device by name is that device or an error. Asking about CUDA may initialise its driver: never
+called in the fork server.
 """
 
 from __future__ import annotations

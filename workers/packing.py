@@ -1,4 +1,4 @@
-"""Which texts go through the model together: micro-batches within a token budget, nothing padded, order restored. Pure."""
+"""Which texts go through the model together: micro-batches within a token budget, nothing padded. Pure."""
 
 from __future__ import annotations
 
@@ -42,17 +42,6 @@ def plan(lengths: Sequence[int], token_budget: int) -> list[MicroBatch]:
     if current:
         batches.append(MicroBatch(tuple(current), tokens))
     return batches
-
-
-def positions(batches: Sequence[MicroBatch]) -> list[int]:
-    """For each text its row among all batches' rows laid end to end: ``rows[positions]`` is the order planned."""
-    where = [0] * sum(len(batch.indices) for batch in batches)
-    row = 0
-    for batch in batches:
-        for index in batch.indices:
-            where[index] = row
-            row += 1
-    return where
 
 
 def _share(tokens: int, token_budget: int) -> float:

@@ -1,7 +1,7 @@
 """Texts to token ids, by the ``tokenizers`` library on the folder's own tokenizer.json, never padded.
 
-Truncation is ours: the library would have to tokenize twice to tell how long a text was. Chunking, packing and lengths of
-requests are not here.
+Truncation is ours: the library would have to tokenize twice to tell how long a text was. What a request may carry is
+checked elsewhere (requests.py).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Tokenizer:
             ids = encoding.ids
             cut = self._cut(ids, max_tokens)
             # Of a text that is all prompt something must stay to be pooled.
-            encoded.append(Encoded(cut, min(prompt_tokens, len(cut) - 1), len(ids)))
+            encoded.append(Encoded(cut, max(0, min(prompt_tokens, len(cut) - 1)), len(ids)))
         return encoded
 
     @property
@@ -104,12 +104,12 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
 def _from_json(path: Path) -> RustTokenizer:
     try:
         return RustTokenizer.from_buffer(path.read_bytes())
-    except Exception as error:  # noqa: BLE001 (what the library raises is a plain Exception; this is the border to it)
+    except Exception as error:  # all that the library raises is a plain Exception
         raise CorruptModel(f"{path} is not a tokenizer: {str(error)[:200]}") from error
 
 
 def _follow_settings(rust: RustTokenizer, settings: JsonFile) -> None:
-    """Where tokenizer_config.json says otherwise than tokenizer.json, it goes first, as in transformers' BertTokenizer."""
+    """tokenizer_config.json goes before what tokenizer.json says, as in transformers' BertTokenizer."""
     if isinstance(rust.normalizer, BertNormalizer) and settings.is_present:
         rust.normalizer = _normalizer(settings)
 
@@ -146,8 +146,11 @@ def _normalizer(settings: JsonFile) -> BertNormalizer:
 
 
 def _lower_case_first(rust: RustTokenizer) -> None:
-    before: Normalizer | None = rust.normalizer
-    parts = list(before) if isinstance(before, NormalizerSequence) else [] if before is None else [before]
+    parts: list[Normalizer] = []
+    if isinstance(rust.normalizer, NormalizerSequence):
+        parts = [rust.normalizer[index] for index in range(len(rust.normalizer))]
+    elif rust.normalizer is not None:
+        parts = [rust.normalizer]
     if not any(isinstance(part, Lowercase) for part in parts):
         rust.normalizer = NormalizerSequence([Lowercase(), *parts])
 

@@ -1,4 +1,4 @@
-"""``ModelCard``: what a model's folder says, merged with what the operator declared. Read by folder.py; holds no weights."""
+"""``ModelCard``: what a model's folder says, merged with what the operator declared. Made by folder.py; no weights."""
 
 from __future__ import annotations
 

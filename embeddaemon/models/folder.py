@@ -100,14 +100,17 @@ def _is_jina(config: JsonFile, headers: tuple[WeightsHeader, ...]) -> bool:
 
 
 def _max_tokens(spec: ModelSpec, config: JsonFile, transformer: Path) -> int:
-    """The folder's limit as sentence-transformers takes it, never more than there are positions; the spec's goes first."""
+    """The folder's limit as sentence-transformers takes it, at most the number of positions; the spec's goes first."""
     positions = config.size("max_position_embeddings")
     if spec.max_tokens is not None:
         if not 1 <= spec.max_tokens <= positions:
             raise ConfigError(f"model {spec.name}: max_tokens is {spec.max_tokens}, the model can do 1 to {positions}")
         return spec.max_tokens
     # New folders have no max_seq_length; there the limit is the tokenizer's.
-    said = sentence_config(transformer).integer("max_seq_length")
+    sentence = sentence_config(transformer)
+    said = sentence.section("processor_kwargs").integer("model_max_length")
+    said = said or sentence.section("tokenizer_args").integer("model_max_length")
+    said = said or sentence.integer("max_seq_length")
     if not said:
         said = read_json(transformer / "tokenizer_config.json").integer("model_max_length")
     return min(said or positions, positions)

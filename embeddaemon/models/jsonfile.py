@@ -1,4 +1,4 @@
-"""The JSON files of a model folder, read with every field's type checked: what does not fit is ``CorruptModel`` with the path."""
+"""The JSON files of a model folder, every field's type checked: what does not fit is ``CorruptModel`` with the path."""
 
 from __future__ import annotations
 
@@ -73,6 +73,10 @@ class JsonFile:
         if not isinstance(value, dict):
             raise self._wrong(key, "a map")
         return value
+
+    def section(self, key: str) -> JsonFile:
+        """The map under ``key`` with the same checks; empty where it is absent."""
+        return JsonFile(self.path, self.mapping(key), is_present=key in self.values)
 
 
 def read_bytes(path: Path) -> bytes | None:

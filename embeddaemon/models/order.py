@@ -14,7 +14,7 @@ from embeddaemon.protocol.limits import Limits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOrder:
-    """One model key to load, everything decided: the card, the device, the precision as declared, the limits to enforce."""
+    """One model key to load, everything decided: card, device, precision as declared, limits to enforce."""
 
     card: ModelCard
     device: str

@@ -1,5 +1,8 @@
-"""The pipeline behind the transformer, as sentence-transformers 6.2 reads it from a folder: modules.json, pooling,
-normalise, prompts. Module types are matched by their last dotted part, since their packages were renamed."""
+"""The pipeline around the transformer, as sentence-transformers 6.2 reads it from a folder.
+
+modules.json, pooling, normalise and prompts. Module types are matched by their last dotted part, since their packages
+were renamed.
+"""
 
 from __future__ import annotations
 

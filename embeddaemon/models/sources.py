@@ -72,7 +72,7 @@ def parse_source(source: str) -> Source:
 
 
 def locate(source: Source) -> Path:
-    """The folder of a ``package:`` or ``path:`` source, resolved. Raises ModelNotFound; a hub source is not found here."""
+    """The folder of a ``package:`` or ``path:`` source, resolved. Raises ModelNotFound; not for hub sources."""
     match source.kind:
         case SourceKind.PACKAGE:
             return _in_package(source.name)

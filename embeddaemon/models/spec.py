@@ -18,7 +18,7 @@ class Pooling(Enum):
     MAX = "max"
     MEAN_SQRT_LEN = "mean_sqrt_len_tokens"
     WEIGHTED_MEAN = "weightedmean"
-    LAST_TOKEN = "lasttoken"
+    LAST_TOKEN = "lasttoken"  # noqa: S105 (a token of text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class ModelSpec:
     sha256: str | None = None
     """Digest that the weights file must have."""
     device: str = "auto"
-    """``auto`` (mps, then cuda, then cpu), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. A device by name never falls back."""
+    """``auto`` (mps, then cuda, then cpu), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. A named one never falls back."""
     precision: str = "auto"
     """``auto`` (what the processor does fast within cosine 0.9995), ``float32``, ``bfloat16`` or ``float16``."""
     estimate: int | str = AUTO_ESTIMATE

@@ -1,4 +1,4 @@
-"""The small built-in table: the bundled model, and what some published folders leave out. A folder's own word goes first."""
+"""The built-in table: the bundled model, and what some published folders leave out. A folder's own word goes first."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Safetensors files, checked before anybody maps or reads them: only the header is read here, never a weight.
 
-The rules are those of the format (safetensors, ``tensor.rs``): offsets start at 0, without holes or overlaps, sizes equal
-shape times dtype, nothing behind the last tensor. Broken in any way means ``CorruptModel`` with the path and the reason.
-Reading the tensors themselves is in workers/checkpoint.py.
+The rules are those of the format (safetensors, ``tensor.rs``): offsets start at 0, without holes or overlaps, sizes
+equal shape times dtype, nothing behind the last tensor. Broken in any way means ``CorruptModel`` with the path and the
+reason. Reading the tensors themselves is in workers/checkpoint.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The seam between a worker and what computes in it: ids and lengths in, float32 rows out.
 
-``LoadedModel`` is the seam. The torch engine (``torch_engine``) is the default; each engine is a folder beside it with a
-function ``load(order: LoadOrder) -> LoadedModel``.
+``LoadedModel`` is the seam. The torch engine (``torch_engine``) is the default; each engine is a folder beside it with
+a function ``load(order: LoadOrder) -> LoadedModel``.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class LoadedModel(Protocol):
     def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
         """Texts laid end to end, equal lengths beside each other, to pooled vectors.
 
-        ``ids`` (tokens,), ``lengths`` (texts,) with ``lengths.sum() == tokens``; ``prompt_lengths`` (texts,) are left out
-        of the pooling, None when nothing is. Returns (texts, dim) float32 as the model's own pipeline gives them, before
-        any normalisation.
+        ``ids`` (tokens,), ``lengths`` (texts,) with ``lengths.sum() == tokens``; ``prompt_lengths`` (texts,) are left
+        out of the pooling, None when nothing is. Returns (texts, dim) float32 as the model's own pipeline gives them,
+        before any normalisation.
         """
         ...
 

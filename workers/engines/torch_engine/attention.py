@@ -1,6 +1,6 @@
 """Attention over texts that lie end to end in one row, as one function that transformers' classes call.
 
-The row is divided by lengths which travel as a keyword argument through the model's forward; no mask and no padding exist.
+The row is divided by lengths, which travel as a keyword argument through the model's forward; there is no padding.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def packed_attention(
     dropout: float = 0.0,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Every text attends to itself. Called by transformers; all of (1, heads, tokens, head dim) in, (1, tokens, heads, head dim) out."""
+    """Every text attends to itself. Called by transformers.
+
+    Query, key and value of (1, heads, tokens, head dim) in, (1, tokens, heads, head dim) out.
+    """
     assert attention_mask is None, "packed attention takes no mask"
     assert dropout == 0.0, "nothing is trained here"
     del module
@@ -64,7 +67,7 @@ def packed_attention(
     result = query.new_empty(1, tokens, heads, head_dim)
     for group in groups:
         rows = _attend(query, key, value, group, scaling)
-        result[0, group.start : group.start + group.tokens].unflatten(0, (group.texts, group.length)).copy_(rows)
+        result.narrow(1, group.start, group.tokens).view(rows.shape).copy_(rows)
     return result, None
 
 
@@ -80,7 +83,7 @@ def _attend(
 def _texts_of(projected: torch.Tensor, group: LengthGroup) -> torch.Tensor:
     """A view. (1, heads, tokens, head dim) to (texts, heads, length, head dim)."""
     rows = projected[0].narrow(1, group.start, group.tokens)
-    return rows.unflatten(1, (group.texts, group.length)).transpose(0, 1)
+    return rows.view(rows.shape[0], group.texts, group.length, rows.shape[-1]).transpose(0, 1)
 
 
 def no_mask(*_: object, **__: object) -> None:

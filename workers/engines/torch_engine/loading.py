@@ -1,7 +1,7 @@
 """From a load order to a model in memory: device, precision, weights, tokenizer, warm-up.
 
-Runs in a process that forks afterwards (a template), so nothing here starts a thread, given that the process set torch to
-one thread first. CUDA is touched only when the order's device is a CUDA device or ``auto``.
+Runs in a process that forks afterwards (a template), so nothing here starts a thread, given that the process set torch
+to one thread first. CUDA is touched only when the order's device is a CUDA device or ``auto``.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ _WARM_UP_LENGTHS = ((8,), (16, 16, 16), (12, 40, 40, 120))
 
 
 def preload() -> None:
-    """Proof that everything which a load needs is imported and that importing it computed nothing: for the fork server."""
+    """Proof for the fork server that all which a load needs is imported, and that CUDA was not touched."""
     missing = [name for name in _NEEDED if name not in sys.modules]
     assert not missing, f"not imported by the torch engine: {missing}"
-    assert not torch.cuda.is_initialized(), "CUDA does not survive a fork"
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch gives it no types
+    assert not initialized, "CUDA does not survive a fork"
 
 
 def load(order: LoadOrder) -> TorchModel:

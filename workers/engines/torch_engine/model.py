@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers.models.bert.modeling_bert import BertModel
+from torch import nn
 
 from embeddaemon.models.card import ModelCard
 from embeddaemon.workers.engines import Encoded, EngineFacts, Ids, Rows
@@ -19,7 +19,7 @@ from embeddaemon.workers.tokenization import Tokenizer
 class TorchModel:
     """One model in memory on one device."""
 
-    def __init__(self, model: BertModel, tokenizer: Tokenizer, card: ModelCard, facts: EngineFacts) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, card: ModelCard, facts: EngineFacts) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._card = card

@@ -1,11 +1,12 @@
 """Token vectors to one vector per text, group of equal lengths by group, accumulated in float32.
 
-As sentence-transformers 6.2 pools (its ``pooling.py``): several modes are concatenated, prompt tokens are left out where the
-model wants that, and keep their positions' weights. Normalising is a separate step and not here.
+As sentence-transformers 6.2 pools (its ``pooling.py``): several modes are concatenated, prompt tokens are left out
+where the model wants that, the other tokens keep their positions' weights. Normalising is a separate step and not here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,11 +21,11 @@ def pool(
     modes: Sequence[Pooling],
     prompt_lengths: torch.Tensor | None,
 ) -> torch.Tensor:
-    """(tokens, dim) to (texts, dim * modes) in float32. ``prompt_lengths`` (texts,): tokens at the start to leave out."""
+    """(tokens, dim) to (texts, dim * modes) in float32. ``prompt_lengths`` (texts,): left out at the start."""
     pooled: list[torch.Tensor] = []
     text = 0
     for group in groups:
-        rows = hidden.narrow(0, group.start, group.tokens).unflatten(0, (group.texts, group.length)).float()
+        rows = hidden.narrow(0, group.start, group.tokens).view(group.texts, group.length, -1).float()
         left_out = None if prompt_lengths is None else prompt_lengths.narrow(0, text, group.texts)
         pooled.append(_pool_group(rows, modes, left_out))
         text += group.texts
@@ -53,10 +54,10 @@ def _pool_all(rows: torch.Tensor, mode: Pooling) -> torch.Tensor:
         case Pooling.MEAN:
             return rows.sum(dim=1) / length
         case Pooling.MEAN_SQRT_LEN:
-            return rows.sum(dim=1) / length**0.5
+            return rows.sum(dim=1) / math.sqrt(length)
         case Pooling.WEIGHTED_MEAN:
             weights = torch.arange(1, length + 1, device=rows.device, dtype=rows.dtype)
-            return torch.einsum("tld,l->td", rows, weights) / weights.sum()
+            return (rows * weights.view(1, length, 1)).sum(dim=1) / weights.sum()
 
 
 def _pool_kept(rows: torch.Tensor, kept: torch.Tensor, left_out: torch.Tensor, mode: Pooling) -> torch.Tensor:
@@ -76,4 +77,4 @@ def _pool_kept(rows: torch.Tensor, kept: torch.Tensor, left_out: torch.Tensor, m
             return (rows * kept.unsqueeze(-1)).sum(dim=1) / counts.sqrt()
         case Pooling.WEIGHTED_MEAN:
             weights = torch.arange(1, length + 1, device=rows.device, dtype=rows.dtype) * kept  # (texts, length)
-            return torch.einsum("tld,tl->td", rows, weights) / weights.sum(dim=1, keepdim=True)
+            return (rows * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertModel
 
@@ -17,7 +19,7 @@ from embeddaemon.workers.engines.torch_engine import attention
 _PREFIXES = ("bert.",)
 
 
-def build(config: Mapping[str, object], card: ModelCard, dtype: torch.dtype) -> BertModel:
+def build(config: Mapping[str, object], card: ModelCard, dtype: torch.dtype) -> nn.Module:
     """The model with the card's weights, on the CPU, ready for inference. Raises CorruptModel."""
     try:
         bert_config = BertConfig.from_dict(dict(config))
@@ -25,18 +27,20 @@ def build(config: Mapping[str, object], card: ModelCard, dtype: torch.dtype) -> 
         # On meta nothing is allocated and nothing initialised: the checkpoint's tensors become the parameters.
         with torch.device("meta"):
             model = BertModel(bert_config, add_pooling_layer=False)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
         raise CorruptModel(f"{card.transformer_folder}/config.json makes no BERT: {error}") from error
     checkpoint.assign(model, checkpoint.read_tensors(card, dtype), card, prefixes=_PREFIXES)
     # Buffers that no checkpoint has; transformers fills them when a model is built with memory.
     positions = bert_config.max_position_embeddings
-    model.embeddings.position_ids = torch.arange(positions).expand((1, -1))
-    model.embeddings.token_type_ids = torch.zeros((1, positions), dtype=torch.long)
-    return model.requires_grad_(requires_grad=False).eval()
+    model.embeddings.position_ids = nn.Buffer(torch.arange(positions).expand((1, -1)), persistent=False)
+    model.embeddings.token_type_ids = nn.Buffer(torch.zeros((1, positions), dtype=torch.long), persistent=False)
+    model.requires_grad_(requires_grad=False)
+    model.train(mode=False)
+    return model
 
 
 def forward(
-    model: BertModel, ids: torch.Tensor, positions: torch.Tensor, groups: Sequence[attention.LengthGroup]
+    model: nn.Module, ids: torch.Tensor, positions: torch.Tensor, groups: Sequence[attention.LengthGroup]
 ) -> torch.Tensor:
     """``ids`` and ``positions`` (tokens,) to the last hidden state (tokens, hidden)."""
     output = model(
