@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt
+BENCHMARKS ?= $(wildcard benchmarks/bench_*.py)
 FAST_TESTS := tests/unit tests/property tests/contract tests/architecture tests/typing
 
 .DEFAULT_GOAL := help
@@ -16,7 +17,7 @@ help:
 	@echo "make test         lint, types, import arrows and every test except soak"
 	@echo "make check        lint, types, import arrows and the fast tests: before every commit"
 	@echo "make serve        run the daemon in the foreground (ARGS='--model name=path:DIR')"
-	@echo "make bench        run the benchmarks (ARGS='bulk ...')"
+	@echo "make bench        run the benchmarks (BENCHMARKS='benchmarks/bench_...')"
 	@echo "make soak         the long trials"
 	@echo "make format       format the code and apply the linter's safe repairs"
 	@echo "make clean        remove caches and build products; distclean removes .venv too"
@@ -56,7 +57,7 @@ serve: $(BIN)/.daemon
 	@$(BIN)/embeddaemon serve $(ARGS)
 
 bench: $(BIN)/.bench
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@for script in $(BENCHMARKS); do echo "== $$script" && $(BIN)/python $$script $(ARGS) || exit 1; done
 
 # ---- Checking ----
 
@@ -71,8 +72,8 @@ soak: $(BIN)/.tools
 	@$(BIN)/python -m pytest -q -m soak -o faulthandler_timeout=3600 $(ARGS)
 
 lint: $(BIN)/.tools
-	@$(BIN)/ruff format --quiet --check .
-	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check --output-format concise .
+	@$(BIN)/ruff check --quiet --output-format concise .
 
 types: $(BIN)/.tools
 	@$(BIN)/mypy --no-error-summary

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import zmq
 
-from tests.support.waiting import seconds, wait_until
+from tests.support.waiting import wait_until
 
 _MARK = "EMBEDDAEMON_TEST_RUN"
 _GRACE_SECONDS = 2.0
@@ -66,7 +66,8 @@ def kill_processes_since(before: Snapshot) -> None:
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=seconds(2.0))
+    with contextlib.suppress(pytest.fail.Exception):
+        wait_until(lambda: not any(map(_is_alive, left)), 2.0)
 
 
 def _differences(before: Snapshot) -> list[str]:
@@ -118,6 +119,12 @@ def _ancestors(process: psutil.Process) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.parents()
     return []
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _is_pythons_own(process: psutil.Process) -> bool:
