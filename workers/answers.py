@@ -1,4 +1,4 @@
-"""The frames of a worker's answers: the link's ``Result`` header, then the client's answer, ready to be sent on. Pure."""
+"""The frames of a worker's answers: the link's ``Result`` header, then the client's own, ready to be sent on. Pure."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ class Sender:
     worker: int
     incarnation: int
 
+    def __str__(self) -> str:
+        return f"{self.worker}.{self.incarnation}"
+
 
 def error_frames(sender: Sender, serial: int, client_id: int, error: EmbedDaemonError, *, texts: int = 0) -> Frames:
     """A request that ended without its result."""
@@ -56,7 +59,14 @@ def tokens_frames(sender: Sender, item: link.Item, client_id: int, tokenized: To
 
 
 def vectors_frames(
-    sender: Sender, item: link.Item, request: Embed, tokenized: Tokenized, rows: Rows, tokenize_us: int, compute_us: int
+    sender: Sender,
+    item: link.Item,
+    request: Embed,
+    tokenized: Tokenized,
+    rows: Rows,
+    *,
+    tokenize_us: int,
+    compute_us: int,
 ) -> Frames:
     """``rows`` as the client asked for them, each text of the request in its place."""
     if tokenized.positions is not None:
@@ -109,4 +119,4 @@ def _wire(array: npt.NDArray[np.generic], dtype: str) -> memoryview:
     """The array's bytes in row order, little endian; a view, unless this machine counts the other way round."""
     if sys.byteorder != "little":
         array = array.astype(dtype)
-    return memoryview(np.ascontiguousarray(array)).cast("B")
+    return np.ascontiguousarray(array).data.cast("B")

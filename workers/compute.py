@@ -76,7 +76,7 @@ class Compute:
         self._waiting: dict[Lane, deque[_MicroBatch]] = {lane: deque() for lane in Lane}
         self._thread = threading.Thread(target=self._live, name="compute", daemon=True)
 
-    # -- for the intake thread -------------------------------------------------------------------------------------------
+    # -- for the intake thread ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
         self._thread.start()
@@ -99,7 +99,7 @@ class Compute:
     def busy(self) -> bool:
         return self._submitted != self._ended
 
-    # -- the compute thread ----------------------------------------------------------------------------------------------
+    # -- the compute thread -------------------------------------------------------------------------------------------
 
     def _live(self) -> None:
         """A dead thread behind a live process must be impossible: whatever gets this far ends the process."""
@@ -204,12 +204,16 @@ class Compute:
             log.error("worker %s: %s", self._sender, error.message)  # noqa: TRY400 - said where it was found
             self._end(work, error)
             return
-        self._send(
-            work,
-            vectors_frames(
-                self._sender, work.item, work.request, work.tokenized, rows, work.tokenize_us, work.compute_us
-            ),
+        frames = vectors_frames(
+            self._sender,
+            work.item,
+            work.request,
+            work.tokenized,
+            rows,
+            tokenize_us=work.tokenize_us,
+            compute_us=work.compute_us,
         )
+        self._send(work, frames)
 
     def _failed(self, rows: _MicroBatch, error: Exception) -> None:
         """One request's failure is not another's: those that shared the pass are tried again, each by itself."""

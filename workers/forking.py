@@ -6,6 +6,7 @@ supervisor's decision. End-of-file on the control socket means that the supervis
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -13,7 +14,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NoReturn
 
 from embeddaemon.errors import ProtocolError
@@ -33,30 +33,25 @@ _ROLES: dict[type[control.ToForker], guard.Role] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Child:
-    number: int
-    pid: int
-    pidfd: int | None
-
-
 class Forker:
     """Owns the control socket and the children that it forked."""
 
     def __init__(self, connection: socket.socket, midwife: Midwife) -> None:
         self._connection = connection
         self._midwife = midwife
-        self._children: dict[int, _Child] = {}
+        self._children: dict[int, int] = {}
+        """pid to the supervisor's number."""
+        self._deaths = _Deaths()
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
-        self._wakeup = None if _has_pidfd() else _SignalWakeup(self._poll)
+        self._poll.register(self._deaths.descriptor, select.POLLIN)
 
     def serve(self) -> NoReturn:
         """Until end-of-file on the control socket; then the process is over, and its children with it."""
         try:
             while True:
                 ready = {descriptor for descriptor, _ in self._poll.poll()}
-                if ready - {self._connection.fileno()}:
+                if self._deaths.descriptor in ready:
                     self._reap()
                 if self._connection.fileno() in ready:
                     self._obey()
@@ -87,7 +82,7 @@ class Forker:
     def _fork(self, command: control.ToForker, passed: socket.socket | None) -> None:
         threads = guard.thread_count()
         if threads != 1:
-            raise AssertionError(f"{threads} threads where a fork is coming: the child could wait for a lock for ever: bug")
+            raise AssertionError(f"{threads} threads where a fork is coming, a lock could stay held for ever: bug")
         parent = os.getpid()
         _flush()
         try:
@@ -98,87 +93,68 @@ class Forker:
             return
         if pid == 0:
             run_child(lambda: self._be_born(command, passed, parent))
-        self._watch(command.child, pid)
+        self._children[pid] = command.child
         self.send(control.Forked(command.child, pid))
 
     def _be_born(self, command: control.ToForker, passed: socket.socket | None, parent: int) -> int:
-        """In the child: nothing of the parent's stays open, above all not its control socket, whose end others wait for."""
+        """In the child: nothing of the parent's stays open, above all not the control socket, whose end is a signal."""
         guard.enter(_ROLES[type(command)], parent)
         self._connection.close()
-        for sibling in self._children.values():
-            if sibling.pidfd is not None:
-                os.close(sibling.pidfd)
+        self._deaths.close()
         self._children.clear()
-        if self._wakeup is not None:
-            self._wakeup.close()
         return self._midwife(command, passed)
 
-    def _watch(self, number: int, pid: int) -> None:
-        pidfd = os.pidfd_open(pid) if sys.platform == "linux" and self._wakeup is None else None
-        if pidfd is not None:
-            self._poll.register(pidfd, select.POLLIN)
-        self._children[pid] = _Child(number, pid, pidfd)
-
     def _reap(self) -> None:
-        if self._wakeup is not None:
-            self._wakeup.drain()
-        for child in list(self._children.values()):
-            pid, status = os.waitpid(child.pid, os.WNOHANG)
+        """Every child that ended. One that we did not fork is somebody's import asking the system something."""
+        self._deaths.drain()
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
             if pid == 0:
-                continue
-            del self._children[child.pid]
-            if child.pidfd is not None:
-                self._poll.unregister(child.pidfd)
-                os.close(child.pidfd)
-            self.send(control.Exited(child.number, child.pid, os.waitstatus_to_exitcode(status)))
+                return
+            number = self._children.pop(pid, None)
+            if number is not None:
+                self.send(control.Exited(number, pid, os.waitstatus_to_exitcode(status)))
 
     def _end(self, code: int) -> NoReturn:
         for pid in self._children:
-            os.kill(pid, signal.SIGKILL)  # not reaped yet, so the pid is still the child's
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # not reaped yet, so the pid is still the child's
         _flush()
         os._exit(code)
 
 
-class _SignalWakeup:
-    """Wakes the poll at SIGCHLD, where the kernel has no pidfd."""
+class _Deaths:
+    """Readable when children ended: one mechanism for every system, where a pidfd for each child needs a second one."""
 
-    def __init__(self, poll: select.poll) -> None:
+    def __init__(self) -> None:
         self._ours, self._signals = socket.socketpair()
-        self._ours.setblocking(False)
-        self._signals.setblocking(False)
+        for end in (self._ours, self._signals):
+            end.settimeout(0)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
-        poll.register(self._ours, select.POLLIN)
+        self.descriptor = self._ours.fileno()
 
     def drain(self) -> None:
-        try:
+        """Before reaping, so that a death in between wakes again."""
+        with contextlib.suppress(BlockingIOError):
             while self._ours.recv(4096):
                 pass
-        except BlockingIOError:
-            return
 
     def close(self) -> None:
-        signal.set_wakeup_fd(-1)
+        """In a child, whose signals are its own already."""
         self._ours.close()
         self._signals.close()
 
 
-def _has_pidfd() -> bool:
-    if not hasattr(os, "pidfd_open"):
-        return False
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except OSError:
-        return False
-    return True
-
-
 def run_child(main: Callable[[], int]) -> NoReturn:
-    """The whole life of a forked process: never returns into the parent's stack and runs none of the parent's exit handlers."""
+    """The whole life of a forked process: never returns into the parent's stack, runs none of its exit handlers."""
     code = control.EXIT_BUG
     try:
         code = main()
-    except BaseException:  # noqa: BLE001 - the boundary of a process
+    except BaseException:  # the boundary of a process
         log.exception("process %s failed", os.getpid())
     finally:
         _flush()

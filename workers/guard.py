@@ -1,4 +1,4 @@
-"""What every process of ours does first: dies with its parent, offers itself to the kernel's OOM killer, owns its signals.
+"""What every process of ours does first: dies with its parent, goes before it when memory ends, owns its signals.
 
 Must run in the process's main thread. The chain is supervisor → fork server → template → worker: each link is
 PR_SET_PDEATHSIG, which no held GIL can delay. Where there is no prctl (macOS) the lifeline does it: end-of-file on the
@@ -57,8 +57,8 @@ def enter(role: Role, expected_parent: int) -> None:
 def _die_with_parent(expected_parent: int) -> None:
     """SIGKILL for us as soon as the parent's forking thread ends.
 
-    The parent may have died before the call. Compared with its pid and not with 1, which in a container is a parent like
-    any other; 0 is a parent in another pid namespace, of which only the lifeline can tell.
+    The parent may have died before the call. Compared with its pid and not with 1, which in a container is a parent
+    like any other; 0 is a parent in another pid namespace, of which only the lifeline can tell.
     """
     if sys.platform == "linux":
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -83,8 +83,8 @@ def _set_name(name: str) -> None:
 def own_signals() -> None:
     """Our own handlers and mask instead of the parent's.
 
-    SIGINT and SIGHUP reach a terminal's whole process group and are the supervisor's to understand. SIGUSR1 writes every
-    thread's stack to stderr: what the supervisor asks of a stalled worker before it kills it.
+    SIGINT and SIGHUP reach a terminal's whole process group and are the supervisor's to understand. SIGUSR1 writes
+    every thread's stack to stderr: what the supervisor asks of a stalled worker before it kills it.
     """
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -107,7 +107,7 @@ def raise_oom_score(score: int) -> None:
 
 
 def exit_at_end_of_file(lifeline: int) -> None:
-    """A thread that ends the process when the other end of ``lifeline`` closes. For spawned workers: it can never fork again."""
+    """A thread that ends the process when ``lifeline`` reads end-of-file. For spawned workers, which never fork."""
     threading.Thread(target=_wait_for_end, args=(lifeline,), name="lifeline", daemon=True).start()
 
 

@@ -64,7 +64,7 @@ class Intake:
         while not self._compute.ended(self._until_heartbeat()):
             self._beat_when_due()
 
-    # -- heartbeats ------------------------------------------------------------------------------------------------------
+    # -- heartbeats ---------------------------------------------------------------------------------------------------
 
     def _until_heartbeat(self) -> float:
         return max(0.0, self._next_heartbeat - time.monotonic())
@@ -83,7 +83,7 @@ class Intake:
         )
         self._connection.send(link.encode_from_worker(heartbeat))
 
-    # -- dispatches ------------------------------------------------------------------------------------------------------
+    # -- dispatches ---------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
         frames = self._connection.recv_multipart()

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from embeddaemon.errors import BadOutput, EmbedDaemonError, FailedLoad, chain
+from embeddaemon.errors import EmbedDaemonError, FailedLoad, chain
 from embeddaemon.models.order import LoadOrder
 from embeddaemon.workers import measure
 from embeddaemon.workers.engines import LoadedModel
 from embeddaemon.workers.program import EngineProgram
 
-_WARM_UP = (("warm up",), ("a", "a few words", "a few words", "a sentence of some more words than the others have"))
+_TEXTS = ("a", "a few words", "a sentence of some more words than the others have")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,33 +29,33 @@ class Loaded:
     facts: dict[str, Any]
     seconds: float
     peak_bytes: int
-    """The most that the process had for itself while loading: resident at the peak, less what it shared when it began."""
+    """The most that the process had for itself while loading: resident at the peak, less what it shared at first."""
 
 
 def load(program: EngineProgram, order: LoadOrder) -> Loaded:
-    """Loads and warms up. Raises EmbedDaemonError, or whatever the engine raised."""
+    """Loads, which warms up as well, and proves. Raises EmbedDaemonError, or whatever the engine raised."""
     shared = measure.resident_bytes()
     start = time.monotonic()
     model = program.load(order)
-    for texts in _WARM_UP:
-        _compute(model, order, texts)
+    _prove(model, order)
     seconds = time.monotonic() - start
     peak = max(measure.peak_resident_bytes() - shared, measure.private_bytes())
     return Loaded(model, order, asdict(model.facts), seconds, peak)
 
 
-def _compute(model: LoadedModel, order: LoadOrder, texts: tuple[str, ...]) -> None:
-    """One micro-batch of known texts: compiles what will be needed, and shows before the first request that it works."""
-    encoded = sorted(model.tokenize(texts, prompt="", max_tokens=order.card.max_tokens), key=lambda one: len(one.ids))
+def _prove(model: LoadedModel, order: LoadOrder) -> None:
+    """One micro-batch of known texts, which shows before the first request that the model works."""
+    encoded = sorted(model.tokenize(_TEXTS, prompt="", max_tokens=order.card.max_tokens), key=lambda one: len(one.ids))
     ids = np.array([token for one in encoded for token in one.ids], dtype=np.int32)
     lengths = np.array([len(one.ids) for one in encoded], dtype=np.int32)
     rows = model.forward(ids, lengths, None)
-    if rows.shape != (len(texts), order.card.dim):
+    if rows.shape != (len(_TEXTS), order.card.dim):
         raise FailedLoad(
-            f"{order.card.folder}: the model gives vectors of {rows.shape[-1]} dimensions, its configuration says {order.card.dim}"
+            f"{order.card.folder}: the model gives vectors of {rows.shape[-1]} dimensions, "
+            f"its configuration says {order.card.dim}"
         )
     if not (np.isfinite(rows).all() and rows.any(axis=1).all()):
-        raise FailedLoad(f"{order.card.folder}: the model's vectors are not finite or all zero", cause=(BadOutput.__name__,))
+        raise FailedLoad(f"{order.card.folder}: the model's vectors are not finite or all zero")
 
 
 def load_error(what: str, error: Exception) -> EmbedDaemonError:

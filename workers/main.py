@@ -1,8 +1,8 @@
-"""A worker's life: one model, two threads. *Intake* is the main thread, *compute* the other; a dead thread ends the process.
+"""A worker's life: one model, two threads. *Intake* is the main one, *compute* the other; a dead one ends the process.
 
 Forked from a template (the model is there), or from the fork server (it loads for itself), or, where forking cannot be
-used, a fresh interpreter: ``python -m embeddaemon.workers.main --spawn --parent-pid P`` reads one command from stdin (four
-bytes of length, big endian, then the packet of a ``control.ForkWorker`` with its order), and stdin is its lifeline after.
+used, a fresh interpreter: ``python -m embeddaemon.workers.main --spawn --parent-pid P`` reads one command from stdin
+(four bytes of length, big endian, then the packet of a ``control.ForkWorker`` with its order); then it is its lifeline.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Sockets:
 
 
 def _connect(command: control.ForkWorker) -> _Sockets:
-    """The worker's two links. No high-water marks: credits bound what is under way, and a result may never be dropped."""
+    """The worker's two links. No high-water marks: credits bound what is under way; a result may never be dropped."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
     intake_id = link.routing_id(command.worker, command.incarnation)
     sockets = []
@@ -76,9 +76,7 @@ def run_loading_worker(command: control.ForkWorker, program: EngineProgram) -> i
     return _serve(command, loaded, sockets, loads=1)
 
 
-def _report_failure(
-    command: control.ForkWorker, sockets: _Sockets, error: EmbedDaemonError, raised: Exception
-) -> None:
+def _report_failure(command: control.ForkWorker, sockets: _Sockets, error: EmbedDaemonError, raised: Exception) -> None:
     if error is not raised:
         log.error("worker %s.%s could not load", command.worker, command.incarnation, exc_info=raised)
     failure = link.LoadFailed(command.worker, command.incarnation, error_to_map(error))
@@ -108,7 +106,7 @@ def _ready(command: control.ForkWorker, loaded: Loaded, loads: int) -> link.Read
     )
 
 
-# -- a worker that is a fresh interpreter --------------------------------------------------------------------------------
+# -- a worker that is a fresh interpreter ----------------------------------------------------------------------------
 
 
 def spawned_worker(argv: Sequence[str], program: EngineProgram) -> NoReturn:

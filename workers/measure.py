@@ -15,7 +15,7 @@ _PRIVATE = (b"Private_Dirty:", b"Private_Hugetlb:", b"Swap:")
 
 
 def private_bytes() -> int:
-    """Bytes that would come back if this process ended: what it shares with its template is not counted. Takes 1–10 ms."""
+    """Bytes that would come back if this process ended, so nothing that it shares. Takes milliseconds."""
     try:
         lines = _ROLLUP.read_bytes().splitlines()
     except OSError:
@@ -52,7 +52,7 @@ def _status_bytes(key: bytes) -> int:
 
 
 def settle() -> None:
-    """Leaves memory as forks should find it: no garbage, objects where no collection touches them, free pages returned."""
+    """Leaves memory as forks should find it: no garbage, objects where no collection touches them, free pages back."""
     gc.collect()
     gc.freeze()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's only

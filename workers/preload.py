@@ -1,8 +1,8 @@
-"""The fork server: imports everything, computes nothing, proves it, then forks templates, fetchers and self-loading workers.
+"""The fork server: imports everything, computes nothing, proves it, then forks templates, fetchers and more.
 
 ``python -m embeddaemon.workers.preload --control-fd N --parent-pid P`` with the torch engine; another engine calls
-``run_fork_server`` from a program of its own. The environment (threads of BLAS, of tokenizers, of malloc's arenas) must be
-right before exec: it is the supervisor that sets it, and the thread count is the proof.
+``run_fork_server`` from a program of its own. The environment (threads of BLAS and of tokenizers, malloc's thresholds)
+must be right before exec: it is the supervisor that sets it, and the thread count is the proof.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def run_fork_server(argv: Sequence[str], program: EngineProgram) -> int:
-    """The fork server's life; returns only the exit code of a failed preload."""
+    """The fork server's life; the exit code of a failed preload is all that it ever returns."""
     parser = argparse.ArgumentParser(prog="embeddaemon.workers.preload", description="The fork server of embeddaemon.")
     parser.add_argument("--control-fd", type=int, required=True, help="the control socket, a Unix SOCK_SEQPACKET")
     parser.add_argument("--parent-pid", type=int, required=True, help="pid of the supervisor, as it knows it")
@@ -40,7 +40,7 @@ def run_fork_server(argv: Sequence[str], program: EngineProgram) -> int:
     try:
         modules = _preload(program)
     except Exception as error:
-        # The one place where an import error must not be swallowed: without its imports every worker would be slow or dead.
+        # Swallowed, this would make every worker slow or dead.
         log.exception("the fork server could not import what workers need")
         failure = load_error("what workers need", error)
         connection.send(control.encode(control.LoadFailed(error_to_map(failure))))
@@ -48,7 +48,7 @@ def run_fork_server(argv: Sequence[str], program: EngineProgram) -> int:
     measure.settle()
     ready = control.ForkServerReady(os.getpid(), modules, guard.thread_count(), measure.private_bytes())
     connection.send(control.encode(ready))
-    Forker(connection, _midwife(program)).serve()
+    return Forker(connection, _midwife(program)).serve()
 
 
 def _preload(program: EngineProgram) -> list[str]:

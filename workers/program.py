@@ -14,7 +14,7 @@ class EngineProgram:
     """An engine seen from outside. The real one is ``preload.torch_program()``; tests have one without torch."""
 
     preload: Callable[[], Sequence[str]]
-    """Imports everything that a worker will ever need, computes nothing, and names the modules that must be there now."""
+    """Imports all that a worker will ever need, computes nothing, and names the modules that must be there now."""
     use_one_thread: Callable[[], None]
     """Before the first operator of a process that will fork."""
     load: Callable[[LoadOrder], LoadedModel]

@@ -1,4 +1,4 @@
-"""From a client's frames to token ids: what is allowed, which prompt goes before, what was cut, which texts are the same. Pure.
+"""From a client's frames to token ids: what is allowed, which prompt goes before, what was cut or is a repeat. Pure.
 
 Raises our Invalid errors and ProtocolError; whoever calls answers them.
 """
@@ -96,7 +96,8 @@ def _prompt(request: ModelRequest, card: ModelCard) -> str:
     if request.task is not None and request.task not in card.prompts:
         known = sorted(card.prompts)
         raise UnknownTask(
-            f"{card.name} has no task {request.task!r}, known are: {', '.join(known) or 'none'}", details={"known": known}
+            f"{card.name} has no task {request.task!r}, known are: {', '.join(known) or 'none'}",
+            details={"known": known},
         )
     if request.prompt is not None:
         return request.prompt
@@ -135,7 +136,7 @@ def _encode_ids(body: TokenIds, model: LoadedModel, card: ModelCard) -> tuple[li
         largest = max(ids)
         if largest >= card.vocabulary:
             raise InvalidInput(
-                f"token id {largest} of text {index} is outside the vocabulary of {card.name}, ids are below {card.vocabulary}",
+                f"token id {largest} of text {index} is not one of {card.name}, whose ids are below {card.vocabulary}",
                 details={"index": index, "id": largest, "vocabulary": card.vocabulary},
             )
     unique, positions = _unique(body.ids)

@@ -1,4 +1,4 @@
-"""A template: forked from the fork server, loads one model key once with one thread, then only waits and forks its workers."""
+"""A template: forked from the fork server, loads one model key once, with one thread, then waits and forks workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def run_template(connection: socket.socket, order_map: Mapping[str, Any], program: EngineProgram) -> int:
-    """A template's life; returns only the exit code of a failed load."""
+    """A template's life; the exit code of a failed load is all that it ever returns."""
     program.use_one_thread()
     try:
         order = order_from_map(order_map)
@@ -39,7 +39,7 @@ def run_template(connection: socket.socket, order_map: Mapping[str, Any], progra
         load_seconds=loaded.seconds,
         facts=loaded.facts,
     )
-    _serve(connection, loaded, ready)
+    return _serve(connection, loaded, ready)
 
 
 def _check_one_thread() -> None:

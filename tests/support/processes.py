@@ -1,4 +1,4 @@
-"""A stand-in for the supervisor: drives a fork server, templates and workers over their real sockets, one test at a time.
+"""A stand-in for the supervisor: drives a fork server, templates and workers over their real sockets.
 
 Waiting is for a message or for the death of a pid; both have a deadline that scales with the machine.
 """
@@ -157,7 +157,7 @@ class StandIn:
         self._context.destroy(0)
         self._path.unlink(missing_ok=True)
 
-    # -- processes -------------------------------------------------------------------------------------------------------
+    # -- processes ----------------------------------------------------------------------------------------------------
 
     def start_fork_server(
         self, environment: Mapping[str, str] | None = None, stderr: int | None = None, parent_pid: int | None = None
@@ -238,7 +238,7 @@ class StandIn:
         template.receive(control.TemplateReady)
         return Tree(server, process.pid, template, forked, self.fork_worker(template))
 
-    # -- the link --------------------------------------------------------------------------------------------------------
+    # -- the link -----------------------------------------------------------------------------------------------------
 
     def dispatch(self, *requests: Request, worker: int = 1, incarnation: int = 1) -> list[int]:
         """Sends them together; gives their serials."""
@@ -253,7 +253,8 @@ class StandIn:
         return serials
 
     def drain(self, worker: int = 1, incarnation: int = 1) -> None:
-        self.router.send_multipart([link.routing_id(worker, incarnation), link.encode_to_worker(link.Drain(incarnation))])
+        header = link.encode_to_worker(link.Drain(incarnation))
+        self.router.send_multipart([link.routing_id(worker, incarnation), header])
 
     def receive_frames(self, within_seconds: float = 10.0) -> tuple[link.FromWorker, list[bytes]]:
         """The next message that is no heartbeat; those are kept aside."""

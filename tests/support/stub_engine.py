@@ -228,7 +228,7 @@ def stub_card(
     include_prompt: bool = True,
     default_task: str | None = None,
 ) -> ModelCard:
-    """A card that only the stub engine can load: tasks ``query`` and ``document``, dimensions ``dim`` and ``dim // 2``."""
+    """A card for the stub engine: tasks ``query`` and ``document``, dimensions ``dim`` and ``dim // 2``."""
     return ModelCard(
         name=name,
         folder=str(folder),

@@ -1,4 +1,4 @@
-"""The fork server with the stub engine: a program, ``python tests/support/stub_fork_server.py --control-fd N --parent-pid P``."""
+"""The fork server with the stub engine, a program: ``stub_fork_server.py --control-fd N --parent-pid P``."""
 
 from __future__ import annotations
 

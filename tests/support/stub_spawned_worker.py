@@ -1,4 +1,4 @@
-"""A spawned worker with the stub engine: a program, ``python tests/support/stub_spawned_worker.py --spawn --parent-pid P``."""
+"""A spawned worker with the stub engine, a program: ``stub_spawned_worker.py --spawn --parent-pid P``."""
 
 from __future__ import annotations
 
