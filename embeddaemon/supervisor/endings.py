@@ -247,6 +247,7 @@ def parent_lost(state: State, child: Child, now: float) -> None:
 
 def control_lost(state: State, child: Child, now: float) -> None:
     """Its control socket is at end-of-file: the process is going, and takes those below it along. Its end is still to come."""
+    child.is_lost = True
     if child.kind in (ChildKind.TEMPLATE, ChildKind.FORK_SERVER):
         for below in list(state.children_of(child.number)):
             parent_lost(state, below, now)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from embeddaemon.errors import FailedLoad, ProtocolError
+from embeddaemon.errors import FailedLoad
 from embeddaemon.protocol import control
 from embeddaemon.supervisor.commands import StartFetcher, StartForkServer, StartTemplate, StartWorker
 from embeddaemon.supervisor.events import ChildReaped, ControlLost, Event, ForkerSaid, StartFailed
@@ -93,7 +93,7 @@ class Processes:
     def _order_with_socket(self, child: int, message: control.ForkTemplate | control.ForkFetcher) -> Event | None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            failed = self._order(self._fork_server, child, message, [theirs.fileno()])
+            failed = self._order(self._fork_server, message, [theirs.fileno()])
         finally:
             theirs.close()
         if failed is not None:
@@ -115,17 +115,19 @@ class Processes:
         if command.spawn:
             return self._spawn(command.child, message)
         forker = self._fork_server if command.template is None else command.template
-        return self._order(forker, command.child, message, [])
+        return self._order(forker, message, [])
 
-    def _order(self, forker: int | None, child: int, message: control.ToForker, descriptors: list[int]) -> Event | None:
-        """Tell a process to fork. It may have died a moment ago; then the child never was."""
-        connection = None if forker is None else self._controls.get(forker)
+    def _order(self, forker: int | None, message: control.ToForker, descriptors: list[int]) -> Event | None:
+        """Tell a process to fork. One that died a moment ago is lost with all that it should have forked."""
+        assert forker is not None, "told to fork before there is a fork server: bug"
+        connection = self._controls.get(forker)
         if connection is None:
-            return StartFailed(child, FailedLoad("the process that should fork it is gone"))
+            return ControlLost(forker)
         try:
             socket.send_fds(connection, [control.encode(message)], descriptors)
-        except (OSError, ProtocolError) as error:
-            return StartFailed(child, FailedLoad(f"the process that should fork it cannot be told: {error}"))
+        except OSError:
+            self._controls.pop(forker).close()
+            return ControlLost(forker)
         return None
 
     def _spawn(self, child: int, message: control.ForkWorker) -> Event | None:

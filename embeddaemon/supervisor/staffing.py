@@ -61,7 +61,7 @@ def staff(state: State, model: ModelState, now: float) -> None:
         _start_workers(state, model, now)
     elif model.template is None:
         _start_template(state, model, now)
-    elif state.children[model.template].is_ready:
+    elif state.children[model.template].can_fork:
         _start_workers(state, model, now)
 
 
@@ -120,7 +120,7 @@ def _element_bytes(precision: str, machine: Machine) -> int:
 def _fork_server_is_ready(state: State, now: float) -> bool:
     """True when it can be told to fork; else it is started, if that is allowed now."""
     if state.fork_server is not None:
-        return state.children[state.fork_server].is_ready
+        return state.children[state.fork_server].can_fork
     if now >= state.fork_server_retry_at and isinstance(_ask(state, [(FORK_SERVER, FORK_SERVER_BYTES)], now), Granted):
         child = _new_child(state, ChildKind.FORK_SERVER, FORK_SERVER_BYTES, now)
         state.fork_server = child.number

@@ -58,9 +58,15 @@ class Child:
     """Of a worker: which slot it lives for."""
     pid: int | None = None
     is_ready: bool = False
+    is_lost: bool = False
+    """Its control socket is at end-of-file: it cannot be told anything any more, and its end is still to come."""
     ending: DeathClass | None = None
     """Why we are ending it, once we are; else its exit code tells."""
     load_error: EmbedDaemonError | None = None
+
+    @property
+    def can_fork(self) -> bool:
+        return self.is_ready and not self.is_lost
 
 
 @dataclass(slots=True, kw_only=True)

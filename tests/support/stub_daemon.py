@@ -1,0 +1,53 @@
+"""The real daemon with the stub engine: a program, ``python tests/support/stub_daemon.py SETTINGS``.
+
+SETTINGS is JSON: the fields of ``Settings`` by name, ``models`` a list of the fields of ``ModelSpec``; ``engine`` is
+``stub`` (the default) or ``torch``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from embeddaemon.config.settings import Settings, StartMethod
+from embeddaemon.models.spec import ModelSpec, WorkerBounds
+from embeddaemon.protocol.limits import Limits
+from embeddaemon.supervisor.loop import run
+from embeddaemon.telemetry.logs import setup
+
+_SUPPORT = ROOT / "tests" / "support"
+
+
+def _spec(values: dict[str, Any]) -> ModelSpec:
+    if "workers" in values:
+        values["workers"] = WorkerBounds(**values["workers"])
+    return ModelSpec(**values)
+
+
+def main(argument: str) -> int:
+    values = json.loads(argument)
+    engine = values.pop("engine", "stub")
+    values["models"] = tuple(_spec(model) for model in values["models"])
+    values.setdefault("default_model", values["models"][0].name)
+    if "limits" in values:
+        values["limits"] = Limits(**values["limits"])
+    if "start_method" in values:
+        values["start_method"] = StartMethod(values["start_method"])
+    setup("text", "debug")
+    settings = Settings(**values)
+    if engine == "torch":
+        return run(settings)
+    return run(
+        settings,
+        fork_server_command=(sys.executable, str(_SUPPORT / "stub_fork_server.py")),
+        spawn_command=(sys.executable, str(_SUPPORT / "stub_spawned_worker.py")),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
