@@ -13,10 +13,11 @@ PACKAGES = (ROOT / "embeddaemon", ROOT / "governor", ROOT / "workers")
 
 # The files that do I/O. Everything else in these folders decides, and takes the event and the time as arguments.
 SHELLS = {
-    "embeddaemon/supervisor": {"listener", "loop", "notify", "process"},
+    "embeddaemon/client": {"__init__", "_wire", "aio", "local", "sync"},
+    "embeddaemon/supervisor": {"listener", "loop", "machine", "notify", "parent", "process"},
     "governor": {"probes"},
 }
-PURE_FILES = ("embeddaemon/client/_core.py", "workers/packing.py")
+PURE_FILES = ("workers/packing.py",)
 IMPURE_MODULES = {
     *("asyncio", "multiprocessing", "os", "random", "selectors", "signal", "socket", "subprocess", "threading", "time"),
     *("psutil", "torch", "zmq"),
