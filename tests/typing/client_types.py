@@ -29,5 +29,5 @@ async def async_client(texts: Sequence[str]) -> None:
 
 def mistakes(client: Client) -> None:
     client.embed(42)  # type: ignore[arg-type]  # texts are strings
-    client.embed("one", "stella")  # type: ignore[misc]  # every option has its name
+    client.embed("one", "stella")  # type: ignore[call-arg]  # every option has its name
     client.embed("one", dimension=256)  # type: ignore[call-arg]  # it is dimensions
