@@ -3,12 +3,19 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import leaks
 from tests.support.sockets import short_folder, socket_files
 
 leaks.watch()
+
+# A slow machine is no counter-example.
+hypothesis.settings.register_profile(
+    "embeddaemon", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("embeddaemon")
 
 
 @pytest.fixture(scope="session", autouse=True)
