@@ -1,0 +1,319 @@
+"""The decider of one connection: ids, deadlines, matching, HELLO, when to ping, when to connect and send again.
+
+``(event, now) -> actions``; no clock and no socket in here. A shell (sync.py, aio.py, through _wire.py) executes the actions,
+reports what came of them, and calls ``tick`` at ``wakeup()``. How many pieces of a call are in flight is decided in _window.py.
+
+The daemon may be restarted at any time. Embedding twice gives the same vectors, so every piece without an answer is simply
+sent again, under a new id, to whoever answers HELLO next. libzmq connects again by itself and says nothing about what was lost:
+therefore silence is answered by a ping, and another ``instance`` in its answer means that everything in flight is gone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from embeddaemon.client import _faults as faults
+from embeddaemon.client._actions import ALLOWED_PHASES, Action, Close, Open, Patience, Phase, Probe, Send, Wake
+from embeddaemon.client._window import Answered, Call, Ended, Piece
+from embeddaemon.client.results import ServerInfo
+from embeddaemon.errors import EmbedDaemonError, ProtocolError
+from embeddaemon.protocol import codec
+from embeddaemon.protocol.messages import Answer, ErrorAnswer, Hello
+
+_LONGEST_DEADLINE_MS = 7 * 24 * 3600 * 1000
+_RETRIED_CODES = ("busy", "draining")
+"""Refused only for now: with a hint when to come back, the piece waits and is sent again while its deadline allows."""
+
+
+class _Flight:
+    """A piece from its submission to its outcome."""
+
+    __slots__ = ("call", "deadline", "id", "piece", "resend_at", "submitted_at", "ticket")
+
+    def __init__(self, ticket: int, call: Call, piece: Piece, submitted_at: float, deadline: float) -> None:
+        self.ticket = ticket
+        self.call = call
+        self.piece = piece
+        self.submitted_at = submitted_at
+        self.deadline = deadline
+        self.id = 0
+        """Of the request on the wire; 0 while it is not sent."""
+        self.resend_at = -math.inf
+
+
+class ClientCore:
+    """Everything one connection knows. Not for two threads."""
+
+    def __init__(self, endpoint: str, patience: Patience, random: Callable[[], float]) -> None:
+        """``random`` gives numbers in [0, 1), for the jitter of retries."""
+        self.server: ServerInfo | None = None
+        """The daemon that last said HELLO."""
+        self.phase = Phase.CLOSED
+        self.strays = 0
+        """Messages that belong to no request: late, malformed or foreign."""
+        self._endpoint = endpoint
+        self._patience = patience
+        self._random = random
+        self._tickets = 0
+        self._ids = 0
+        self._flights: dict[int, _Flight] = {}
+        self._sent: dict[int, _Flight] = {}
+        self._hellos: set[int] = set()
+        self._due = math.inf
+        """Not later than the first deadline or retry of a flight."""
+        self._give_up_at = 0.0
+        self._attempt_at = 0.0
+        self._heard_at = -math.inf
+        """When the daemon last gave a sign of life."""
+        self._quiet_since = -math.inf
+        """When it last did, or when it first had something to answer after that."""
+        self._pinged_at = -math.inf
+
+    # -- from the client -----------------------------------------------------------------------------------------------
+
+    def submit(self, call: Call, piece: Piece, now: float) -> list[Action]:
+        """Take a piece; its outcome will be delivered to the call, in any case."""
+        self._tickets += 1
+        flight = _Flight(self._tickets, call, piece, now, call.deadline(now))
+        call.submitted()
+        self._flights[flight.ticket] = flight
+        self._due = min(self._due, flight.deadline + self._patience.late)
+        if flight.deadline <= now:
+            return [self._end(flight, self._expired(flight, now))]
+        match self.phase:
+            case Phase.CLOSED:
+                return self._connect(now, self._patience.connect)
+            case Phase.READY if not self._sent and now - self._heard_at > self._patience.idle:
+                return [Probe()]
+            case Phase.READY:
+                return [self._send(flight, now)]
+            case _:
+                return []
+
+    def abandon(self, call: Call) -> list[Action]:
+        """Forget a call whose outcomes nobody wants any more. Answers still to come will be strays."""
+        for flight in [flight for flight in self._flights.values() if flight.call is call]:
+            self._forget(flight)
+        if not self._flights and self.phase in {Phase.CONNECTING, Phase.GREETING}:
+            return self._closed()
+        return []
+
+    # -- from the wire -------------------------------------------------------------------------------------------------
+
+    def opened(self, now: float) -> list[Action]:
+        """A new socket is connected."""
+        self._enter(Phase.GREETING)
+        self._give_up_at = now + self._patience.hello
+        return [self._ping(now)]
+
+    def reachable(self, now: float) -> list[Action]:
+        """Somebody listens at the endpoint."""
+        if self.phase is not Phase.READY:
+            return []
+        if not self._sent:
+            self._heard_at = now
+        return list(self._send_waiting(now))
+
+    def unreachable(self, reason: str, now: float) -> list[Action]:
+        """Nobody listens at the endpoint."""
+        match self.phase:
+            case Phase.READY:
+                return self._reconnect(now)
+            case Phase.GREETING:
+                self._forget_sent()
+                self._enter(Phase.CONNECTING)
+                self._attempt_at = now + self._patience.attempt
+                self._give_up_at = now + self._patience.reconnect
+                return [Close()]
+            case Phase.CONNECTING if now >= self._give_up_at:
+                return self._fail_all(faults.nobody(self._endpoint, reason))
+            case Phase.CONNECTING:
+                self._attempt_at = now + self._patience.attempt
+                return []
+            case Phase.CLOSED:
+                return []
+
+    def received(self, frames: Sequence[bytes | memoryview], now: float) -> list[Action]:
+        """A message arrived: header, then the frames behind it."""
+        self._heard_at = self._quiet_since = now
+        header, *behind = frames
+        try:
+            answer = codec.decode_answer(header)
+        except ProtocolError as error:
+            flight = self._sent.get(codec.request_id(header))
+            if flight is not None:
+                return [self._end(flight, error)]
+            self.strays += 1
+            return []
+        if answer.id in self._hellos or (answer.id == 0 and self.phase is Phase.GREETING):
+            return self._greeted(answer, behind, now)
+        flight = self._sent.get(answer.id)
+        if flight is None:
+            self.strays += 1
+            return []
+        return self._answered(flight, answer, [memoryview(frame) for frame in behind], now)
+
+    # -- from the clock ------------------------------------------------------------------------------------------------
+
+    def wakeup(self) -> float | None:
+        """When to call ``tick``, monotonic; None: only an event can change anything."""
+        times = [self._due]
+        match self.phase:
+            case Phase.CONNECTING:
+                times.append(self._attempt_at)
+            case Phase.GREETING:
+                times += [self._give_up_at, self._pinged_at + self._patience.silence]
+            case Phase.READY if self._sent:
+                times.append(max(self._quiet_since, self._pinged_at) + self._patience.silence)
+            case _:
+                pass
+        earliest = min(times)
+        return None if earliest == math.inf else earliest
+
+    def tick(self, now: float) -> list[Action]:
+        """Do what is due. Whatever has arrived must have been handed in before."""
+        actions = list(self._do_due(now)) if now >= self._due else []
+        match self.phase:
+            case Phase.CONNECTING if now >= self._attempt_at:
+                actions.append(Open())
+            case Phase.GREETING if now >= self._give_up_at:
+                actions += self._fail_all(faults.mute(self._endpoint))
+            case Phase.GREETING if now >= self._pinged_at + self._patience.silence:
+                actions += [self._ping(now), Probe()]
+            case Phase.READY if self._sent and now >= max(self._quiet_since, self._pinged_at) + self._patience.silence:
+                actions += [self._ping(now), Probe()]
+            case _:
+                pass
+        return actions
+
+    def _do_due(self, now: float) -> Iterator[Action]:
+        for flight in list(self._flights.values()):
+            if now >= flight.deadline + self._patience.late:
+                yield self._end(flight, self._expired(flight, now))
+        if self.phase is Phase.READY:
+            yield from self._send_waiting(now)
+        self._due = min((self._next_due(flight, now) for flight in self._flights.values()), default=math.inf)
+
+    def _next_due(self, flight: _Flight, now: float) -> float:
+        expiry = flight.deadline + self._patience.late
+        return min(expiry, flight.resend_at) if flight.id == 0 and flight.resend_at > now else expiry
+
+    # -- connecting ----------------------------------------------------------------------------------------------------
+
+    def _enter(self, phase: Phase) -> None:
+        assert phase in ALLOWED_PHASES[self.phase], f"connection goes from {self.phase.value} to {phase.value}: bug"
+        self.phase = phase
+
+    def _connect(self, now: float, patience_seconds: float) -> list[Action]:
+        self._enter(Phase.CONNECTING)
+        self._give_up_at = now + patience_seconds
+        self._attempt_at = now
+        return [Open()]
+
+    def _reconnect(self, now: float) -> list[Action]:
+        """The daemon that held our pieces is gone: all of them are unsent again."""
+        if not self._flights:
+            return self._closed()
+        patience = self._patience.reconnect if self._sent else self._patience.connect
+        self._forget_sent()
+        return [Close(), *self._connect(now, patience)]
+
+    def _forget_sent(self) -> None:
+        for flight in self._sent.values():
+            flight.id = 0
+        self._sent.clear()
+        self._hellos.clear()
+
+    def _closed(self) -> list[Action]:
+        self._forget_sent()
+        self._enter(Phase.CLOSED)
+        return [Close()]
+
+    def _ping(self, now: float) -> Send:
+        self._ids += 1
+        self._hellos.add(self._ids)
+        self._pinged_at = now
+        return Send(codec.encode_request(Hello(id=self._ids)), codec.EMPTY_BODY)
+
+    def _greeted(self, answer: Answer, behind: Sequence[bytes | memoryview], now: float) -> list[Action]:
+        self._hellos.discard(answer.id)
+        try:
+            server = faults.server_of(answer, behind)
+        except EmbedDaemonError as error:
+            return self._fail_all(error)
+        is_successor = self.server is not None and server.instance != self.server.instance
+        self.server = server
+        if self.phase is Phase.GREETING:
+            self._enter(Phase.READY)
+        elif is_successor:
+            return self._reconnect(now)
+        return list(self._send_waiting(now))
+
+    # -- flights -------------------------------------------------------------------------------------------------------
+
+    def _send_waiting(self, now: float) -> Iterator[Action]:
+        """Send what is not sent, in the order of submission."""
+        for flight in list(self._flights.values()):
+            if flight.id == 0 and flight.resend_at <= now:
+                yield self._send(flight, now)
+
+    def _send(self, flight: _Flight, now: float) -> Send:
+        if not self._sent:
+            self._quiet_since = now
+        self._ids += 1
+        flight.id = self._ids
+        self._sent[flight.id] = flight
+        remaining_ms = min(math.ceil(min(flight.deadline - now, 1e6) * 1000), _LONGEST_DEADLINE_MS)
+        request = replace(flight.piece.request, id=flight.id, deadline_ms=remaining_ms)
+        return Send(codec.encode_request(request), flight.piece.body)
+
+    def _answered(self, flight: _Flight, answer: Answer, frames: list[memoryview], now: float) -> list[Action]:
+        if not isinstance(answer, ErrorAnswer):
+            self._forget(flight)
+            flight.call.deliver(Answered(flight.piece, answer, frames, flight.submitted_at, now))
+            return [Wake(flight.call)]
+        if answer.code in _RETRIED_CODES and answer.retry_after_ms is not None:
+            delay_seconds = answer.retry_after_ms / 1000 * (1 + self._random() / 2)
+            if now + delay_seconds < flight.deadline:
+                self._retry(flight, now + delay_seconds)
+                return []
+        return [self._end(flight, faults.error_of(answer, flight.piece.offset))]
+
+    def _retry(self, flight: _Flight, resend_at: float) -> None:
+        flight.call.window.refused()
+        del self._sent[flight.id]
+        flight.id = 0
+        flight.resend_at = resend_at
+        self._due = min(self._due, resend_at)
+
+    def _end(self, flight: _Flight, error: EmbedDaemonError) -> Wake:
+        self._forget(flight)
+        flight.call.deliver(Ended(flight.piece, error))
+        return Wake(flight.call)
+
+    def _forget(self, flight: _Flight) -> None:
+        del self._flights[flight.ticket]
+        self._sent.pop(flight.id, None)
+        if not self._flights:
+            self._due = math.inf
+
+    def _fail_all(self, error: EmbedDaemonError) -> list[Action]:
+        """Nothing in flight can be answered; the next call starts afresh."""
+        ended = [
+            self._end(flight, faults.renewed(error, error.message, details=error.details))
+            for flight in list(self._flights.values())
+        ]
+        return [*self._closed(), *ended]
+
+    def _expired(self, flight: _Flight, now: float) -> EmbedDaemonError:
+        waited_seconds = max(flight.deadline - flight.submitted_at, 0.0)
+        match self.phase:
+            case Phase.CONNECTING:
+                return faults.nobody(self._endpoint, f"nobody answered within {waited_seconds:.3g} s")
+            case Phase.GREETING:
+                return faults.mute(self._endpoint)
+            case _:
+                quiet_seconds = max(now - max(self._quiet_since, flight.submitted_at), 0.0)
+                return faults.expired(self._endpoint, waited_seconds=waited_seconds, quiet_seconds=quiet_seconds)

@@ -1,0 +1,62 @@
+"""What ``encode`` was given, and what of it the daemon can serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embeddaemon.client._requests import embed_request
+from embeddaemon.client.results import FloatArray
+from embeddaemon.errors import InvalidInput
+from embeddaemon.protocol.messages import Embed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeOptions:
+    """The arguments of sentence-transformers that mean something here."""
+
+    model: str | None
+    prompt_name: str | None
+    prompt: str | None
+    task_choices: tuple[str, ...]
+    """The first of these that the model has is its task, where neither a prompt nor its name was given."""
+    output_value: str | None
+    precision: str
+    convert_to_numpy: bool
+    convert_to_tensor: bool
+    normalize_embeddings: bool
+    truncate_dim: int | None
+
+    def request(self) -> Embed:
+        """As a request without id. Raises InvalidInput for what is not served."""
+        if self.output_value != "sentence_embedding":
+            raise InvalidInput(f"output_value {self.output_value!r} is not served, only 'sentence_embedding' is")
+        if self.convert_to_tensor:
+            raise InvalidInput(
+                "convert_to_tensor=True is not served: the client has no torch; use torch.from_numpy(vectors)"
+            )
+        return embed_request(
+            model=self.model,
+            task=None if self.prompt is not None else self.prompt_name,
+            prompt=self.prompt,
+            dimensions=None,
+            normalize=self.normalize_embeddings and self.truncate_dim is None,
+            truncate=True,
+            precision=self.precision,
+            lane=None,
+            lenient=True,
+        )
+
+    @property
+    def wants_choice(self) -> bool:
+        """Whether the model's tasks decide."""
+        return bool(self.task_choices) and self.prompt is None and self.prompt_name is None
+
+    def finish(self, vectors: FloatArray) -> FloatArray | list[FloatArray]:
+        """The vectors as they were asked for. Cut to any length, offered or not, then normalised, as sentence-transformers does."""
+        if self.truncate_dim is not None:
+            vectors = np.ascontiguousarray(vectors[..., : self.truncate_dim])
+            if self.normalize_embeddings:
+                vectors /= np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32(1e-12))
+        return vectors if self.convert_to_numpy or vectors.ndim == 1 else list(vectors)

@@ -1,0 +1,198 @@
+"""What each method asks and makes of the answers, once for both clients and the mock. Pure: generators that yield exchanges.
+
+An operation yields an ``Exchange``; whoever runs it gets the pieces answered and hands each answer, in order, to ``take``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from embeddaemon.client import _requests as requests
+from embeddaemon.client._answers import Assembler, document_of, ids_of
+from embeddaemon.client._encode_options import EncodeOptions
+from embeddaemon.client._requests import Pieces
+from embeddaemon.client._window import PIECE_CHARACTERS, Answered
+from embeddaemon.client.results import (
+    Embeddings,
+    FloatArray,
+    Health,
+    IdArray,
+    ModelInfo,
+    ModelList,
+    ServerInfo,
+    model_list,
+    server_info,
+)
+from embeddaemon.errors import BadOutput, EmbedDaemonError, UnknownModel
+from embeddaemon.protocol.messages import Embed, Hello, Load, Models, Request, Status, Tokenize, Unload
+
+T = TypeVar("T")
+Report = Callable[[int, int], None]
+"""Told (texts done, texts in all) after every piece."""
+
+HEALTH_TEXT = "The quick brown fox jumps over the lazy dog."
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Pieces to be answered, and who takes the answers."""
+
+    pieces: Pieces
+    take: Callable[[Answered], None]
+
+
+Operation = Generator[Exchange, None, T]
+
+
+# -- vectors -----------------------------------------------------------------------------------------------------------
+
+
+def embed(texts: object, request: Embed, *, is_lane_given: bool, report: Report) -> Operation[Embeddings]:
+    """``embed_detailed``: a string or strings to vectors."""
+    is_single = isinstance(texts, str)
+    listed = [texts] if isinstance(texts, str) else requests.as_texts(texts)
+    if not listed:
+        return (yield from _nothing(request))
+    if not is_lane_given:
+        request = requests.in_lane_for(request, [len(text) for text in listed], largest=PIECE_CHARACTERS)
+    pieces = requests.text_pieces(request, listed)
+    return (yield from _assembled(pieces, len(listed), is_single=is_single, report=report))
+
+
+def embed_ids(ids: object, request: Embed, *, is_lane_given: bool) -> Operation[Embeddings]:
+    """Texts that are tokenized already to vectors."""
+    listed = requests.as_ids(ids)
+    if not listed:
+        return (yield from _nothing(request))
+    if not is_lane_given:
+        request = requests.in_lane_for(request, [len(text) for text in listed], largest=requests.PIECE_IDS)
+    pieces = requests.id_pieces(request, listed)
+    return (yield from _assembled(pieces, len(listed), is_single=False, report=unreported))
+
+
+def unreported(_done: int, _total: int) -> None:
+    """Nobody wants to know."""
+
+
+def _assembled(pieces: Pieces, texts: int, *, is_single: bool, report: Report) -> Operation[Embeddings]:
+    assembler = Assembler(texts)
+
+    def take(answered: Answered) -> None:
+        assembler.take(answered)
+        report(assembler.done, texts)
+
+    yield Exchange(pieces, take)
+    return assembler.embeddings(is_single=is_single)
+
+
+def _nothing(request: Embed) -> Operation[Embeddings]:
+    """No texts: (0, dim), where only the daemon knows dim."""
+    info = yield from model_info(request.model)
+    dim = request.dimensions or info.dimension
+    if dim is None:  # a hub model that was never fetched: only loading it tells
+        assembler = Assembler(1)
+        yield Exchange(requests.text_pieces(request, [HEALTH_TEXT]), assembler.take)
+        dim = assembler.embeddings(is_single=True).vectors.shape[0]
+    return Embeddings(vectors=np.empty((0, dim), np.float32), model=info.name, tokens=0)
+
+
+def tokenize(texts: object, request: Tokenize) -> Operation[list[IdArray]]:
+    """Strings to token ids."""
+    listed = [texts] if isinstance(texts, str) else requests.as_texts(texts)
+    ids: list[IdArray] = []
+    if listed:
+        yield Exchange(requests.text_pieces(request, listed), lambda answered: ids.extend(ids_of(answered)))
+    return ids
+
+
+# -- as sentence-transformers ------------------------------------------------------------------------------------------
+
+
+def encode(sentences: object, options: EncodeOptions, *, report: Report) -> Operation[FloatArray | list[FloatArray]]:
+    """``encode`` and its two sisters."""
+    request = options.request()
+    if options.wants_choice:
+        info = yield from model_info(request.model)
+        request = replace(request, task=next((task for task in options.task_choices if task in info.tasks), None))
+    embeddings = yield from embed(sentences, request, is_lane_given=False, report=report)
+    return options.finish(embeddings.vectors)
+
+
+# -- documents ---------------------------------------------------------------------------------------------------------
+
+
+def ask(request: Request) -> Operation[dict[str, Any]]:
+    """A request without texts to the map that answers it."""
+    answers: list[Answered] = []
+    yield Exchange(requests.single(request), answers.append)
+    return document_of(answers[0])
+
+
+def hello() -> Operation[ServerInfo]:
+    """Who the daemon is, asked anew."""
+    return server_info((yield from ask(Hello(id=0))))
+
+
+def status() -> Operation[dict[str, Any]]:
+    """The daemon's own account of itself."""
+    return (yield from ask(Status(id=0)))
+
+
+def load(name: object) -> Operation[dict[str, Any]]:
+    """Bring a model into memory."""
+    return (yield from ask(Load(id=0, model=requests.model_name(name))))
+
+
+def unload(name: object) -> Operation[dict[str, Any]]:
+    """Give a model's memory back."""
+    return (yield from ask(Unload(id=0, model=requests.model_name(name))))
+
+
+def models() -> Operation[ModelList]:
+    """Every configured model, and which is the default."""
+    return model_list((yield from ask(Models(id=0))))
+
+
+def model_info(name: str | None) -> Operation[ModelInfo]:
+    """One model by name, or the default one."""
+    listed = yield from models()
+    wanted = listed.default_model if name is None else name
+    for model in listed.models:
+        if model.name == wanted:
+            return model
+    known = [model.name for model in listed.models]
+    if wanted is None:
+        raise UnknownModel(
+            f"no model was named and there is no default, known are {', '.join(known)}", details={"known": known}
+        )
+    raise UnknownModel(f"model {wanted!r} is not configured, known are {', '.join(known)}", details={"known": known})
+
+
+def dimension(name: str | None) -> Operation[int]:
+    """The length of a model's vectors."""
+    vectors = yield from _nothing(Embed(id=0, model=name))
+    return int(vectors.vectors.shape[1])
+
+
+def health(name: str | None, *, deep: bool) -> Operation[Health]:
+    """Whether the daemon answers and the model is not failed; deep: whether a text becomes a vector of the right length."""
+    info = yield from model_info(name)
+    if not deep:
+        is_ok = info.state != "failed"
+        return Health(ok=is_ok, model=info.name, deep=False, message=info.error or f"model {info.name} is {info.state}")
+    request = Embed(id=0, model=info.name)
+    embeddings = yield from embed(HEALTH_TEXT, request, is_lane_given=False, report=unreported)
+    if not np.isfinite(embeddings.vectors).all() or not embeddings.vectors.any():
+        raise BadOutput(f"model {info.name} gave a vector that is not finite, or all zero")
+    if info.dimension is not None and embeddings.vectors.shape != (info.dimension,):
+        raise BadOutput(f"model {info.name} gave {embeddings.vectors.shape[0]} dimensions, not {info.dimension}")
+    return Health(ok=True, model=info.name, deep=True, message=f"model {info.name} embeds", seconds=embeddings.seconds)
+
+
+def unhealthy(name: str | None, error: EmbedDaemonError, *, deep: bool) -> Health:
+    """The error that a health check ended with."""
+    return Health(ok=False, model=name, deep=deep, message=f"{error.code}: {error}")

@@ -1,0 +1,230 @@
+"""What a caller gave, checked and made into pieces. Raises InvalidInput and InputTooLarge before anything is sent."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
+
+import numpy as np
+
+from embeddaemon.client import _faults as faults
+from embeddaemon.client._window import PIECE_TEXTS, Piece, cut
+from embeddaemon.errors import EmbedDaemonError, InputTooLarge, InvalidInput
+from embeddaemon.protocol import codec
+from embeddaemon.protocol.limits import MAX_HEADER_BYTES, Limits
+from embeddaemon.protocol.messages import Embed, Lane, ModelRequest, Request, Tokenize
+
+PIECE_IDS = 8192
+"""Token ids in a piece: what PIECE_CHARACTERS come to."""
+
+_MAX_OPTION_BYTES = MAX_HEADER_BYTES // 4
+"""One text option. Three of them and the rest fit in a header."""
+
+Pieces = Callable[[Limits], Iterator[Piece]]
+"""The pieces of a call, made one by one as the window takes them, within the daemon's limits."""
+
+
+def as_texts(texts: object) -> list[str]:
+    """A list of strings out of whatever holds strings in an order: list, tuple, generator, array, series."""
+    if isinstance(texts, np.ndarray):
+        texts = texts.tolist()
+    if isinstance(texts, bytes | bytearray | memoryview | Mapping | Set) or not isinstance(texts, Iterable):
+        raise InvalidInput(f"texts must be a string or a list of strings, not {type(texts).__name__}")
+    listed = list(texts)
+    for index, text in enumerate(listed):
+        _check_text(text, index)
+    return listed
+
+
+def as_stream(texts: object) -> Iterable[object]:
+    """Anything that gives strings in an order, unread."""
+    if isinstance(texts, str | bytes | bytearray | memoryview | Mapping | Set) or not isinstance(texts, Iterable):
+        raise InvalidInput(f"texts must be an iterable of strings, not {type(texts).__name__}")
+    return texts
+
+
+def checked_texts(texts: Iterable[object]) -> Iterator[str]:
+    """The same for a stream, one text at a time."""
+    for index, text in enumerate(texts):
+        yield _check_text(text, index)
+
+
+def _check_text(text: object, index: int) -> str:
+    if not isinstance(text, str):
+        raise InvalidInput(f"text {index} is {type(text).__name__}, not a string", details={"index": index})
+    return text
+
+
+def as_ids(ids: object) -> list[list[int]]:
+    """Token ids, one list per text."""
+    if isinstance(ids, str | bytes | Mapping | Set) or not isinstance(ids, Iterable):
+        raise InvalidInput(f"ids must be a list of lists of integers, not {type(ids).__name__}")
+    return [_ids_of_text(text, index) for index, text in enumerate(ids)]
+
+
+def _ids_of_text(text: object, index: int) -> list[int]:
+    problem = InvalidInput(f"ids of text {index} must be integers from 0 to 2**31-1", details={"index": index})
+    if isinstance(text, np.ndarray):
+        text = text.tolist()
+    if isinstance(text, str | bytes) or not isinstance(text, Iterable):
+        raise problem
+    try:
+        listed = [operator.index(one) for one in text]
+    except TypeError as error:
+        raise problem from error
+    if not all(0 <= one < 2**31 for one in listed):
+        raise problem
+    return listed
+
+
+def embed_request(
+    *,
+    model: str | None,
+    task: str | None,
+    prompt: str | None,
+    dimensions: int | None,
+    normalize: bool,
+    truncate: bool,
+    precision: str,
+    lane: str | None,
+    lenient: bool = False,
+) -> Embed:
+    """The options of ``embed`` as a request without id."""
+    return Embed(
+        id=0,
+        model=_option("model", model),
+        lane=_lane(lane),
+        task=_option("task", task),
+        prompt=_option("prompt", prompt),
+        dimensions=_dimensions(dimensions),
+        normalize=bool(normalize),
+        truncate=bool(truncate),
+        precision=_option("precision", precision) or "float32",
+        lenient=lenient,
+    )
+
+
+def tokenize_request(
+    *, model: str | None, task: str | None, prompt: str | None, truncate: bool, lane: str | None
+) -> Tokenize:
+    """The options of ``tokenize`` as a request without id."""
+    return Tokenize(
+        id=0,
+        model=_option("model", model),
+        lane=_lane(lane),
+        task=_option("task", task),
+        prompt=_option("prompt", prompt),
+        truncate=bool(truncate),
+    )
+
+
+def model_name(name: object) -> str:
+    """The model that ``load`` and ``unload`` are about."""
+    checked = _option("model", name)
+    if checked is None:
+        raise InvalidInput("model must be a name")
+    return checked
+
+
+def _option(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} must be a string, not {type(value).__name__}")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{name} has a lone surrogate at character {error.start}: it is not valid Unicode"
+        ) from error
+    if size > _MAX_OPTION_BYTES:
+        raise InputTooLarge(f"{name} has {size} bytes, the limit is {_MAX_OPTION_BYTES}")
+    return value
+
+
+def _dimensions(dimensions: object) -> int | None:
+    if dimensions is None:
+        return None
+    if isinstance(dimensions, bool) or not isinstance(dimensions, int | np.integer) or dimensions < 1:
+        raise InvalidInput(f"dimensions must be a positive integer, not {dimensions!r}")
+    return int(dimensions)
+
+
+def _lane(lane: str | Lane | None) -> Lane:
+    if lane is None:
+        return Lane.BULK
+    try:
+        return Lane(lane)
+    except ValueError as error:
+        raise InvalidInput(f"lane must be interactive or bulk, not {lane!r}") from error
+
+
+def wait_seconds(timeout: object) -> float:
+    """A time-out in seconds. Infinity is allowed, and is the daemon's longest."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout):
+        raise InvalidInput(f"timeout must be a number of seconds, not {timeout!r}")
+    return float(timeout)
+
+
+# -- pieces ------------------------------------------------------------------------------------------------------------
+
+
+def single(request: Request) -> Pieces:
+    """The one piece of a request without texts."""
+    return lambda _limits: iter([Piece(0, 0, 0, request, codec.EMPTY_BODY)])
+
+
+def text_pieces(request: ModelRequest, texts: Iterable[str]) -> Pieces:
+    """Texts, any number of them, as pieces."""
+
+    def pieces(limits: Limits) -> Iterator[Piece]:
+        offset = 0
+        for number, part in enumerate(cut(texts, max_texts=min(PIECE_TEXTS, limits.max_texts))):
+            yield text_piece(request, part, number, offset, limits)
+            offset += len(part)
+
+    return pieces
+
+
+def text_piece(request: ModelRequest, texts: Sequence[str], number: int, offset: int, limits: Limits) -> Piece:
+    """One piece; what is wrong with a text is said with the text's place in the call."""
+    try:
+        body = codec.encode_texts(texts, limits)
+    except EmbedDaemonError as error:
+        raise faults.at_offset(error, offset) from error.__cause__
+    return Piece(number, offset, len(texts), request, body)
+
+
+def id_pieces(request: Embed, ids: Sequence[Sequence[int]]) -> Pieces:
+    """Texts given as token ids as pieces."""
+
+    def pieces(limits: Limits) -> Iterator[Piece]:
+        for index, text in enumerate(ids):
+            if len(text) > limits.max_ids:
+                raise InputTooLarge(
+                    f"text {index} has {len(text)} ids, the limit is {limits.max_ids}",
+                    details={"index": index, "limit": limits.max_ids},
+                )
+        for number, (start, stop) in enumerate(_spans([len(text) for text in ids], min(PIECE_TEXTS, limits.max_texts))):
+            yield Piece(number, start, stop - start, request, codec.encode_ids(ids[start:stop], limits))
+
+    return pieces
+
+
+def _spans(sizes: Sequence[int], max_texts: int) -> Iterator[tuple[int, int]]:
+    start = held = 0
+    for index, size in enumerate(sizes):
+        if index > start and (index - start >= max_texts or held + size > PIECE_IDS):
+            yield start, index
+            start, held = index, 0
+        held += size
+    if start < len(sizes):
+        yield start, len(sizes)
+
+
+def in_lane_for(request: Embed, sizes: Sequence[int], *, largest: int) -> Embed:
+    """The request in the interactive lane where all of it is one small piece: somebody waits for it."""
+    is_small = len(sizes) <= PIECE_TEXTS and sum(sizes) <= largest
+    return replace(request, lane=Lane.INTERACTIVE) if is_small else request

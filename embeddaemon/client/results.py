@@ -1,0 +1,171 @@
+"""What the client hands out: vectors with their usage, what a model is, who the daemon is, whether it is well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embeddaemon.errors import ProtocolError
+from embeddaemon.protocol.fields import Fields
+from embeddaemon.protocol.limits import Limits
+from embeddaemon.protocol.messages import Timings
+
+FloatArray = NDArray[np.float32]
+IdArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Embeddings:
+    """Vectors and what they cost."""
+
+    vectors: FloatArray
+    """(texts, dim), in the order of the texts; (dim,) where a single string was given."""
+    model: str
+    tokens: int
+    """Tokens computed, special tokens and prompts included."""
+    truncated: tuple[int, ...] = ()
+    """Indices of the texts that were cut to the model's maximum, ascending."""
+    timings: Timings = field(default_factory=Timings)
+    """Microseconds in the daemon: the longest wait of a piece in the queue, and the sums of tokenizing and computing."""
+    seconds: float = 0.0
+    """From the first piece sent to the last one answered, as the client saw it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """One configured model. What only its files tell is None, or empty, while a hub model was never fetched."""
+
+    name: str
+    dimension: int | None = None
+    """Length of its vectors."""
+    max_tokens: int | None = None
+    """Longer texts are cut, and reported."""
+    dimensions: tuple[int, ...] = ()
+    """Every value that ``dimensions=`` accepts."""
+    tasks: tuple[str, ...] = ()
+    """Every value that ``task=`` accepts."""
+    default_task: str | None = None
+    state: str = "unknown"
+    """available, loading, ready, failed or unknown."""
+    family: str | None = None
+    pooling: tuple[str, ...] = ()
+    normalize: bool | None = None
+    """Whether the model itself gives vectors of unit length."""
+    source: str | None = None
+    precision: str | None = None
+    device: str | None = None
+    token_budget: int | None = None
+    workers: int = 0
+    estimate_bytes: int | None = None
+    licence: str | None = None
+    error: str | None = None
+    """Why its state is failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """What the daemon said in HELLO."""
+
+    protocol: int
+    version: str
+    """Of the daemon's build."""
+    instance: str
+    """Random per daemon process: another one means that it was restarted."""
+    pid: int | None = None
+    default_model: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    timeout_ms: int | None = None
+    """The deadline of requests that bring none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Whether embedding works, asked of the daemon. ``bool(health)`` is ``health.ok``."""
+
+    ok: bool
+    model: str | None
+    deep: bool
+    """Whether a text was really embedded."""
+    message: str
+    seconds: float = 0.0
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+@dataclass(frozen=True, slots=True)
+class ModelList:
+    """The answer of the ``models`` op."""
+
+    default_model: str | None
+    models: tuple[ModelInfo, ...]
+
+
+def server_info(document: Mapping[str, Any]) -> ServerInfo:
+    """The HELLO document. Unknown fields are passed over: a newer daemon may add some. Raises ProtocolError."""
+    fields = Fields(document, "hello")
+    return ServerInfo(
+        protocol=fields.integer("v"),
+        version=fields.text("version"),
+        instance=fields.text("instance"),
+        pid=fields.integer_or_none("pid"),
+        default_model=fields.text_or_none("default_model"),
+        limits=_limits(fields.mapping("limits", default={})),
+        timeout_ms=fields.integer_or_none("timeout_ms"),
+    )
+
+
+def _limits(values: Mapping[str, Any]) -> Limits:
+    fields, ours = Fields(values, "limits"), Limits()
+    return Limits(
+        max_texts=fields.integer("max_texts", default=ours.max_texts, low=1),
+        max_text_bytes=fields.integer("max_text_bytes", default=ours.max_text_bytes, low=1),
+        max_body_bytes=fields.integer("max_body_bytes", default=ours.max_body_bytes, low=1),
+        max_ids=fields.integer("max_ids", default=ours.max_ids, low=1),
+    )
+
+
+def model_list(document: Mapping[str, Any]) -> ModelList:
+    """The document of the ``models`` op. Raises ProtocolError."""
+    fields = Fields(document, "models")
+    models = fields.sequence("models")
+    if not all(isinstance(model, dict) for model in models):
+        raise ProtocolError("models: every model must be a map")
+    return ModelList(fields.text_or_none("default_model"), tuple(_model_info(model) for model in models))
+
+
+def _model_info(values: Mapping[str, Any]) -> ModelInfo:
+    fields = Fields(values, "model")
+    error = fields.mapping_or_none("error")
+    return ModelInfo(
+        name=fields.text("name"),
+        dimension=fields.integer_or_none("dim"),
+        max_tokens=fields.integer_or_none("max_tokens"),
+        dimensions=_integers(fields, "dimensions"),
+        tasks=_texts(fields, "tasks"),
+        default_task=fields.text_or_none("default_task"),
+        state=fields.text("state", default="unknown"),
+        family=fields.text_or_none("family"),
+        pooling=_texts(fields, "pooling"),
+        normalize=None if values.get("normalize") is None else fields.boolean("normalize"),
+        source=fields.text_or_none("source"),
+        precision=fields.text_or_none("precision"),
+        device=fields.text_or_none("device"),
+        token_budget=fields.integer_or_none("token_budget"),
+        workers=fields.integer_or_none("workers") or 0,
+        estimate_bytes=fields.integer_or_none("estimate_bytes"),
+        licence=fields.text_or_none("licence"),
+        error=None if error is None else f"{error.get('code')}: {error.get('message')}",
+    )
+
+
+def _integers(fields: Fields, key: str) -> tuple[int, ...]:
+    return () if fields.is_absent(key) else fields.integers(key)
+
+
+def _texts(fields: Fields, key: str) -> tuple[str, ...]:
+    return () if fields.is_absent(key) else fields.texts(key)
