@@ -16,7 +16,7 @@ import zmq
 
 from embeddaemon.errors import ConfigError
 from embeddaemon.protocol.endpoints import socket_path
-from embeddaemon.protocol.limits import Limits
+from embeddaemon.protocol.limits import MAX_HEADER_BYTES, Limits
 
 _BACKLOG = 512
 
@@ -37,7 +37,7 @@ class Listener:
         listening = _bind(self._path)
         self._inode = self._path.stat().st_ino
         router = context.socket(zmq.ROUTER)
-        set_options(router, max_message_bytes=limits.max_body_bytes + 1024)
+        set_options(router, max_message_bytes=_largest_frame(limits))
         router.setsockopt(zmq.HANDSHAKE_IVL, 2000)
         # libzmq closes the descriptor that it is given.
         router.setsockopt(zmq.USE_FD, listening.detach())
@@ -51,6 +51,11 @@ class Listener:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _largest_frame(limits: Limits) -> int:
+    """Beyond this libzmq drops the peer without a word; up to it we can still say what is wrong."""
+    return 2 * max(limits.max_body_bytes, MAX_HEADER_BYTES)
 
 
 def set_options(router: zmq.Socket[bytes], *, max_message_bytes: int) -> None:

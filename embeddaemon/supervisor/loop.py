@@ -18,7 +18,7 @@ from typing import Any, assert_never
 import zmq
 
 from embeddaemon.config.settings import Settings
-from embeddaemon.errors import ConfigError, EmbedDaemonError, FailedLoad, InputTooLarge, ProtocolError
+from embeddaemon.errors import ConfigError, EmbedDaemonError, FailedLoad, ProtocolError
 from embeddaemon.governor.budget import budget_from
 from embeddaemon.governor.core import Governor
 from embeddaemon.governor.probes import Probe, probe_for_this_machine
@@ -49,6 +49,9 @@ log = logging.getLogger(__name__)
 
 MESSAGES_PER_TURN = 256
 """Read from one socket before the others get a look: one flooding client does not starve the rest."""
+
+_REQUEST_FRAMES = 3
+"""The client's routing id, header, body."""
 
 MAX_LINK_BYTES = 1 << 31
 
@@ -179,27 +182,17 @@ class Daemon:
             if event is not None:
                 self._handle(event)
 
-    def _client_event(self, frames: list[zmq.Frame]) -> Event | None:
+    def _client_event(self, frames: list[zmq.Frame]) -> Event:
         client = frames[0].bytes
-        id_ = 0
+        if len(frames) != _REQUEST_FRAMES:
+            wrong = ProtocolError(f"a request is two frames, header and body, not {len(frames) - 1}")
+            return RequestMalformed(client, 0, wrong)
+        _, header, body = frames
         try:
-            if len(frames) != 3:
-                raise ProtocolError(f"a request is two frames, header and body, not {len(frames) - 1}")
-            header, body = frames[1], frames[2]
-            if len(body) > self._settings.limits.max_body_bytes:
-                id_ = codec.request_id(header.buffer)
-                raise InputTooLarge(
-                    f"the body has {len(body)} bytes, the limit is {self._settings.limits.max_body_bytes}"
-                )
-            try:
-                request = codec.decode_request(header.buffer)
-            except ProtocolError:
-                id_ = codec.request_id(header.buffer)
-                raise
-        except EmbedDaemonError as error:
-            return RequestMalformed(client, id_, error)
-        admin = is_admin(_peer_address(frames[1]))
-        return RequestReceived(client, request, header, body, len(body), admin)
+            request = codec.decode_request(header.buffer)
+        except ProtocolError as error:
+            return RequestMalformed(client, codec.request_id(header.buffer), error)
+        return RequestReceived(client, request, header, body, len(body), is_admin(_peer_address(header)))
 
     def _worker_event(self, frames: list[zmq.Frame]) -> Event | None:
         try:

@@ -114,6 +114,12 @@ def stub_folder(folder: Path, *, load: str = "ok", dim: int = 8, vocabulary: int
         "max_position_embeddings": 64,
     }
     (folder / "config.json").write_text(json.dumps(config))
+    modules = [("0", "", "models.Transformer"), ("1", "1_Pooling", "models.Pooling"), ("2", "2_Normalize", "models.Normalize")]
+    (folder / "modules.json").write_text(
+        json.dumps([{"idx": int(idx), "name": idx, "path": path, "type": kind} for idx, path, kind in modules])
+    )
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
     (folder / "config_sentence_transformers.json").write_text(
         json.dumps({"prompts": {"query": "find this: ", "document": ""}})
     )

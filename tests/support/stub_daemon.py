@@ -45,7 +45,7 @@ def main(argument: str) -> int:
     return run(
         settings,
         fork_server_command=(sys.executable, str(_SUPPORT / "stub_fork_server.py")),
-        spawn_command=(sys.executable, str(_SUPPORT / "stub_spawned_worker.py")),
+        spawn_command=(sys.executable, str(_SUPPORT / "stub_spawned_worker.py"), "--spawn"),
     )
 
 
