@@ -9,9 +9,10 @@ A text that begins with one of these words is a command, carried out in the forw
     nan / zero       a bad vector for that text     raise [memory]   an exception
     die              a BaseException in the thread  tokenizer fails  an exception from ``tokenize``
 
-How loading goes is told by ``stub.json`` in the model's folder, or by ``STUB_LOADS`` for a card that has no folder:
+How loading goes is told by ``stub.json`` in the model's folder:
 ``{"load": "ok" | "fail" | "raise" | "crash" | "slow S" | "thread" | "nan"}``. Every load appends its pid to the file
-named by the environment's EMBEDDAEMON_STUB_LOADS, else to ``stub_loads.txt`` in the folder, if there is one.
+named by the environment's EMBEDDAEMON_STUB_LOADS, else to ``stub_loads.txt`` in the folder, if there is one; every
+command about to be obeyed appends itself to ``stub_obeyed.txt`` there.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class StubModel:
         self._vocabulary = order.card.vocabulary
         self._bad = bad
         self._commands: dict[int, str] = {}
+        self._folder = Path(order.card.folder)
 
     def tokenize(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
         return [self._encode(text, prompt, max_tokens) for text in texts]
@@ -98,10 +100,16 @@ class StubModel:
             rows[place] = self._vector(its if prompt_lengths is None else its[prompt_lengths[place] :])
             for number in its:
                 if int(number) in self._commands:
+                    self._note(self._commands[int(number)])
                     _obey(self._commands[int(number)], rows[place])
         if self._bad:
             rows[:] = np.nan
         return rows
+
+    def _note(self, command: str) -> None:
+        if self._folder.is_dir():
+            with (self._folder / "stub_obeyed.txt").open("a") as file:
+                file.write(f"{command}\n")
 
     def _vector(self, ids: Ids) -> Rows:
         return vector(ids.tolist(), self.facts.dim)
