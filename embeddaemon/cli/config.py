@@ -1,0 +1,69 @@
+"""``config check`` and ``config show``: what ``serve`` would be told by files and environment, and by which of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from embeddaemon.cli.console import put, put_json, say
+from embeddaemon.config import report
+from embeddaemon.config.flags import Flags
+from embeddaemon.config.given import dotted
+from embeddaemon.config.loading import Loaded, load
+from embeddaemon.errors import ConfigError, FailedLoad
+from embeddaemon.models.folder import read_card
+from embeddaemon.models.sources import SourceKind, locate, parse_source
+from embeddaemon.models.spec import ModelSpec
+
+_config_option = click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Read this file alone."
+)
+
+
+@click.group(name="config", short_help="Check or show the configuration.")
+def config_command() -> None:
+    """Check or show the configuration that `serve` would use: files and EMBEDDAEMON_* variables."""
+
+
+@config_command.command(name="check")
+@_config_option
+def config_check(*, config_file: Path | None) -> None:
+    """Say whether the configuration is right. Exit code 2 when it is not.
+
+    Looks into the folders of the models too, and loads none. Models of the hub are not fetched for it.
+    """
+    loaded = _load(config_file)
+    for spec in loaded.settings.models:
+        _check_model(spec)
+    for variable in loaded.ignored:
+        say(f"note: {variable} is not one of ours and is passed over")
+    files = ", ".join(str(path) for path in loaded.files) or "no file"
+    put(f"the configuration is right ({files}; {len(loaded.settings.models)} model(s))")
+
+
+@config_command.command(name="show")
+@_config_option
+@click.option("--json", "as_json", is_flag=True, help="For programs: key, value and origin.")
+def config_show(*, config_file: Path | None, as_json: bool) -> None:
+    """Print every value and where it came from, as a file that `serve --config` takes."""
+    found = report.rows(_load(config_file))
+    if as_json:
+        put_json([{"key": dotted(row.key), "value": row.value, "origin": row.origin} for row in found])
+    else:
+        put(report.as_toml(found))
+
+
+def _load(config_file: Path | None) -> Loaded:
+    return load(config_file=config_file, environment=os.environ, flags=Flags())
+
+
+def _check_model(spec: ModelSpec) -> None:
+    source = parse_source(spec.source)
+    if source.kind is SourceKind.HUB:
+        return
+    try:
+        read_card(spec, locate(source))
+    except FailedLoad as error:
+        raise ConfigError(f"models.{spec.name}: {error.message}", cause=error.cause) from error

@@ -1,0 +1,180 @@
+"""``embed``: texts from arguments, a file or standard input; vectors to standard output or a file, piece by piece."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO, NoReturn
+
+import click
+from tqdm import tqdm
+
+from embeddaemon.cli import connect, target, texts
+from embeddaemon.cli.console import Exit, say
+from embeddaemon.cli.vectors import FORMATS, writer_for
+from embeddaemon.client.sync import Client
+
+STANDARD = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where vectors go, and how they look there."""
+
+    path: Path | None
+    """None: standard output."""
+    form: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked of the model."""
+
+    model: str | None
+    task: str | None
+    prompt: str | None
+    dimensions: int | None
+    truncate: bool
+
+
+@click.command(name="embed", short_help="Turn texts into vectors.")
+@click.argument("given", metavar="[TEXT]...", nargs=-1)
+@click.option("-m", "--model", metavar="NAME", help="Model to ask. Default: the daemon's default.")
+@click.option(
+    "-i", "--input", "source", metavar="FILE", help="One text per line (.jsonl: field `text`); -: standard input."
+)
+@click.option("-o", "--output", metavar="FILE", help="Write here: .npy, .jsonl or .json; -: standard output (default).")
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Default: by the file's ending, else jsonl.")
+@click.option("--task", metavar="NAME", help="What the vectors are for, such as query or document; see `models`.")
+@click.option("--prompt", metavar="TEXT", help="Put this before every text, instead of a task's prompt.")
+@click.option(
+    "--dimensions", type=click.IntRange(min=1), metavar="N", help="Shorter vectors, where the model offers them."
+)
+@click.option("--truncate/--no-truncate", default=True, help="Cut texts that are too long (default), or fail.")
+@click.option("--progress/--no-progress", default=None, help="Progress on standard error. Default: on a terminal.")
+@connect.endpoint_option
+@connect.timeout_option()
+def embed_command(
+    *,
+    given: tuple[str, ...],
+    model: str | None,
+    source: str | None,
+    output: str | None,
+    form: str | None,
+    task: str | None,
+    prompt: str | None,
+    dimensions: int | None,
+    truncate: bool,
+    progress: bool | None,
+    endpoint: str | None,
+    timeout: float,
+) -> None:
+    """Turn texts into vectors: one JSON line per text, or a NumPy file.
+
+    Texts come from the command line, from a file (-i) or from standard input, one per line, and are streamed: the size
+    of the input does not matter. A file appears under its name when it is complete; an interruption leaves nothing.
+
+    \b
+    Examples:
+      embeddaemon embed "What is a daemon?"
+      embeddaemon embed --task query --format json "What is a daemon?"
+      embeddaemon embed -i texts.txt -o vectors.npy
+      sort -u texts.txt | embeddaemon embed -m mini > vectors.jsonl
+    """  # noqa: D301 - \b is click's mark for lines that stay as they are
+    if prompt is not None and task is not None:
+        raise click.UsageError("--task and --prompt both say what stands before the texts: give one of them")
+    where = output_of(output, form)
+    request = Request(model=model, task=task, prompt=prompt, dimensions=dimensions, truncate=truncate)
+    shown = sys.stderr.isatty() and (len(given) > 1 or not given) if progress is None else progress
+    with ExitStack() as stack:
+        stack.enter_context(ended_by_sigterm())
+        several, total = _texts(given, source, stack, count=shown)
+        client = stack.enter_context(Client(endpoint, timeout=timeout))
+        bar = stack.enter_context(tqdm(total=total, unit=" texts", file=sys.stderr, disable=not shown))
+        written = _embed(client, several, request, where, bar)
+    if where.path is not None:
+        say(f"{written} vectors written to {where.path}")
+
+
+def _embed(client: Client, several: Iterable[str], request: Request, where: Output, bar: tqdm[NoReturn]) -> int:
+    with _opened(where) as file:
+        writer = writer_for(where.form, file, request.model or client.hello().default_model)
+        pieces = client.embed_stream(
+            several,
+            model=request.model,
+            task=request.task,
+            prompt=request.prompt,
+            dimensions=request.dimensions,
+            truncate=request.truncate,
+        )
+        for rows in pieces:
+            writer.write(rows)
+            bar.update(len(rows))
+        if not writer.count and where.form != "jsonl":
+            writer.write(client.embed([], model=request.model, dimensions=request.dimensions))  # (0, dim)
+        writer.finish()
+        return writer.count
+
+
+def output_of(output: str | None, form: str | None) -> Output:
+    """Path and format of what was given. Raises click's UsageError for a file whose ending says nothing."""
+    if output is None or output == STANDARD:
+        if form == "npy" and sys.stdout.isatty():
+            raise click.UsageError(
+                "a NumPy file is no text for a terminal: name a file with -o, or redirect the output"
+            )
+        return Output(None, form or "jsonl")
+    path = Path(output)
+    ending = path.suffix.removeprefix(".").lower()
+    if form is None and ending not in FORMATS:
+        raise click.UsageError(
+            f"{output}: which format? Name a file that ends with .npy, .jsonl or .json, or give --format"
+        )
+    return Output(path, form or ending)
+
+
+def _opened(where: Output) -> AbstractContextManager[IO[bytes] | BinaryIO]:
+    if where.path is not None:
+        return target.whole_file(where.path)
+    if where.form == "npy":
+        return target.spooled(target.standard_output())
+    return nullcontext(target.standard_output())
+
+
+def _texts(
+    given: tuple[str, ...], source: str | None, stack: ExitStack, *, count: bool
+) -> tuple[Iterable[str], int | None]:
+    """The texts, and how many where that is known."""
+    if given:
+        if source is not None:
+            raise click.UsageError("texts on the command line and --input: give one of them")
+        return given, len(given)
+    if source is None and sys.stdin.isatty():
+        raise click.UsageError("no texts: give some, or -i FILE, or a pipe; `embeddaemon embed --help` has examples")
+    if source is None or source == STANDARD:
+        return texts.read_lines(sys.stdin.buffer, "standard input"), None
+    file = stack.enter_context(Path(source).open("rb"))  # noqa: SIM115 - the stack is its context
+    total = None
+    if count and file.seekable():
+        total = texts.count_lines(file)
+        file.seek(0)
+    read = texts.read_jsonl if source.lower().endswith((".jsonl", ".ndjson")) else texts.read_lines
+    return read(file, source), total
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM ends the program as an exception does, so that a file half written is removed."""
+
+    def end(*_: object) -> None:
+        sys.exit(Exit.TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,95 @@
+"""``serve``: settings from files, environment and flags; the supervisor runs with them until it is told to stop."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from embeddaemon.config.flags import Flags
+from embeddaemon.config.loading import load
+from embeddaemon.config.options import LOG_LEVELS
+from embeddaemon.config.settings import LogFormat, Settings, StartMethod
+from embeddaemon.errors import ConfigError
+from embeddaemon.telemetry import logs
+
+DAEMON_MODULES = ("psutil", "safetensors", "tokenizers", "torch", "transformers")
+"""What `embeddaemon[daemon]` adds to the client's install."""
+
+
+@click.command(name="serve", short_help="Run the daemon in the foreground.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Read this file alone.")
+@click.option("--endpoint", metavar="URI", help="Listen here: ipc:///path or a path.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME=SOURCE",
+    help="Serve a model; may be repeated. SOURCE: a folder, path:DIR, package:NAME or hub:ORG/NAME[@REVISION].",
+)
+@click.option("--default-model", metavar="NAME", help="Model of requests that name none. Default: the first.")
+@click.option("--memory-budget", metavar="SIZE", help='What all processes together may take: "80%" or "8GiB".')
+@click.option("--start-method", type=click.Choice([one.value for one in StartMethod]), help="How workers come to be.")
+@click.option("--log-format", type=click.Choice([one.value for one in LogFormat]), help="For people or for machines.")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Least important lines that are shown.")
+@click.option(
+    "--exit-with-parent", is_flag=True, default=None, help="Stop when the process that started this one ends."
+)
+def serve_command(
+    *,
+    config_file: Path | None,
+    endpoint: str | None,
+    models: tuple[str, ...],
+    default_model: str | None,
+    memory_budget: str | None,
+    start_method: str | None,
+    log_format: str | None,
+    log_level: str | None,
+    exit_with_parent: bool | None,
+) -> None:
+    """Run the daemon in the foreground until SIGTERM or Ctrl-C; accepted requests are finished first.
+
+    Settings come from /etc/embeddaemon/embeddaemon.toml, then ~/.config/embeddaemon/embeddaemon.toml (or --config
+    alone), then EMBEDDAEMON_* variables, then these flags; later ones win. Without any model the bundled one is served.
+    Logs go to standard error.
+
+    \b
+    Examples:
+      embeddaemon serve
+      embeddaemon serve --model mini=/models/all-MiniLM-L6-v2 --memory-budget 2GiB
+      embeddaemon serve --config ./embeddaemon.toml --log-format json
+    """  # noqa: D301 - \b is click's mark for lines that stay as they are
+    flags = Flags(
+        models=models,
+        endpoint=endpoint,
+        default_model=default_model,
+        memory_budget=memory_budget,
+        start_method=start_method,
+        log_format=log_format,
+        log_level=log_level,
+        exit_with_parent=exit_with_parent,
+    )
+    refuse_client_install()
+    loaded = load(config_file=config_file, environment=os.environ, flags=flags)
+    logs.setup(loaded.settings.log_format.value, loaded.settings.log_level)
+    sys.exit(_run(loaded.settings))
+
+
+def refuse_client_install() -> None:
+    """Raises ConfigError where only the client is installed."""
+    missing = [name for name in DAEMON_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"this is a client's install ({', '.join(missing)} missing): to run the daemon, "
+            "`pip install 'embeddaemon[daemon]'`"
+        )
+
+
+def _run(settings: Settings) -> int:
+    # Here and not above: the base install has no supervisor's dependencies, and `serve --help` needs none.
+    from embeddaemon.supervisor.loop import run  # noqa: PLC0415
+
+    return run(settings)

@@ -1,0 +1,118 @@
+"""Vectors as bytes: JSON lines, one JSON document, or NumPy's file format, all written piece by piece."""
+
+from __future__ import annotations
+
+from typing import IO, BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMATS = ("json", "jsonl", "npy")
+
+_NPY_MAGIC = b"\x93NUMPY\x01\x00"
+_NPY_HEADER_BYTES = 128
+"""Magic, length and header together: a multiple of 64, with room for any number of rows."""
+
+Rows = NDArray[np.float32]
+
+
+class VectorWriter(Protocol):
+    """Takes pieces of rows (texts, dim) in order."""
+
+    count: int
+
+    def write(self, rows: Rows) -> None:
+        """One more piece."""
+
+    def finish(self) -> None:
+        """No more pieces: the rest of the file."""
+
+
+def writer_for(name: str, file: IO[bytes] | BinaryIO, model: str | None) -> VectorWriter:
+    """The writer of a format; ``npy`` needs a seekable file."""
+    match name:
+        case "jsonl":
+            return JsonLines(file)
+        case "json":
+            return JsonDocument(file, model)
+        case "npy":
+            return Npy(file)
+        case _:
+            raise AssertionError(f"format {name}: bug")
+
+
+class JsonLines:
+    """``{"index": 0, "embedding": [...]}`` per line."""
+
+    def __init__(self, file: IO[bytes] | BinaryIO) -> None:
+        self._file = file
+        self.count = 0
+
+    def write(self, rows: Rows) -> None:
+        for numbers in _as_json(rows):
+            self._file.write(b'{"index": %d, "embedding": %s}\n' % (self.count, numbers))
+            self.count += 1
+        self._file.flush()
+
+    def finish(self) -> None:
+        self._file.flush()
+
+
+class JsonDocument:
+    """``{"embeddings": [[...], ...], "model": ..., "count": ..., "dimensions": ...}``."""
+
+    def __init__(self, file: IO[bytes] | BinaryIO, model: str | None) -> None:
+        self._file = file
+        self._model = model
+        self._dim = 0
+        self.count = 0
+        file.write(b'{"embeddings": [')
+
+    def write(self, rows: Rows) -> None:
+        self._dim = rows.shape[1]
+        for numbers in _as_json(rows):
+            self._file.write(b",\n" if self.count else b"\n")
+            self._file.write(numbers)
+            self.count += 1
+
+    def finish(self) -> None:
+        # A name of a model needs no escapes: letters, digits and a few signs.
+        model = b"null" if self._model is None else b'"%s"' % self._model.encode()
+        self._file.write(b'\n], "model": %s, "count": %d, "dimensions": %d}\n' % (model, self.count, self._dim))
+        self._file.flush()
+
+
+class Npy:
+    """A float32 matrix as ``numpy.load`` reads it; the number of rows is put into the header at the end."""
+
+    def __init__(self, file: IO[bytes] | BinaryIO) -> None:
+        self._file = file
+        self._start = file.tell()
+        self._dim = 0
+        self.count = 0
+        file.write(_npy_header(0, 0))
+
+    def write(self, rows: Rows) -> None:
+        self._dim = rows.shape[1]
+        self._file.write(np.ascontiguousarray(rows, dtype="<f4").data)
+        self.count += rows.shape[0]
+
+    def finish(self) -> None:
+        self._file.seek(self._start)
+        self._file.write(_npy_header(self.count, self._dim))
+        self._file.seek(0, 2)
+        self._file.flush()
+
+
+def _npy_header(count: int, dim: int) -> bytes:
+    room = _NPY_HEADER_BYTES - len(_NPY_MAGIC) - 2
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({count}, {dim}), }}"
+    header = text.ljust(room - 1) + "\n"
+    assert len(header) == room, "numbers of 64 bits fit into the room"
+    return _NPY_MAGIC + room.to_bytes(2, "little") + header.encode("latin-1")
+
+
+def _as_json(rows: Rows) -> list[bytes]:
+    """Rows as JSON arrays: nine digits give every float32 back exactly."""
+    form = "[" + ", ".join(["%.9g"] * rows.shape[1]) + "]"
+    return [(form % tuple(row)).encode() for row in rows.tolist()]
