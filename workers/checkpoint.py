@@ -122,6 +122,8 @@ def assign(model: nn.Module, tensors: Mapping[str, torch.Tensor], card: ModelCar
                 f"{where}: {name} has the shape {tuple(named[name].shape)}, "
                 f"config.json makes it {tuple(parameter.shape)}"
             )
+        if not named[name].is_floating_point():
+            raise CorruptModel(f"{where}: {name} is {named[name].dtype}, a weight is a floating-point number")
     model.load_state_dict({name: named[name] for name in wanted}, assign=True)
 
 

@@ -20,7 +20,7 @@ from tokenizers.processors import TemplateProcessing
 from embeddaemon.errors import CorruptModel
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.jsonfile import JsonFile, read_json
-from embeddaemon.models.pipeline import sentence_config
+from embeddaemon.models.pipeline import read_pipeline
 from embeddaemon.workers.engines import Encoded
 
 _PROMPTS_REMEMBERED = 64
@@ -91,7 +91,7 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
         rust = _from_vocabulary(folder / "vocab.txt", settings)
     else:
         raise CorruptModel(f"{folder} has no tokenizer: neither tokenizer.json nor vocab.txt")
-    if sentence_config(folder).boolean("do_lower_case", default=False):
+    if read_pipeline(Path(card.folder)).sentence.boolean("do_lower_case", default=False):
         _lower_case_first(rust)
     highest = max(rust.get_vocab(with_added_tokens=True).values(), default=0)
     if highest >= card.vocabulary:

@@ -13,7 +13,7 @@ from pathlib import Path
 from embeddaemon.errors import ConfigError, CorruptModel, ModelNotFound, UnsupportedModel
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.jsonfile import JsonFile, read_json
-from embeddaemon.models.pipeline import Pipeline, read_pipeline, sentence_config
+from embeddaemon.models.pipeline import Pipeline, read_pipeline
 from embeddaemon.models.sources import Source, SourceKind, package_version, parse_source
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.models.table import known, pinned_sha256
@@ -48,7 +48,7 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
         revision=_revision(source, folder, pipeline.transformer, weights_files),
         family=family,
         dim=dim,
-        max_tokens=_max_tokens(spec, config, pipeline.transformer),
+        max_tokens=_max_tokens(spec, config, pipeline),
         vocabulary=config.size("vocab_size"),
         pooling=pooling,
         normalize=pipeline.normalize if spec.normalize is None else spec.normalize,
@@ -99,7 +99,7 @@ def _is_jina(config: JsonFile, headers: tuple[WeightsHeader, ...]) -> bool:
     return any(entry.name.endswith(marks) for header in headers for entry in header.tensors)
 
 
-def _max_tokens(spec: ModelSpec, config: JsonFile, transformer: Path) -> int:
+def _max_tokens(spec: ModelSpec, config: JsonFile, pipeline: Pipeline) -> int:
     """The folder's limit as sentence-transformers takes it, at most the number of positions; the spec's goes first."""
     positions = config.size("max_position_embeddings")
     if spec.max_tokens is not None:
@@ -107,12 +107,12 @@ def _max_tokens(spec: ModelSpec, config: JsonFile, transformer: Path) -> int:
             raise ConfigError(f"model {spec.name}: max_tokens is {spec.max_tokens}, the model can do 1 to {positions}")
         return spec.max_tokens
     # New folders have no max_seq_length; there the limit is the tokenizer's.
-    sentence = sentence_config(transformer)
+    sentence = pipeline.sentence
     said = sentence.section("processor_kwargs").integer("model_max_length")
     said = said or sentence.section("tokenizer_args").integer("model_max_length")
     said = said or sentence.integer("max_seq_length")
     if not said:
-        said = read_json(transformer / "tokenizer_config.json").integer("model_max_length")
+        said = read_json(pipeline.transformer / "tokenizer_config.json").integer("model_max_length")
     return min(said or positions, positions)
 
 

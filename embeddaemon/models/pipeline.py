@@ -38,6 +38,8 @@ class Pipeline:
 
     transformer: Path
     """The folder with the transformer's config, weights and tokenizer."""
+    sentence: JsonFile
+    """``sentence_bert_config.json``: limits and switches of the tokenizer."""
     pooling: tuple[Pooling, ...] = (Pooling.MEAN,)
     include_prompt: bool = True
     normalize: bool = False
@@ -53,10 +55,10 @@ class _Module:
 
 def read_pipeline(folder: Path) -> Pipeline:
     """The pipeline of a folder. Raises CorruptModel and, for modules that are not served, UnsupportedModel."""
-    prompts, default_task = _prompts(read_json(folder / "config_sentence_transformers.json"))
     modules = _modules(folder)
-    if modules is None:  # sentence-transformers' own default for a bare transformer
-        return Pipeline(transformer=folder, prompts=prompts, default_task=default_task)
+    if modules is None:  # a bare transformer: sentence-transformers reads no file of its own then
+        return Pipeline(transformer=folder, sentence=JsonFile(folder / _SENTENCE_CONFIGS[0], {}, is_present=False))
+    prompts, default_task = _prompts(read_json(folder / "config_sentence_transformers.json"))
     kinds = [module.kind for module in modules]
     served = [["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]]
     if kinds not in served:
@@ -66,6 +68,7 @@ def read_pipeline(folder: Path) -> Pipeline:
     pooling = read_json(modules[1].folder / "config.json")
     return Pipeline(
         transformer=modules[0].folder,
+        sentence=_sentence_config(modules[0].folder),
         pooling=_pooling(pooling),
         include_prompt=pooling.boolean("include_prompt", default=True),
         normalize="Normalize" in kinds,
@@ -74,7 +77,7 @@ def read_pipeline(folder: Path) -> Pipeline:
     )
 
 
-def sentence_config(transformer: Path) -> JsonFile:
+def _sentence_config(transformer: Path) -> JsonFile:
     """``sentence_bert_config.json``, or what it was called for other families; empty where there is none."""
     for name in _SENTENCE_CONFIGS:
         config = read_json(transformer / name)

@@ -1,0 +1,219 @@
+"""Small BERT checkpoints in the published layout, made by a seed: what the hub holds, only tiny.
+
+Weights of deviation 0.2 and random gains and biases, since zeros and ones hide swapped tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_WORDS = """
+a the red blue green planet star moon is was has known as what which why how far near old new small large
+query document passage search for of to in on sun water light night day cat dog tree house river sea
+##s ##ed ##ing ##er ##est , . : ? ! ' - b c d e f g h i j k l m n o p q r s t u v w x y z
+"""
+
+
+@dataclass(kw_only=True)
+class TinyBert:
+    """What differs between one published folder and the next. ``write`` makes the folder."""
+
+    seed: int = 0
+    hidden: int = 32
+    layers: int = 2
+    heads: int = 4
+    intermediate: int = 48
+    positions: int = 64
+    prefix: str = ""
+    """Before every tensor's name: ``bert.`` in classes with a head."""
+    old_names: bool = False
+    """gamma and beta, as TensorFlow called them, and a position_ids tensor."""
+    has_pooler: bool = True
+    dtype: str = "float32"
+    pooling: dict[str, Any] | None = field(default_factory=lambda: {"pooling_mode_mean_tokens": True})
+    """``1_Pooling/config.json``; None: no modules.json at all."""
+    new_layout: bool = False
+    """Module types and keys as sentence-transformers 6 writes them."""
+    normalize: bool = True
+    sentence_config: dict[str, Any] | None = field(default_factory=lambda: {"max_seq_length": 32})
+    config: dict[str, Any] = field(default_factory=dict)
+    """Over what config.json would have."""
+    prompts: dict[str, str] | None = None
+    default_prompt: str | None = None
+    tokenizer_config: dict[str, Any] = field(default_factory=dict)
+    tokenizer_json: bool = True
+    """False: only vocab.txt is there."""
+
+    def write(self, folder: Path) -> Path:
+        """All files of the model."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", self._config())
+        self._write_tokenizer(folder)
+        self._write_pipeline(folder)
+        save_weights(folder / "model.safetensors", self.tensors())
+        return folder
+
+    def tensors(self) -> Tensors:
+        """By the names of the file."""
+        random = np.random.default_rng(self.seed)
+        shapes = self._shapes()
+        tensors: Tensors = {
+            self._name(name): _weights(random, name, shape).astype(self.dtype) for name, shape in shapes.items()
+        }
+        if self.old_names:
+            tensors[f"{self.prefix}embeddings.position_ids"] = np.arange(self.positions, dtype=np.int64)[None]
+        return tensors
+
+    def _name(self, name: str) -> str:
+        if self.old_names:
+            name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        return self.prefix + name
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        hidden, intermediate = self.hidden, self.intermediate
+        shapes: dict[str, tuple[int, ...]] = {
+            "embeddings.word_embeddings.weight": (len(vocabulary()), hidden),
+            "embeddings.position_embeddings.weight": (self.positions, hidden),
+            "embeddings.token_type_embeddings.weight": (2, hidden),
+            **_norm("embeddings.LayerNorm", hidden),
+        }
+        for number in range(self.layers):
+            layer = f"encoder.layer.{number}"
+            for projection in ("query", "key", "value"):
+                shapes |= _linear(f"{layer}.attention.self.{projection}", hidden, hidden)
+            shapes |= _linear(f"{layer}.attention.output.dense", hidden, hidden)
+            shapes |= _norm(f"{layer}.attention.output.LayerNorm", hidden)
+            shapes |= _linear(f"{layer}.intermediate.dense", intermediate, hidden)
+            shapes |= _linear(f"{layer}.output.dense", hidden, intermediate)
+            shapes |= _norm(f"{layer}.output.LayerNorm", hidden)
+        return shapes | (_linear("pooler.dense", hidden, hidden) if self.has_pooler else {})
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "architectures": ["BertModel"],
+            "attention_probs_dropout_prob": 0.1,
+            "hidden_act": "gelu",
+            "hidden_dropout_prob": 0.1,
+            "hidden_size": self.hidden,
+            "initializer_range": 0.02,
+            "intermediate_size": self.intermediate,
+            "layer_norm_eps": 1e-12,
+            "max_position_embeddings": self.positions,
+            "model_type": "bert",
+            "num_attention_heads": self.heads,
+            "num_hidden_layers": self.layers,
+            "pad_token_id": 0,
+            "position_embedding_type": "absolute",
+            "type_vocab_size": 2,
+            "vocab_size": len(vocabulary()),
+            **self.config,
+        }
+
+    def _write_tokenizer(self, folder: Path) -> None:
+        (folder / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")
+        write_json(
+            folder / "tokenizer_config.json",
+            {
+                "tokenizer_class": "BertTokenizer",
+                "do_lower_case": True,
+                "model_max_length": self.positions,
+                **{f"{name[1:-1].lower()}_token": name for name in SPECIAL},
+                **self.tokenizer_config,
+            },
+        )
+        if self.tokenizer_json:
+            tokenizer = word_piece()
+            # As the real MiniLM's file has it: a trap for whoever does not switch it off.
+            tokenizer.enable_truncation(8)
+            tokenizer.enable_padding(length=8)
+            tokenizer.save(str(folder / "tokenizer.json"))
+
+    def _write_pipeline(self, folder: Path) -> None:
+        if self.sentence_config is not None:
+            write_json(folder / "sentence_bert_config.json", self.sentence_config)
+        if self.prompts is not None:
+            settings = {"prompts": self.prompts, "default_prompt_name": self.default_prompt}
+            write_json(folder / "config_sentence_transformers.json", settings)
+        if self.pooling is None:
+            return
+        write_json(folder / "modules.json", self._modules())
+        (folder / "1_Pooling").mkdir(exist_ok=True)
+        size_key = "embedding_dimension" if self.new_layout else "word_embedding_dimension"
+        write_json(folder / "1_Pooling" / "config.json", {size_key: self.hidden, **self.pooling})
+        if self.normalize:
+            (folder / "2_Normalize").mkdir(exist_ok=True)
+
+    def _modules(self) -> list[dict[str, Any]]:
+        kinds = {
+            "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
+            "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+            "Normalize": "sentence_transformers.base.modules.normalize.Normalize",
+        }
+        names = list(kinds) if self.normalize else list(kinds)[:2]
+        return [
+            {
+                "idx": index,
+                "name": str(index),
+                "path": f"{index}_{name}" if index else "",
+                "type": kinds[name] if self.new_layout else f"sentence_transformers.models.{name}",
+            }
+            for index, name in enumerate(names)
+        ]
+
+
+def vocabulary() -> list[str]:
+    """Every word of the tiny tokenizer; its place is its id."""
+    return [*SPECIAL, *_WORDS.split()]
+
+
+def word_piece() -> Tokenizer:
+    """The tiny tokenizer: BERT's own kind."""
+    ids = {word: index for index, word in enumerate(vocabulary())}
+    tokenizer = Tokenizer(WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+    )
+    return tokenizer
+
+
+def save_weights(path: Path, tensors: Tensors) -> None:
+    """A safetensors file as torch writes it."""
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def write_json(path: Path, values: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def _linear(name: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+
+
+def _norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
+
+
+def _weights(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    values = random.normal(0.0, 0.2, shape)
+    return values + 1.0 if name.endswith("LayerNorm.weight") else values
