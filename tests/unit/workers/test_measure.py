@@ -1,5 +1,7 @@
 """Bytes of this very process."""
 
+from pathlib import Path
+
 import pytest
 
 from embeddaemon.workers import measure
@@ -22,8 +24,8 @@ def test_peak_remembers_what_was_given_back() -> None:
     assert measure.peak_resident_bytes() >= resident - 8 * MIB
 
 
-def test_without_proc_there_is_still_a_number(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    monkeypatch.setattr(measure, "_ROLLUP", measure.Path("/nonexistent"))
-    monkeypatch.setattr(measure, "_STATUS", measure.Path("/nonexistent"))
+def test_without_proc_there_is_still_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_ROLLUP", Path("/nonexistent"))
+    monkeypatch.setattr(measure, "_STATUS", Path("/nonexistent"))
     assert measure.private_bytes() > MIB
     assert measure.peak_resident_bytes() > MIB
