@@ -12,7 +12,7 @@ import pytest
 
 from embeddaemon.errors import CorruptModel
 from embeddaemon.models.weights import MAX_HEADER_BYTES, WeightsHeader, find_weights, read_header, read_headers
-from tests.support.checkpoints import save_weights, write_json
+from tests.support.checkpoints import Tensors, save_weights, write_json
 
 
 def written(path: Path, header: object, *, tensor_bytes: int = 0, length: int | None = None) -> Path:
@@ -27,7 +27,7 @@ def entry(dtype: object = "F32", shape: Any = (2, 3), offsets: Any = (0, 24), **
 
 
 def test_file_of_the_library_is_read(tmp_path: Path) -> None:
-    tensors = {
+    tensors: Tensors = {
         "b": np.zeros((2, 3), dtype=np.float32),
         "a": np.zeros(4, dtype=np.int64),
         "c": np.zeros(2, dtype=np.float16),
