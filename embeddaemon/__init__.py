@@ -5,8 +5,8 @@
     with Client() as client:
         vectors = client.embed(["first text", "second"])
 
-The names below are the public ones. They are imported when they are first used: pyzmq and numpy cost a command that only
-prints its help more than everything else in it.
+The names below are the public ones. They are imported when they are first used: pyzmq and numpy cost a command that
+only prints its help more than everything else in it.
 """
 
 from __future__ import annotations
@@ -57,11 +57,12 @@ if TYPE_CHECKING:
     __version__: str
 
 _ERRORS = (
-    "BackingOff BadOutput Busy ConfigError CorruptModel DaemonUnreachable Draining EmbedDaemonError Expired Failed FailedLoad "
-    "Forbidden HubUnreachable InputTooLarge InternalError Invalid InvalidInput ModelGated ModelNotFound NoHeadroom "
-    "ProtocolError Refused RequestError TextTooLong UnknownDimensions UnknownModel UnknownTask UnsupportedModel "
-    "UnsupportedVersion WorkerCrashed"
-).split()
+    *("BackingOff", "BadOutput", "Busy", "ConfigError", "CorruptModel", "DaemonUnreachable", "Draining"),
+    *("EmbedDaemonError", "Expired", "Failed", "FailedLoad", "Forbidden", "HubUnreachable", "InputTooLarge"),
+    *("InternalError", "Invalid", "InvalidInput", "ModelGated", "ModelNotFound", "NoHeadroom", "ProtocolError"),
+    *("Refused", "RequestError", "TextTooLong", "UnknownDimensions", "UnknownModel", "UnknownTask"),
+    *("UnsupportedModel", "UnsupportedVersion", "WorkerCrashed"),
+)
 
 _HOMES = {
     "AsyncClient": "embeddaemon.client.aio",
@@ -74,7 +75,7 @@ _HOMES = {
     "local": "embeddaemon.client.local",
 } | dict.fromkeys(_ERRORS, "embeddaemon.errors")
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604, PLE0605 - all of them are strings
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - all of them are strings
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""What the decider of a connection is told, and what it tells its shell to do. Decided in _core.py, executed in _wire.py."""
+"""What the decider of a connection (_core.py) tells its shell (_wire.py) to do, and how patient it is."""
 
 from __future__ import annotations
 

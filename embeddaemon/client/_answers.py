@@ -18,7 +18,7 @@ _COPIED_BYTES = 64 * 1024
 
 
 def vectors_of(answered: Answered) -> tuple[Vectors, FloatArray]:
-    """The header and the (count, dim) array of an ``embed`` answer; the array is writable, over the frame where it is large."""
+    """The header and the (count, dim) array of an ``embed`` answer; writable, and over the frame where it is large."""
     answer = answered.answer
     if not isinstance(answer, Vectors):
         raise ProtocolError(f"embed was answered with {type(answer).__name__}")
@@ -105,7 +105,8 @@ class Assembler:
 
     def embeddings(self, *, is_single: bool) -> Embeddings:
         """Everything together; (dim,) for a single string."""
-        assert self._vectors is not None and self._done == self._texts, "assembled before every piece was answered: bug"
+        assert self._done == self._texts, "assembled before every piece was answered: bug"
+        assert self._vectors is not None, "assembled without a piece: bug"
         return Embeddings(
             vectors=self._vectors[0] if is_single else self._vectors,
             model=self._model,

@@ -1,4 +1,4 @@
-"""One thread's connection: waits on its wire until the pieces of a call are answered. ``sync.py`` gives each thread one."""
+"""One thread's connection: waits on its wire until the pieces of a call are answered. sync.py gives each thread one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import zmq
 
@@ -36,8 +36,8 @@ class Connection:
     ) -> None:
         """``bell`` becomes readable when the client is closed by another thread."""
         self.is_closed = False
-        # Held by its thread in every step and by whoever closes the client: contended only then. Reentrant for the sake of a
-        # signal handler that closes the client in the middle of a step.
+        # Held by its thread in every step and by whoever closes the client: contended only then. Reentrant for the
+        # sake of a signal handler that closes the client in the middle of a step.
         self._lock = threading.RLock()
         self._poller = zmq.Poller()
         self._poller.register(bell, zmq.POLLIN)
@@ -50,7 +50,7 @@ class Connection:
             closing=self._poller.unregister,
         )
 
-    def answers(self, pieces: Pieces, call: Call) -> Iterator[Answered]:
+    def answers(self, pieces: Pieces, call: Call) -> Generator[Answered, None, None]:
         """The answers to the pieces, in their order; submits more of them as the window of the call allows."""
         return self._exchange(pieces(self._limits(call)), call)
 
@@ -65,7 +65,7 @@ class Connection:
             assert core.server is not None, "a request was answered before HELLO: bug"
         return core.server.limits
 
-    def _exchange(self, pieces: Iterator[Piece], call: Call) -> Iterator[Answered]:
+    def _exchange(self, pieces: Iterator[Piece], call: Call) -> Generator[Answered, None, None]:
         next_piece = next(pieces, None)
         try:
             while next_piece is not None or not call.is_over:

@@ -1,11 +1,13 @@
 """The decider of one connection: ids, deadlines, matching, HELLO, when to ping, when to connect and send again.
 
-``(event, now) -> actions``; no clock and no socket in here. A shell (sync.py, aio.py, through _wire.py) executes the actions,
-reports what came of them, and calls ``tick`` at ``wakeup()``. How many pieces of a call are in flight is decided in _window.py.
+``(event, now) -> actions``; no clock and no socket in here. A shell (sync.py, aio.py, through _wire.py) executes the
+actions, reports what came of them, and calls ``tick`` at ``wakeup()``. How many pieces of a call are in flight is
+decided in _window.py.
 
-The daemon may be restarted at any time. Embedding twice gives the same vectors, so every piece without an answer is simply
-sent again, under a new id, to whoever answers HELLO next. libzmq connects again by itself and says nothing about what was lost:
-therefore silence is answered by a ping, and another ``instance`` in its answer means that everything in flight is gone.
+The daemon may be restarted at any time. Embedding twice gives the same vectors, so every piece without an answer is
+simply sent again, under a new id, to whoever answers HELLO next. libzmq connects again by itself and says nothing
+about what was lost: therefore silence is answered by a ping, and another ``instance`` in its answer means that
+everything in flight is gone.
 """
 
 from __future__ import annotations

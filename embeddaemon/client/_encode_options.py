@@ -54,7 +54,7 @@ class EncodeOptions:
         return bool(self.task_choices) and self.prompt is None and self.prompt_name is None
 
     def finish(self, vectors: FloatArray) -> FloatArray | list[FloatArray]:
-        """The vectors as they were asked for. Cut to any length, offered or not, then normalised, as sentence-transformers does."""
+        """The vectors as asked for: cut to any length, offered or not, and only then normalised, as they do it."""
         if self.truncate_dim is not None:
             vectors = np.ascontiguousarray(vectors[..., : self.truncate_dim])
             if self.normalize_embeddings:

@@ -67,7 +67,7 @@ def _mismatch_or(answer: ErrorAnswer) -> EmbedDaemonError:
 
 
 def error_of(answer: ErrorAnswer, offset: int) -> EmbedDaemonError:
-    """The error of an answer, with the index that its text has in the call, not in the piece that begins at ``offset``."""
+    """The error of an answer, with the index that its text has in the call; its piece begins at ``offset``."""
     return at_offset(_mismatch_or(answer), offset)
 
 
@@ -81,5 +81,5 @@ def at_offset(error: EmbedDaemonError, offset: int) -> EmbedDaemonError:
 
 
 def renewed(error: EmbedDaemonError, message: str, *, details: Mapping[str, Detail]) -> EmbedDaemonError:
-    """The same error as another object: one exception must not be raised in two places, they would share a traceback."""
+    """The same error as another object: one exception raised in two places would share its traceback."""
     return type(error)(message, details=details, cause=error.cause, retry_after_ms=error.retry_after_ms)

@@ -1,6 +1,7 @@
-"""What each method asks and makes of the answers, once for both clients and the mock. Pure: generators that yield exchanges.
+"""What each method asks and makes of the answers, once for both clients and the mock. Pure.
 
-An operation yields an ``Exchange``; whoever runs it gets the pieces answered and hands each answer, in order, to ``take``.
+An operation yields an ``Exchange``; whoever runs it gets the pieces answered and hands each answer, in order, to
+``take``.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def dimension(name: str | None) -> Operation[int]:
 
 
 def health(name: str | None, *, deep: bool) -> Operation[Health]:
-    """Whether the daemon answers and the model is not failed; deep: whether a text becomes a vector of the right length."""
+    """Whether the daemon answers and the model is not failed; deep: whether a text becomes a proper vector."""
     info = yield from model_info(name)
     if not deep:
         is_ok = info.state != "failed"

@@ -10,7 +10,7 @@ from embeddaemon.client._operations import Report, unreported
 from embeddaemon.client._window import PIECE_TEXTS
 
 Progress = bool | Callable[[int, int], None] | None
-"""True: a bar. False: none. None: a bar where stderr is a terminal and the call is long. Or a function (done, total)."""
+"""True: a bar. False: none. None: a bar if stderr is a terminal and the call is long. Or a function (done, total)."""
 
 _LONG_CALL_TEXTS = 8 * PIECE_TEXTS
 _SHOWN_AFTER_SECONDS = 1.0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 import numpy as np
 
 from embeddaemon.client import _faults as faults
-from embeddaemon.client._window import PIECE_TEXTS, Piece, cut
+from embeddaemon.client._window import PIECE_TEXTS, Call, Cutter, Piece, cut
 from embeddaemon.errors import EmbedDaemonError, InputTooLarge, InvalidInput
 from embeddaemon.protocol import codec
 from embeddaemon.protocol.limits import MAX_HEADER_BYTES, Limits
@@ -24,13 +25,14 @@ _MAX_OPTION_BYTES = MAX_HEADER_BYTES // 4
 
 Pieces = Callable[[Limits], Iterator[Piece]]
 """The pieces of a call, made one by one as the window takes them, within the daemon's limits."""
+AsyncPieces = Callable[[Limits], AsyncIterator[Piece]]
 
 
 def as_texts(texts: object) -> list[str]:
     """A list of strings out of whatever holds strings in an order: list, tuple, generator, array, series."""
     if isinstance(texts, np.ndarray):
         texts = texts.tolist()
-    if isinstance(texts, bytes | bytearray | memoryview | Mapping | Set) or not isinstance(texts, Iterable):
+    if isinstance(texts, bytes | bytearray | memoryview | Mapping | AbstractSet) or not isinstance(texts, Iterable):
         raise InvalidInput(f"texts must be a string or a list of strings, not {type(texts).__name__}")
     listed = list(texts)
     for index, text in enumerate(listed):
@@ -40,7 +42,9 @@ def as_texts(texts: object) -> list[str]:
 
 def as_stream(texts: object) -> Iterable[object]:
     """Anything that gives strings in an order, unread."""
-    if isinstance(texts, str | bytes | bytearray | memoryview | Mapping | Set) or not isinstance(texts, Iterable):
+    if isinstance(texts, str | bytes | bytearray | memoryview | Mapping | AbstractSet) or not isinstance(
+        texts, Iterable
+    ):
         raise InvalidInput(f"texts must be an iterable of strings, not {type(texts).__name__}")
     return texts
 
@@ -59,7 +63,7 @@ def _check_text(text: object, index: int) -> str:
 
 def as_ids(ids: object) -> list[list[int]]:
     """Token ids, one list per text."""
-    if isinstance(ids, str | bytes | Mapping | Set) or not isinstance(ids, Iterable):
+    if isinstance(ids, str | bytes | Mapping | AbstractSet) or not isinstance(ids, Iterable):
         raise InvalidInput(f"ids must be a list of lists of integers, not {type(ids).__name__}")
     return [_ids_of_text(text, index) for index, text in enumerate(ids)]
 
@@ -168,6 +172,14 @@ def wait_seconds(timeout: object) -> float:
     return float(timeout)
 
 
+def call_for(timeout: float | None, client_timeout: float, *, bounds_piece: bool, now: float) -> Call:
+    """A call that a time-out bounds as a whole, where one was given with it; else the client's bounds each piece."""
+    if timeout is None or bounds_piece:
+        return Call(wait_seconds=client_timeout if timeout is None else wait_seconds(timeout))
+    seconds = wait_seconds(timeout)
+    return Call(wait_seconds=seconds, deadline=now + seconds)
+
+
 # -- pieces ------------------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +196,23 @@ def text_pieces(request: ModelRequest, texts: Iterable[str]) -> Pieces:
         for number, part in enumerate(cut(texts, max_texts=min(PIECE_TEXTS, limits.max_texts))):
             yield text_piece(request, part, number, offset, limits)
             offset += len(part)
+
+    return pieces
+
+
+def async_text_pieces(request: ModelRequest, texts: AsyncIterable[object]) -> AsyncPieces:
+    """The same for texts that are waited for."""
+
+    async def pieces(limits: Limits) -> AsyncIterator[Piece]:
+        cutter = Cutter(max_texts=min(PIECE_TEXTS, limits.max_texts))
+        index = number = offset = 0
+        async for text in texts:
+            if part := cutter.add(_check_text(text, index)):
+                yield text_piece(request, part, number, offset, limits)
+                number, offset = number + 1, offset + len(part)
+            index += 1
+        if rest := cutter.rest():
+            yield text_piece(request, rest, number, offset, limits)
 
     return pieces
 

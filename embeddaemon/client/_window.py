@@ -119,7 +119,7 @@ class Call:
     """One call of the client: counts what is in flight and gives the outcomes back in the order of the pieces."""
 
     def __init__(self, *, wait_seconds: float, deadline: float | None = None, window: Window | None = None) -> None:
-        """``wait_seconds`` bounds the wait for each piece, ``deadline`` (monotonic) the whole call where it is given."""
+        """``wait_seconds`` bounds the wait for a piece, ``deadline`` (monotonic) the whole call where it is given."""
         self.wait_seconds = wait_seconds
         self.window = window or Window()
         self._deadline = deadline

@@ -1,4 +1,4 @@
-"""The socket of one connection: executes what the decider says, receives what came. Waits for nothing; decides nothing."""
+"""The socket of one connection: executes what the decider says, receives what came. Never waits, never decides."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def endpoint_or_default(endpoint: str | None) -> str:
 def reason_nobody_listens(path: Path) -> str | None:
     """Why a connection to a unix socket is refused; None when it is taken. Never waits."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+        probe.settimeout(0)
         try:
             probe.connect(os.fspath(path))
         except BlockingIOError:  # its backlog is full: somebody listens, and is busy

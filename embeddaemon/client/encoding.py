@@ -1,6 +1,6 @@
 """The methods by which a client stands in for a ``SentenceTransformer``. Names, order and defaults are theirs."""
 
-# ruff: noqa: FBT001, FBT002 - the signatures of sentence-transformers
+# ruff: noqa: FBT001, FBT002, PLR0917 - the signatures of sentence-transformers
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Encoded = FloatArray | list[FloatArray]
 class SentenceTransformerMethods(Methods):
     """``encode`` and its sisters.
 
-    ``batch_size`` and ``device`` are accepted and ignored: the daemon decides both. ``prompt_name`` is one of the model's
-    tasks. ``output_value`` other than "sentence_embedding" and ``convert_to_tensor=True`` raise InvalidInput: the client has
-    no torch. Empty texts are embedded, not refused. ``truncate_dim`` may be any length: vectors are cut, then normalised.
+    ``batch_size`` and ``device`` are accepted and ignored: the daemon decides both. ``prompt_name`` is one of the
+    model's tasks. ``output_value`` other than "sentence_embedding" and ``convert_to_tensor=True`` raise InvalidInput:
+    the client has no torch. Empty texts are embedded, not refused. ``truncate_dim`` may be any length: vectors are
+    cut, then normalised.
     """
 
     def encode(
@@ -40,7 +41,7 @@ class SentenceTransformerMethods(Methods):
         *,
         model: str | None = None,
     ) -> Encoded:
-        """Sentences to vectors: float32 (sentences, dim), or (dim,) for a string; a list of them without ``convert_to_numpy``."""
+        """Sentences to vectors: float32 (sentences, dim), (dim,) for a string; a list if not ``convert_to_numpy``."""
         options = EncodeOptions(
             model=model,
             prompt_name=prompt_name,

@@ -1,10 +1,10 @@
-"""Every method of the synchronous client, over one primitive: pieces answered in order. sync.py and testing.py provide it."""
+"""Every method of the synchronous client, over one primitive that sync.py and testing.py provide."""
 
 from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, TypeVar
 
 from embeddaemon.client import _operations as operations
@@ -24,22 +24,25 @@ LOAD_TIMEOUT_SECONDS = 300.0
 
 
 class Methods(abc.ABC):
-    """What a client can be asked. Every method may raise DaemonUnreachable, Expired, and the RequestErrors that it names.
+    """What a client can be asked. Every method may raise DaemonUnreachable, Expired, and what it names.
 
-    ``timeout`` is in seconds and bounds the whole call. Where it is not given, the client's own bounds the wait for each
-    piece of 64 texts or fewer, so that a call of a million texts may take as long as it makes progress.
+    ``timeout`` is in seconds and bounds the whole call. Where it is not given, the client's own bounds the wait for
+    each piece of 64 texts or fewer, so that a call of a million texts may take as long as it makes progress.
     """
 
     @abc.abstractmethod
-    def _answers(self, pieces: Pieces, timeout: float | None, *, bounds_piece: bool = False) -> Iterator[Answered]:
+    def _answers(
+        self, pieces: Pieces, timeout: float | None, *, bounds_piece: bool = False
+    ) -> Generator[Answered, None, None]:
         """The answers to the pieces, in their order. Raises the first error."""
 
     def _run(self, operation: Operation[T], timeout: float | None = None) -> T:
         try:
             while True:
                 exchange = next(operation)
-                for answered in self._answers(exchange.pieces, timeout):
-                    exchange.take(answered)
+                with contextlib.closing(self._answers(exchange.pieces, timeout)) as answers:
+                    for answered in answers:
+                        exchange.take(answered)
         except StopIteration as stop:
             result: T = stop.value
             return result
@@ -63,10 +66,10 @@ class Methods(abc.ABC):
     ) -> FloatArray:
         """Texts to vectors: float32, (texts, dim) in their order, or (dim,) for a single string; (0, dim) for no texts.
 
-        ``task`` is one of the model's (``model_info().tasks``) and chooses its prompt; ``prompt`` is put before every text as
-        it is. ``dimensions`` must be one that the model offers. ``normalize`` gives vectors of unit length. With
-        ``truncate=False`` a text beyond the model's maximum is TextTooLong instead of cut. ``lane`` is "interactive" (goes
-        first; the default for one small piece) or "bulk".
+        ``task`` is one of the model's (``model_info().tasks``) and chooses its prompt; ``prompt`` is put before every
+        text as it is. ``dimensions`` must be one that the model offers. ``normalize`` gives vectors of unit length.
+        With ``truncate=False`` a text beyond the model's maximum is TextTooLong instead of cut. ``lane`` is
+        "interactive" (goes first; the default for one small piece) or "bulk".
 
         Raises InvalidInput, InputTooLarge, TextTooLong, UnknownModel, UnknownTask, UnknownDimensions, Refused, Failed.
         """
@@ -99,7 +102,7 @@ class Methods(abc.ABC):
         timeout: float | None = None,
         progress: Progress = None,
     ) -> Embeddings:
-        """As ``embed``, with the tokens computed, the indices of the texts that were cut, timings and the model's name."""
+        """As ``embed``, with the tokens computed, which texts were cut, timings and the model's name."""
         request = requests.embed_request(
             model=model,
             task=task,
@@ -127,11 +130,12 @@ class Methods(abc.ABC):
         precision: str = "float32",
         lane: str | None = None,
         timeout: float | None = None,
-    ) -> Iterator[FloatArray]:
-        """Any number of texts to their vectors, piece by piece: arrays (texts of the piece, dim), in order, in constant memory.
+    ) -> Generator[FloatArray, None, None]:
+        """Any number of texts to their vectors, piece by piece: arrays (texts, dim), in order, in constant memory.
 
         ``texts`` is read as answers come, some pieces ahead. ``timeout`` bounds the wait for each piece. Errors as in
-        ``embed``, raised where the stream reaches them; their ``details["index"]`` counts from the first text of the stream.
+        ``embed``, raised where the stream reaches them; their ``details["index"]`` counts from the first text of the
+        stream.
         """
         request = requests.embed_request(
             model=model,
@@ -146,9 +150,10 @@ class Methods(abc.ABC):
         source = requests.checked_texts(requests.as_stream(texts))
         return self._stream(requests.text_pieces(request, source), timeout)
 
-    def _stream(self, pieces: Pieces, timeout: float | None) -> Iterator[FloatArray]:
-        # Closed by hand: a consumer that leaves early must not leave pieces in flight until the garbage collector comes.
-        with contextlib.closing(self._answers(pieces, timeout, bounds_piece=True)) as answers:  # type: ignore[type-var]
+    def _stream(self, pieces: Pieces, timeout: float | None) -> Generator[FloatArray, None, None]:
+        # Closed by hand: a consumer that leaves early must not leave pieces in flight until the garbage collector
+        # comes.
+        with contextlib.closing(self._answers(pieces, timeout, bounds_piece=True)) as answers:
             for answered in answers:
                 yield vectors_of(answered)[1]
 
@@ -188,7 +193,7 @@ class Methods(abc.ABC):
         lane: str | None = None,
         timeout: float | None = None,
     ) -> list[IdArray]:
-        """Texts to the token ids that ``embed`` would feed the model, prompt and special tokens included: int32, one array each."""
+        """Texts to the token ids that ``embed`` would feed the model, prompt included: int32 arrays, one per text."""
         request = requests.tokenize_request(model=model, task=task, prompt=prompt, truncate=truncate, lane=lane)
         return self._run(operations.tokenize(texts, request), timeout)
 
@@ -203,9 +208,10 @@ class Methods(abc.ABC):
         return self._run(operations.model_info(name), timeout)
 
     def load(self, name: str, *, timeout: float | None = None) -> dict[str, Any]:
-        """Bring a model into memory and wait until it is ready: ``{model, state, seconds}``. The daemon's own user or root.
+        """Bring a model into memory and wait until it is ready: ``{model, state, seconds}``.
 
-        Waits LOAD_TIMEOUT_SECONDS unless told otherwise. Raises UnknownModel, Forbidden, NoHeadroom, FailedLoad.
+        Only for the daemon's own user or root. Waits LOAD_TIMEOUT_SECONDS unless told otherwise. Raises UnknownModel,
+        Forbidden, NoHeadroom, FailedLoad.
         """
         return self._run(operations.load(name), LOAD_TIMEOUT_SECONDS if timeout is None else timeout)
 
@@ -221,7 +227,7 @@ class Methods(abc.ABC):
         """Who the daemon is: versions, instance, limits, default model. Asked anew each time."""
         return self._run(operations.hello(), timeout)
 
-    def health(self, model: str | None = None, deep: bool = False, *, timeout: float | None = None) -> Health:  # noqa: FBT001, FBT002 - named by its users
+    def health(self, model: str | None = None, *, deep: bool = False, timeout: float | None = None) -> Health:
         """Whether a model can be asked; ``deep`` really embeds a text. What is wrong is in the result, not raised."""
         try:
             return self._run(operations.health(model, deep=deep), timeout)

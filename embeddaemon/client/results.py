@@ -30,7 +30,7 @@ class Embeddings:
     truncated: tuple[int, ...] = ()
     """Indices of the texts that were cut to the model's maximum, ascending."""
     timings: Timings = field(default_factory=Timings)
-    """Microseconds in the daemon: the longest wait of a piece in the queue, and the sums of tokenizing and computing."""
+    """Microseconds in the daemon: the longest wait of a piece in the queue, the sums of tokenizing and computing."""
     seconds: float = 0.0
     """From the first piece sent to the last one answered, as the client saw it."""
 

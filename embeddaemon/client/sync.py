@@ -10,15 +10,16 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import TracebackType
+from typing import Self
 
 import zmq
 
 from embeddaemon.client._actions import Patience
 from embeddaemon.client._connection import ClientClosed, Connection
-from embeddaemon.client._requests import Pieces, wait_seconds
-from embeddaemon.client._window import Answered, Call
+from embeddaemon.client._requests import Pieces, call_for, wait_seconds
+from embeddaemon.client._window import Answered
 from embeddaemon.client._wire import DealerSocket, endpoint_or_default
 from embeddaemon.client.encoding import SentenceTransformerMethods
 
@@ -82,7 +83,7 @@ class _ThreadEnd:
 
 
 def _retire(connections: set[Connection], connection: Connection, pid: int) -> None:
-    """A thread has ended: so does its connection. Not in a forked child, where the parent's threads seem to have ended."""
+    """A thread has ended: so does its connection. In a forked child the parent's threads only seem to have ended."""
     if os.getpid() == pid and connection in connections:
         connections.discard(connection)
         connection.close()
@@ -100,9 +101,9 @@ class Client(SentenceTransformerMethods):
         with Client() as client:
             vectors = client.embed(["first text", "second"])
 
-    ``endpoint`` is None for $EMBEDDAEMON_ENDPOINT, else the system's daemon, else the user's own. ``timeout``, in seconds,
-    bounds the wait for every answer. Nothing is sent before the first call; the daemon may come, go and come back meanwhile.
-    Raises ConfigError for an endpoint that cannot be one.
+    ``endpoint`` is None for $EMBEDDAEMON_ENDPOINT, else the system's daemon, else the user's own. ``timeout``, in
+    seconds, bounds the wait for every answer. Nothing is sent before the first call; the daemon may come, go and come
+    back meanwhile. Raises ConfigError for an endpoint that cannot be one.
     """
 
     def __init__(self, endpoint: str | None = None, timeout: float = 30.0, *, patience: Patience | None = None) -> None:
@@ -112,21 +113,17 @@ class Client(SentenceTransformerMethods):
         self._process = _Process(self.endpoint, self._patience)
         _CLIENTS.add(self)
 
-    def _answers(self, pieces: Pieces, timeout: float | None, *, bounds_piece: bool = False) -> Iterator[Answered]:
-        if timeout is None:
-            call = Call(wait_seconds=self.timeout)
-        elif bounds_piece:
-            call = Call(wait_seconds=wait_seconds(timeout))
-        else:
-            seconds = wait_seconds(timeout)
-            call = Call(wait_seconds=seconds, deadline=time.monotonic() + seconds)
+    def _answers(
+        self, pieces: Pieces, timeout: float | None, *, bounds_piece: bool = False
+    ) -> Generator[Answered, None, None]:
+        call = call_for(timeout, self.timeout, bounds_piece=bounds_piece, now=time.monotonic())
         return self._process.connection().answers(pieces, call)
 
     def close(self) -> None:
         """Close every thread's connection. Calls that wait in other threads end with ClientClosed."""
         self._process.close()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -1,0 +1,129 @@
+"""encoding.py with ``await``."""
+
+# ruff: noqa: FBT001, FBT002, PLR0917 - the signatures of sentence-transformers
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from embeddaemon.client import _operations as operations
+from embeddaemon.client._encode_options import EncodeOptions
+from embeddaemon.client._progress import reporting
+from embeddaemon.client.aio_methods import AsyncMethods
+from embeddaemon.client.results import FloatArray
+
+Encoded = FloatArray | list[FloatArray]
+
+
+class AsyncSentenceTransformerMethods(AsyncMethods):
+    """``encode`` and its sisters.
+
+    ``batch_size`` and ``device`` are accepted and ignored: the daemon decides both. ``prompt_name`` is one of the
+    model's tasks. ``output_value`` other than "sentence_embedding" and ``convert_to_tensor=True`` raise InvalidInput:
+    the client has no torch. Empty texts are embedded, not refused. ``truncate_dim`` may be any length: vectors are
+    cut, then normalised.
+    """
+
+    async def encode(
+        self,
+        sentences: str | Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,  # noqa: ARG002
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | None = None,  # noqa: ARG002
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        *,
+        model: str | None = None,
+    ) -> Encoded:
+        """Sentences to vectors: float32 (sentences, dim), (dim,) for a string; a list if not ``convert_to_numpy``."""
+        options = EncodeOptions(
+            model=model,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            task_choices=(),
+            output_value=output_value,
+            precision=precision,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+        )
+        return await self._encode(sentences, options, is_bar_shown=bool(show_progress_bar))
+
+    async def encode_query(
+        self,
+        sentences: str | Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,  # noqa: ARG002
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | None = None,  # noqa: ARG002
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        *,
+        model: str | None = None,
+    ) -> Encoded:
+        """As ``encode``, with the model's task "query" where it has one."""
+        options = EncodeOptions(
+            model=model,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            task_choices=("query",),
+            output_value=output_value,
+            precision=precision,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+        )
+        return await self._encode(sentences, options, is_bar_shown=bool(show_progress_bar))
+
+    async def encode_document(
+        self,
+        sentences: str | Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,  # noqa: ARG002
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | None = None,  # noqa: ARG002
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        *,
+        model: str | None = None,
+    ) -> Encoded:
+        """As ``encode``, with the first of the tasks document, passage and corpus that the model has."""
+        options = EncodeOptions(
+            model=model,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            task_choices=("document", "passage", "corpus"),
+            output_value=output_value,
+            precision=precision,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+        )
+        return await self._encode(sentences, options, is_bar_shown=bool(show_progress_bar))
+
+    async def get_sentence_embedding_dimension(self, model: str | None = None) -> int:
+        """The length of a model's vectors."""
+        return await self._run(operations.dimension(model))
+
+    async def _encode(self, sentences: str | Iterable[str], options: EncodeOptions, *, is_bar_shown: bool) -> Encoded:
+        with reporting(is_bar_shown, sentences) as report:
+            return await self._run(operations.encode(sentences, options, report=report))

@@ -1,0 +1,238 @@
+"""Every method of the asynchronous client: methods.py with ``await``. aio.py provides the primitive under them."""
+
+# ruff: noqa: ASYNC109 - a time-out travels with the request; asyncio.timeout may be put around it as well
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from typing import Any, TypeVar
+
+from embeddaemon.client import _operations as operations
+from embeddaemon.client import _requests as requests
+from embeddaemon.client._answers import vectors_of
+from embeddaemon.client._operations import Operation
+from embeddaemon.client._progress import Progress, reporting
+from embeddaemon.client._requests import AsyncPieces, Pieces
+from embeddaemon.client._window import Answered
+from embeddaemon.client.methods import LOAD_TIMEOUT_SECONDS
+from embeddaemon.client.results import Embeddings, FloatArray, Health, IdArray, ModelInfo, ServerInfo
+from embeddaemon.errors import EmbedDaemonError
+
+T = TypeVar("T")
+
+
+class AsyncMethods(abc.ABC):
+    """What a client can be asked. Every method may raise DaemonUnreachable, Expired, and what it names.
+
+    ``timeout`` is in seconds and bounds the whole call. Where it is not given, the client's own bounds the wait for
+    each piece of 64 texts or fewer, so that a call of a million texts may take as long as it makes progress.
+    """
+
+    @abc.abstractmethod
+    def _answers(
+        self, pieces: Pieces | AsyncPieces, timeout: float | None, *, bounds_piece: bool = False
+    ) -> AsyncGenerator[Answered, None]:
+        """The answers to the pieces, in their order. Raises the first error."""
+
+    async def _run(self, operation: Operation[T], timeout: float | None = None) -> T:
+        try:
+            while True:
+                exchange = next(operation)
+                async with contextlib.aclosing(self._answers(exchange.pieces, timeout)) as answers:
+                    async for answered in answers:
+                        exchange.take(answered)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    # -- vectors -------------------------------------------------------------------------------------------------------
+
+    async def embed(
+        self,
+        texts: str | Iterable[str],
+        *,
+        model: str | None = None,
+        task: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool = True,
+        truncate: bool = True,
+        precision: str = "float32",
+        lane: str | None = None,
+        timeout: float | None = None,
+        progress: Progress = None,
+    ) -> FloatArray:
+        """Texts to vectors: float32, (texts, dim) in their order, or (dim,) for a single string; (0, dim) for no texts.
+
+        ``task`` is one of the model's (``model_info().tasks``) and chooses its prompt; ``prompt`` is put before every
+        text as it is. ``dimensions`` must be one that the model offers. ``normalize`` gives vectors of unit length.
+        With ``truncate=False`` a text beyond the model's maximum is TextTooLong instead of cut. ``lane`` is
+        "interactive" (goes first; the default for one small piece) or "bulk".
+
+        Raises InvalidInput, InputTooLarge, TextTooLong, UnknownModel, UnknownTask, UnknownDimensions, Refused, Failed.
+        """
+        detailed = await self.embed_detailed(
+            texts,
+            model=model,
+            task=task,
+            prompt=prompt,
+            dimensions=dimensions,
+            normalize=normalize,
+            truncate=truncate,
+            precision=precision,
+            lane=lane,
+            timeout=timeout,
+            progress=progress,
+        )
+        return detailed.vectors
+
+    async def embed_detailed(
+        self,
+        texts: str | Iterable[str],
+        *,
+        model: str | None = None,
+        task: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool = True,
+        truncate: bool = True,
+        precision: str = "float32",
+        lane: str | None = None,
+        timeout: float | None = None,
+        progress: Progress = None,
+    ) -> Embeddings:
+        """As ``embed``, with the tokens computed, which texts were cut, timings and the model's name."""
+        request = requests.embed_request(
+            model=model,
+            task=task,
+            prompt=prompt,
+            dimensions=dimensions,
+            normalize=normalize,
+            truncate=truncate,
+            precision=precision,
+            lane=lane,
+        )
+        with reporting(progress, texts) as report:
+            operation = operations.embed(texts, request, is_lane_given=lane is not None, report=report)
+            return await self._run(operation, timeout)
+
+    def embed_stream(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        model: str | None = None,
+        task: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool = True,
+        truncate: bool = True,
+        precision: str = "float32",
+        lane: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[FloatArray, None]:
+        """Any number of texts to their vectors, piece by piece: arrays (texts, dim), in order, in constant memory.
+
+        ``texts`` may be asynchronous. It is read as answers come, some pieces ahead. ``timeout`` bounds the wait for
+        each piece. Errors as in ``embed``, raised where the stream reaches them; their ``details["index"]`` counts
+        from the first text of the stream.
+        """
+        request = requests.embed_request(
+            model=model,
+            task=task,
+            prompt=prompt,
+            dimensions=dimensions,
+            normalize=normalize,
+            truncate=truncate,
+            precision=precision,
+            lane=lane,
+        )
+        if isinstance(texts, AsyncIterable):
+            return self._stream(requests.async_text_pieces(request, texts), timeout)
+        source = requests.checked_texts(requests.as_stream(texts))
+        return self._stream(requests.text_pieces(request, source), timeout)
+
+    async def _stream(self, pieces: Pieces | AsyncPieces, timeout: float | None) -> AsyncGenerator[FloatArray, None]:
+        # Closed by hand: a consumer that leaves early must not leave pieces in flight until the garbage collector
+        # comes.
+        async with contextlib.aclosing(self._answers(pieces, timeout, bounds_piece=True)) as answers:
+            async for answered in answers:
+                yield vectors_of(answered)[1]
+
+    async def embed_ids(
+        self,
+        ids: Iterable[Iterable[int]],
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool = True,
+        truncate: bool = True,
+        precision: str = "float32",
+        lane: str | None = None,
+        timeout: float | None = None,
+    ) -> FloatArray:
+        """Texts that are tokenized already, special tokens included, to vectors (texts, dim)."""
+        request = requests.embed_request(
+            model=model,
+            task=None,
+            prompt=None,
+            dimensions=dimensions,
+            normalize=normalize,
+            truncate=truncate,
+            precision=precision,
+            lane=lane,
+        )
+        return (await self._run(operations.embed_ids(ids, request, is_lane_given=lane is not None), timeout)).vectors
+
+    async def tokenize(
+        self,
+        texts: str | Iterable[str],
+        *,
+        model: str | None = None,
+        task: str | None = None,
+        prompt: str | None = None,
+        truncate: bool = True,
+        lane: str | None = None,
+        timeout: float | None = None,
+    ) -> list[IdArray]:
+        """Texts to the token ids that ``embed`` would feed the model, prompt included: int32 arrays, one per text."""
+        request = requests.tokenize_request(model=model, task=task, prompt=prompt, truncate=truncate, lane=lane)
+        return await self._run(operations.tokenize(texts, request), timeout)
+
+    # -- the daemon and its models -------------------------------------------------------------------------------------
+
+    async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
+        """Every configured model."""
+        return list((await self._run(operations.models(), timeout)).models)
+
+    async def model_info(self, name: str | None = None, *, timeout: float | None = None) -> ModelInfo:
+        """One model, or the default one: name, dimension, maximum tokens, tasks. Raises UnknownModel."""
+        return await self._run(operations.model_info(name), timeout)
+
+    async def load(self, name: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """Bring a model into memory and wait until it is ready: ``{model, state, seconds}``.
+
+        Only for the daemon's own user or root. Waits LOAD_TIMEOUT_SECONDS unless told otherwise. Raises UnknownModel,
+        Forbidden, NoHeadroom, FailedLoad.
+        """
+        return await self._run(operations.load(name), LOAD_TIMEOUT_SECONDS if timeout is None else timeout)
+
+    async def unload(self, name: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """Drain a model's workers and give its memory back: ``{model, state}``. Raises UnknownModel, Forbidden."""
+        return await self._run(operations.unload(name), timeout)
+
+    async def status(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """What the daemon is doing: workers, queues, memory (docs/protocol.md has the keys)."""
+        return await self._run(operations.status(), timeout)
+
+    async def hello(self, *, timeout: float | None = None) -> ServerInfo:
+        """Who the daemon is: versions, instance, limits, default model. Asked anew each time."""
+        return await self._run(operations.hello(), timeout)
+
+    async def health(self, model: str | None = None, *, deep: bool = False, timeout: float | None = None) -> Health:
+        """Whether a model can be asked; ``deep`` really embeds a text. What is wrong is in the result, not raised."""
+        try:
+            return await self._run(operations.health(model, deep=deep), timeout)
+        except EmbedDaemonError as error:
+            return operations.unhealthy(model, error, deep=deep)
