@@ -125,7 +125,7 @@ def _from_vocabulary(path: Path, settings: JsonFile) -> RustTokenizer:
     if missing := [token for token in (unknown, start, end) if token not in vocabulary]:
         raise CorruptModel(f"{path} has no {', '.join(missing)}")
     rust = RustTokenizer(WordPiece(vocabulary, unk_token=unknown))
-    rust.add_special_tokens([token for token in (unknown, start, end) if token in vocabulary])
+    rust.add_special_tokens([unknown, start, end])
     rust.normalizer = _normalizer(settings)
     rust.pre_tokenizer = BertPreTokenizer()
     rust.post_processor = TemplateProcessing(

@@ -7,7 +7,6 @@ reason. Reading the tensors themselves is in workers/checkpoint.py.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -239,12 +238,3 @@ def _check_index(index: Path, headers: tuple[WeightsHeader, ...]) -> None:
                 raise CorruptModel(f"{index} and {name} disagree about tensor {entry.name[:200]!r}")
     if said:
         raise CorruptModel(f"{index} names tensors that no file has: {', '.join(sorted(said)[:5])}")
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a whole file, in hexadecimal."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CorruptModel(f"{path} cannot be read: {error.strerror or error}") from error

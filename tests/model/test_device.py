@@ -1,0 +1,57 @@
+"""Devices and precisions: what auto is, and what the processor says about itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from embeddaemon.errors import UnsupportedModel
+from embeddaemon.workers import device
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flags\t\t: fpu avx2 avx512_bf16", torch.bfloat16),
+        ("flags\t\t: fpu amx_bf16", torch.bfloat16),
+        ("flags\t\t: fpu avx2 avx512f", torch.float32),
+        ("Features\t: fp asimd", torch.float32),
+        ("", torch.float32),
+    ],
+)
+def test_auto_precision_is_what_the_processor_does_fast(
+    line: str, expected: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\n{line}\n\nprocessor\t: 1\n")
+    flags = device.cpu_flags(cpuinfo)
+    monkeypatch.setattr(device, "cpu_flags", lambda: flags)
+    assert device.resolve_precision("auto", CPU) is expected
+
+
+def test_processor_that_says_nothing_has_no_flags(tmp_path: Path) -> None:
+    assert device.cpu_flags(tmp_path / "nothing") == frozenset()
+
+
+def test_named_precision_is_itself() -> None:
+    assert device.resolve_precision("float32", CPU) is torch.float32
+    assert device.resolve_precision("bfloat16", CPU) is torch.bfloat16
+
+
+def test_named_cpu_is_itself() -> None:
+    assert device.resolve_device("cpu") == CPU
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="this machine has a GPU")
+def test_auto_device_without_a_gpu_is_the_cpu() -> None:
+    assert device.resolve_device("auto") == CPU
+
+
+@pytest.mark.parametrize("name", ["cuda:x", "cuda:-1", "cpu:3", "gpu", "CPU", ""])
+def test_device_that_is_not_known_is_refused(name: str) -> None:
+    with pytest.raises(UnsupportedModel):
+        device.resolve_device(name)
