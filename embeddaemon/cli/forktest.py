@@ -13,12 +13,7 @@ from embeddaemon.errors import FailedLoad
 from embeddaemon.protocol import codec, control
 
 READY_WITHIN_SECONDS = 60.0
-_ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 """A thread that runs when a process forks is lost with its locks: no library may start any."""
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
 
 import click
 
+from embeddaemon.cli.console import Exit
 from embeddaemon.config.flags import Flags
 from embeddaemon.config.loading import load
 from embeddaemon.config.options import LOG_LEVELS
 from embeddaemon.config.settings import LogFormat, Settings, StartMethod
-from embeddaemon.errors import ConfigError
+from embeddaemon.errors import ConfigError, EmbedDaemonError
 from embeddaemon.telemetry import logs
+from embeddaemon.telemetry.logs import fields
+
+log = logging.getLogger(__name__)
 
 DAEMON_MODULES = ("psutil", "safetensors", "tokenizers", "torch", "transformers")
 """What `embeddaemon[daemon]` adds to the client's install."""
@@ -92,4 +97,11 @@ def _run(settings: Settings) -> int:
     # Here and not above: the base install has no supervisor's dependencies, and `serve --help` needs none.
     from embeddaemon.supervisor.loop import run  # noqa: PLC0415
 
-    return run(settings)
+    try:
+        return run(settings)
+    except EmbedDaemonError:
+        raise  # a place that is taken, a model that cannot fit: the message says all
+    except Exception:
+        # The process boundary. Nobody asks a daemon to do it again with --debug: the traceback is written now.
+        log.exception(fields("supervisor_failed"))
+        return Exit.FAILED

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -38,11 +37,10 @@ COMMANDS = ("serve", "embed", "status", "ps", "models", "load", "unload", "docto
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("EMBEDDAEMON_ENDPOINT", "EMBEDDAEMON_CONFIG", "EMBEDDAEMON_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-configuration"))
-    return
 
 
 def run(*arguments: str, stdin: str | None = None) -> Result:
