@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, get_session, snapshot_download
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -62,6 +62,7 @@ def fetch(source: str) -> Path:
     parsed = parse_source(source)
     before = cached_folder(source)
     disable_progress_bars()
+    _never_wait_for_ever()
     try:
         folder = Path(
             snapshot_download(
@@ -85,6 +86,20 @@ def cached_folder(source: str) -> Path | None:
         )
     except LocalEntryNotFoundError:
         return None
+
+
+def _never_wait_for_ever() -> None:
+    """huggingface_hub asks for a repository without any timeout; a silent network must not look like a slow one."""
+
+    def bound(request: httpx2.Request) -> None:
+        timeouts = request.extensions.setdefault("timeout", {})
+        for phase in ("connect", "read", "write", "pool"):
+            if timeouts.get(phase) is None:
+                timeouts[phase] = float(constants.HF_HUB_ETAG_TIMEOUT)
+
+    session = get_session()
+    hooks = session.event_hooks
+    session.event_hooks = {**hooks, "request": [*hooks["request"], bound]}
 
 
 def _told_apart(error: Exception, source: Source) -> FailedLoad:

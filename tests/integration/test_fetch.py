@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -167,6 +168,12 @@ def test_hub_that_cannot_be_reached_is_worth_a_retry(environment: dict[str, str]
     answer = fetcher.run(**environment)
     assert answer["code"] == "hub_unreachable"
     assert answer["retryable"] is True
+
+
+def test_hub_that_never_answers_is_not_waited_for(fetcher: Fetcher) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert fetcher.code(HF_ENDPOINT=address, HF_HUB_ETAG_TIMEOUT="1") == "hub_unreachable"
 
 
 def test_broken_hub_is_worth_a_retry(fetcher: Fetcher) -> None:
