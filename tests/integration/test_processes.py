@@ -3,13 +3,14 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from embeddaemon.protocol import control, link
-from tests.support.processes import StandIn, Tree, embed, is_dead, wait_for_death
+from tests.support.processes import HERE, StandIn, Tree, embed, is_dead, wait_for_death
 from tests.support.stub_engine import stub_card, stub_order
 from tests.support.waiting import seconds, wait_until
 
@@ -331,3 +332,50 @@ def test_children_of_a_fork_server_that_ends_are_dead_before_long(stand_in: Stan
     tree.server.close()
     wait_for_death(tree.pids)
     assert all(is_dead(pid) for pid in tree.pids)
+
+
+# -- a system that says no ---------------------------------------------------------------------------------------------
+
+REFUSED_FORK = """
+import os, sys
+sys.path.insert(0, {root!r})
+from embeddaemon.workers import forking, guard
+from embeddaemon.workers.preload import run_fork_server
+from tests.support.stub_engine import PROGRAM
+
+{change}
+sys.exit(run_fork_server(sys.argv[1:], PROGRAM))
+"""
+NO_MEMORY = """
+def refuse():
+    raise OSError(12, "Cannot allocate memory")
+os.fork = refuse
+"""
+SECOND_THREAD = """
+counts = iter([1, 1, 2])  # preloading counts, ready counts, then comes the fork
+guard.thread_count = lambda: next(counts)
+"""
+
+
+def program(change: str) -> list[str]:
+    return [sys.executable, "-c", REFUSED_FORK.format(root=str(HERE.parents[1]), change=change)]
+
+
+def test_fork_that_the_system_refuses_is_reported_and_the_fork_server_lives(socket_folder: Path) -> None:
+    with StandIn(socket_folder, program(NO_MEMORY)) as stand_in:
+        server, _ = stand_in.start_fork_server(stderr=subprocess.PIPE)
+        server.receive(control.ForkServerReady)
+        for child in (1, 2):
+            server.send(stand_in.worker_command(order=stub_order()))
+            assert server.receive(control.Exited) == control.Exited(child, 0, control.EXIT_FORK_FAILED)
+
+
+def test_fork_server_with_a_second_thread_refuses_to_fork(socket_folder: Path) -> None:
+    with StandIn(socket_folder, program(SECOND_THREAD)) as stand_in:
+        server, process = stand_in.start_fork_server(stderr=subprocess.PIPE)
+        server.receive(control.ForkServerReady)
+        server.send(stand_in.worker_command(order=stub_order()))
+        assert server.receive_any() is None
+        assert process.wait(seconds(5)) == control.EXIT_BUG
+        assert process.stderr is not None
+        assert b"2 threads where a fork is coming" in process.stderr.read()
