@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import zmq
 
-from embeddaemon.errors import BadOutput, EmbedDaemonError, Expired, InternalError, chain
+from embeddaemon.errors import BadOutput, EmbedDaemonError, Expired, InternalError
 from embeddaemon.protocol import control, link
 from embeddaemon.protocol.messages import Embed, Lane
+from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers import packing
 from embeddaemon.workers.answers import Frames, Sender, error_frames, shape_rows, vectors_frames
 from embeddaemon.workers.engines import Rows
-from embeddaemon.workers.loading import Loaded
+from embeddaemon.workers.loading import Loaded, causes
 from embeddaemon.workers.requests import Tokenized
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class Compute:
         try:
             self._run()
         except BaseException:
-            log.exception("the compute thread of worker %s failed", self._sender)
+            log.exception(fields("compute_thread_failed", worker=self._sender))
             os._exit(control.EXIT_BUG)
 
     def _run(self) -> None:
@@ -201,7 +202,7 @@ class Compute:
         try:
             rows = shape_rows(work.rows, work.request, self._card)
         except BadOutput as error:
-            log.error("worker %s: %s", self._sender, error.message)  # noqa: TRY400 - said where it was found
+            log.error(fields("bad_output", worker=self._sender, model=self._card.name))  # noqa: TRY400 - no surprise
             self._end(work, error)
             return
         frames = vectors_frames(
@@ -222,10 +223,11 @@ class Compute:
             for work in reversed(works):
                 self._waiting[work.request.lane].appendleft([row for row in rows if row.work is work])
             return
-        log.error("worker %s: a forward pass of %s texts failed", self._sender, len(rows), exc_info=error)
-        cause = (f"{type(error).__name__}: {error}"[:500], *chain(error))[:8]
+        log.error(fields("forward_failed", worker=self._sender, model=self._card.name, texts=len(rows)), exc_info=error)
         message = f"{self._card.name} failed to compute: {type(error).__name__}"
-        self._end(works[0], error if isinstance(error, EmbedDaemonError) else InternalError(message, cause=cause))
+        self._end(
+            works[0], error if isinstance(error, EmbedDaemonError) else InternalError(message, cause=causes(error))
+        )
 
     def _end(self, work: Work, error: EmbedDaemonError) -> None:
         frames = error_frames(self._sender, work.item.serial, work.request.id, error, texts=work.tokenized.count)

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from embeddaemon.errors import ProtocolError
 from embeddaemon.protocol import control
+from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers import guard
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Forker:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._end(0)
         except Exception:
-            log.exception("process %s, which forks, failed", os.getpid())
+            log.exception(fields("forker_failed", pid=os.getpid()))
             self._end(control.EXIT_BUG)
 
     def send(self, message: control.FromForker) -> None:
@@ -88,7 +89,7 @@ class Forker:
         try:
             pid = os.fork()
         except OSError as error:
-            log.error("fork of child %s failed: %s", command.child, error)  # noqa: TRY400 - the traceback says no more
+            log.error(fields("fork_refused", child=command.child, reason=error))  # noqa: TRY400 - the trace says no more
             self.send(control.Exited(command.child, 0, control.EXIT_FORK_FAILED))
             return
         if pid == 0:
@@ -155,7 +156,7 @@ def run_child(main: Callable[[], int]) -> NoReturn:
     try:
         code = main()
     except BaseException:  # the boundary of a process
-        log.exception("process %s failed", os.getpid())
+        log.exception(fields("process_failed", pid=os.getpid()))
     finally:
         _flush()
         os._exit(code)

@@ -18,6 +18,7 @@ from enum import Enum
 from pathlib import Path
 
 from embeddaemon.protocol.control import EXIT_ORPHANED
+from embeddaemon.telemetry.logs import fields
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -103,7 +104,7 @@ def raise_oom_score(score: int) -> None:
         if inherited < score:
             _OOM_SCORE_ADJ.write_text(str(min(score, _OOM_SCORE_MAX)))
     except OSError as error:
-        logging.getLogger(__name__).debug("oom_score_adj stays as it is: %s", error)
+        logging.getLogger(__name__).debug(fields("oom_score_unchanged", reason=error))
 
 
 def exit_at_end_of_file(lifeline: int) -> None:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import zmq
 
-from embeddaemon.errors import EmbedDaemonError, Expired, InternalError, ProtocolError, chain
+from embeddaemon.errors import EmbedDaemonError, Expired, InternalError, ProtocolError
 from embeddaemon.protocol import codec, control, link
 from embeddaemon.protocol.messages import Lane, ModelRequest, Tokenize
+from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers import measure
 from embeddaemon.workers.answers import Sender, error_frames, tokens_frames
 from embeddaemon.workers.compute import Compute, Work
-from embeddaemon.workers.loading import Loaded
+from embeddaemon.workers.loading import Loaded, causes
 from embeddaemon.workers.requests import Tokenized, read_request, tokenize
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class Intake:
         frames = self._connection.recv_multipart()
         message = link.decode_to_worker(frames[0])
         if message.incarnation != self._sender.incarnation:
-            log.warning("worker %s: a message for incarnation %s is dropped", self._sender, message.incarnation)
+            log.warning(fields("message_dropped", worker=self._sender, incarnation=message.incarnation))
         elif isinstance(message, link.Drain):
             self._draining = True
         else:
@@ -128,9 +129,8 @@ class Intake:
             self._refuse(item, request.id, error)
             return None
         except Exception as error:  # the boundary of a request
-            log.exception("worker %s: tokenizing failed", self._sender)
-            cause = (f"{type(error).__name__}: {error}"[:500], *chain(error))[:8]
-            self._refuse(item, request.id, InternalError(f"{item.model} failed to tokenize", cause=cause))
+            log.exception(fields("tokenizing_failed", worker=self._sender, model=item.model))
+            self._refuse(item, request.id, InternalError(f"{item.model} failed to tokenize", cause=causes(error)))
             return None
         tokenize_us = int((time.perf_counter() - start) * 1e6)
         if isinstance(request, Tokenize):

@@ -62,5 +62,10 @@ def load_error(what: str, error: Exception) -> EmbedDaemonError:
     """The error to report for whatever ended a load (or a fetch)."""
     if isinstance(error, EmbedDaemonError):
         return error
-    causes = (f"{type(error).__name__}: {error}"[:500], *chain(error))[:8]
-    return FailedLoad(f"{what} could not be loaded: {type(error).__name__}: {error}"[:2000], cause=causes)
+    message = f"{what} could not be loaded: {type(error).__name__}: {error}"
+    return FailedLoad(message[:2000], cause=causes(error))
+
+
+def causes(error: Exception) -> tuple[str, ...]:
+    """Of an error of ours that an exception ends as: the exception itself and what caused it, nearest first."""
+    return (f"{type(error).__name__}: {error}"[:500], *chain(error))[:8]

@@ -21,6 +21,7 @@ from embeddaemon.errors import EmbedDaemonError, ProtocolError
 from embeddaemon.models.order import order_from_map
 from embeddaemon.protocol import control, link
 from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.telemetry.logs import fields, setup
 from embeddaemon.workers import guard, measure
 from embeddaemon.workers.compute import Compute
 from embeddaemon.workers.forking import run_child
@@ -78,7 +79,7 @@ def run_loading_worker(command: control.ForkWorker, program: EngineProgram) -> i
 
 def _report_failure(command: control.ForkWorker, sockets: _Sockets, error: EmbedDaemonError, raised: Exception) -> None:
     if error is not raised:
-        log.error("worker %s.%s could not load", command.worker, command.incarnation, exc_info=raised)
+        log.error(fields("load_failed", worker=f"{command.worker}.{command.incarnation}"), exc_info=raised)
     failure = link.LoadFailed(command.worker, command.incarnation, error_to_map(error))
     sockets.intake.send(link.encode_from_worker(failure))
     sockets.context.destroy(_LINGER_MS)
@@ -114,9 +115,10 @@ def spawned_worker(argv: Sequence[str], program: EngineProgram) -> NoReturn:
     parser = argparse.ArgumentParser(prog="embeddaemon.workers.main", description="A worker that is not forked.")
     parser.add_argument("--spawn", action="store_true", required=True, help="read the command from stdin")
     parser.add_argument("--parent-pid", type=int, required=True, help="pid of the supervisor, as it knows it")
+    add_log_options(parser)
     arguments = parser.parse_args(argv)
     guard.enter(guard.Role.WORKER, arguments.parent_pid)
-    log_to_stderr()
+    setup(arguments.log_format, arguments.log_level)
     run_child(lambda: _run_spawned_worker(program))
 
 
@@ -137,11 +139,10 @@ def _read_command(stream: BinaryIO) -> control.ForkWorker:
     return command
 
 
-def log_to_stderr() -> None:
-    """Warnings and errors of our processes as lines on stderr, which they share with the supervisor."""
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s process=%(process)d %(message)s"
-    )
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """How our processes log on stderr, which they share with the supervisor."""
+    parser.add_argument("--log-format", choices=["text", "json"], default="text")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
 
 
 if __name__ == "__main__":

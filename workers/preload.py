@@ -18,6 +18,7 @@ from typing import assert_never
 from embeddaemon.errors import FailedLoad, InternalError, ProtocolError
 from embeddaemon.protocol import control
 from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.telemetry.logs import fields, setup
 from embeddaemon.workers import guard, main, measure
 from embeddaemon.workers.forking import Forker, Midwife
 from embeddaemon.workers.loading import load_error
@@ -32,16 +33,17 @@ def run_fork_server(argv: Sequence[str], program: EngineProgram) -> int:
     parser = argparse.ArgumentParser(prog="embeddaemon.workers.preload", description="The fork server of embeddaemon.")
     parser.add_argument("--control-fd", type=int, required=True, help="the control socket, a Unix SOCK_SEQPACKET")
     parser.add_argument("--parent-pid", type=int, required=True, help="pid of the supervisor, as it knows it")
+    main.add_log_options(parser)
     arguments = parser.parse_args(argv)
     guard.enter(guard.Role.FORK_SERVER, arguments.parent_pid)
-    main.log_to_stderr()
+    setup(arguments.log_format, arguments.log_level)
     connection = socket.socket(fileno=arguments.control_fd)
     connection.set_inheritable(False)
     try:
         modules = _preload(program)
     except Exception as error:
         # Swallowed, this would make every worker slow or dead.
-        log.exception("the fork server could not import what workers need")
+        log.exception(fields("preload_failed"))
         failure = load_error("what workers need", error)
         connection.send(control.encode(control.LoadFailed(error_to_map(failure))))
         return control.EXIT_LOAD_FAILED

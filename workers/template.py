@@ -12,6 +12,7 @@ from embeddaemon.errors import EmbedDaemonError, InternalError, ProtocolError
 from embeddaemon.models.order import order_from_map
 from embeddaemon.protocol import control
 from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers import guard, main, measure
 from embeddaemon.workers.forking import Forker
 from embeddaemon.workers.loading import Loaded, load, load_error
@@ -61,6 +62,6 @@ def _serve(connection: socket.socket, loaded: Loaded, ready: control.TemplateRea
 def report_failure(connection: socket.socket, error: EmbedDaemonError, raised: Exception) -> int:
     """Tells the supervisor and gives the exit code. What we did not expect is logged with its traceback as well."""
     if error is not raised:
-        log.error("process %s could not load", os.getpid(), exc_info=raised)
+        log.error(fields("load_failed", pid=os.getpid()), exc_info=raised)
     connection.send(control.encode(control.LoadFailed(error_to_map(error))))
     return control.EXIT_LOAD_FAILED

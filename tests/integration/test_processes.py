@@ -263,11 +263,12 @@ def test_stalled_worker_writes_its_stacks_when_asked(stand_in: StandIn) -> None:
     template, _ = stand_in.fork_template(server)
     template.receive(control.TemplateReady)
     worker = stand_in.fork_worker(template)
+    stand_in.receive_heartbeat()  # both threads are where they wait
     os.kill(worker.pid, signal.SIGUSR1)
     assert stand_in.ask(embed(["still serving"]))[0].link.code == ""
     process.kill()
     assert process.stderr is not None
-    assert b"intake.py" in process.stderr.read()
+    assert b"in _collect" in process.stderr.read()
 
 
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="the kernel has no OOM scores")
