@@ -97,19 +97,18 @@ def check_options(card: ModelCard | None, request: ModelRequest) -> None:
     if isinstance(request, Embed) and request.dimensions is not None and request.dimensions not in card.dimensions:
         offered = list(card.dimensions)
         raise UnknownDimensions(
-            f"model {card.name!r} does not offer {request.dimensions} dimensions; offered are {', '.join(map(str, offered))}",
+            f"model {card.name!r} does not offer {request.dimensions} dimensions; "
+            f"offered are {', '.join(map(str, offered))}",
             details={"offered": offered},
         )
 
 
 def refusal_of(model: ModelState, now: float) -> EmbedDaemonError | None:
     """The error of a model that is not being started for a while; None when it may be tried."""
-    if now >= model.retry_at or model.workers:
+    cause = model.error
+    if now >= model.retry_at or model.workers or cause is None:
         return None
     retry_after_ms = max(1, int((model.retry_at - now) * 1000))
-    cause = model.error
-    if cause is None:
-        return None
     if cause.code in ("load_failed", "worker_crashed"):
         return BackingOff(
             f"model {model.name!r} failed {model.failures} times and is started again in {retry_after_ms} ms",
@@ -154,12 +153,16 @@ def expiry_of(model: ModelState, *, is_dispatched: bool) -> Expired:
     """What a request was waiting for when its deadline passed."""
     if is_dispatched:
         return Expired("the deadline passed while a worker held the request", details={"waited_for": "worker"})
+    if model.serving:
+        return Expired("the deadline passed in the queue", details={"waited_for": "queue"})
     if model.waiting is not None:
         error = no_headroom(model, model.waiting)
         return Expired(
             f"the deadline passed while waiting for memory: {error.message}",
             details={**error.details, "waited_for": "memory"},
         )
-    if not model.serving:
-        return Expired(f"the deadline passed while model {model.name!r} was loading", details={"waited_for": "load"})
-    return Expired("the deadline passed in the queue", details={"waited_for": "queue"})
+    return Expired(
+        f"the deadline passed while model {model.name!r} was loading",
+        details={"waited_for": "load"},
+        cause=() if model.error is None else (str(model.error),),
+    )

@@ -40,23 +40,31 @@ class SendDispatch:
 
 @dataclass(frozen=True, slots=True)
 class SendDrain:
+    """Tell a worker to finish what it holds and go."""
+
     worker: int
     incarnation: int
 
 
 @dataclass(frozen=True, slots=True)
 class StartForkServer:
+    """Start the process that imports everything and forks."""
+
     child: int
 
 
 @dataclass(frozen=True, slots=True)
 class StartTemplate:
+    """Have the fork server fork a process that loads a model and forks its workers."""
+
     child: int
     order: LoadOrder
 
 
 @dataclass(frozen=True, slots=True)
 class StartFetcher:
+    """Have the fork server fork a process that brings a hub model into the cache."""
+
     child: int
     source: str
 
@@ -92,13 +100,13 @@ class ReadCard:
 
 @dataclass(frozen=True, slots=True)
 class TakeSample:
-    """Measure memory now, and these children."""
-
-    children: tuple[int, ...] = ()
+    """Measure memory now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
+    """One line of the log."""
+
     level: str
     event: str
     fields: Mapping[str, object] = field(default_factory=dict)

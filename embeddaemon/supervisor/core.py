@@ -1,7 +1,7 @@
 """The decider: an event and the time in, commands out. No clock, no socket, no process in here. Pure.
 
 This file says which event leads where; what follows is in requests.py (requests), staffing.py (what should live),
-endings.py (what became ready or died) and housekeeping.py (what time brings).
+arrivals.py and endings.py (what became ready or died), housekeeping.py (what time brings) and stopping.py.
 """
 
 from __future__ import annotations
@@ -10,29 +10,25 @@ from collections.abc import Callable
 from typing import assert_never
 
 from embeddaemon.config.settings import Settings
-from embeddaemon.errors import Draining, EmbedDaemonError
+from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.core import Governor
-from embeddaemon.protocol import control, link
-from embeddaemon.protocol.codec import error_from_map
+from embeddaemon.protocol import control
 from embeddaemon.protocol.messages import Document, Embed, Hello, Load, Models, Status, Tokenize, Unload
 from embeddaemon.supervisor import admission, documents
-from embeddaemon.supervisor.commands import Command, Exit, Reply
-from embeddaemon.supervisor.endings import (
-    child_ended,
-    control_lost,
-    fork_server_ready,
-    load_failed,
-    template_ready,
-    worker_ready,
-)
+from embeddaemon.supervisor.arrivals import forked, forker_said, worker_said
+from embeddaemon.supervisor.commands import Command, Reply
+from embeddaemon.supervisor.departures import unload
+from embeddaemon.supervisor.endings import child_ended, control_lost, load_failed
 from embeddaemon.supervisor.events import (
     CardFailed,
     CardRead,
     ChildReaped,
+    ClientEvent,
     ControlLost,
     DrainRequested,
     Event,
     ForkerSaid,
+    ProcessEvent,
     RequestMalformed,
     RequestReceived,
     SampleTaken,
@@ -41,14 +37,12 @@ from embeddaemon.supervisor.events import (
     WorkerSaid,
 )
 from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS, is_anything_alive, look_after
-from embeddaemon.supervisor.lifecycle import DeathClass, Worker, WorkerState
-from embeddaemon.supervisor.requests import accept, end_with_error, end_with_result, expire, pump, refuse
-from embeddaemon.supervisor.staffing import card_learned, drain, end_child, find_worker, staff, staff_all, unload
-from embeddaemon.supervisor.state import Child, ChildKind, Machine, ModelState, State, Waiter
+from embeddaemon.supervisor.learning import card_learned
+from embeddaemon.supervisor.requests import accept, end_with_error, expire, pump, refuse
+from embeddaemon.supervisor.staffing import staff, staff_all
+from embeddaemon.supervisor.state import Machine, ModelState, State, Waiter
+from embeddaemon.supervisor.stopping import advance_stop, drain_requested
 from embeddaemon.supervisor.timers import HOUSEKEEPING
-
-STOP_SECONDS = 3.0
-"""Between telling the processes to go and giving up on those that do not: idle workers go in milliseconds."""
 
 
 class Supervisor:
@@ -67,6 +61,7 @@ class Supervisor:
         """Bring up what is to be there before anybody asks."""
         for model in self._state.models.values():
             model.is_wanted = model.spec.preload
+            model.last_used = now
         staff_all(self._state, now)
         return self._leave(now)
 
@@ -76,38 +71,23 @@ class Supervisor:
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """One event to the commands that follow from it."""
-        state = self._state
         match event:
-            case WorkerSaid():
-                self._worker_said(event, now)
-            case RequestReceived():
-                self._request_received(event, now)
+            case RequestReceived() | RequestMalformed():
+                self._client_event(event, now)
+            case WorkerSaid() | ForkerSaid() | ControlLost() | ChildReaped() | StartFailed():
+                self._process_event(event, now)
             case TimePassed():
                 self._time_passed(now)
-            case ForkerSaid():
-                self._forker_said(event, now)
-            case ChildReaped():
-                child_ended(state, event.child, event.exit_code, now, orphan=event.orphan)
-            case ControlLost():
-                if (child := state.children.get(event.child)) is not None:
-                    control_lost(state, child, now)
-                    staff_all(state, now)
-            case StartFailed():
-                if (child := state.children.get(event.child)) is not None:
-                    child.load_error = event.error
-                    child_ended(state, event.child, control.EXIT_LOAD_FAILED, now)
             case CardRead():
                 self._card_read(event, now)
             case CardFailed():
-                state.models[event.model].is_reading = False
-                load_failed(state, state.models[event.model], event.error, now)
+                self._state.models[event.model].is_reading = False
+                load_failed(self._state, self._state.models[event.model], event.error, now)
             case SampleTaken():
-                self._sample_taken(event, now)
-            case RequestMalformed():
-                state.counts["malformed"] += 1
-                refuse(state, event.client, event.id, event.error)
+                self._state.governor.observe(event.sample)
+                staff_all(self._state, now)
             case DrainRequested():
-                self._drain_requested(event, now)
+                drain_requested(self._state, event.reason, now)
             case _:
                 assert_never(event)
         return self._leave(now)
@@ -115,37 +95,45 @@ class Supervisor:
     def _leave(self, now: float) -> list[Command]:
         """Hand over the commands; keep looking while there is anything to look after."""
         state = self._state
-        if state.is_draining:
-            self._advance_stop(now)
-        if not self._is_watching and (is_anything_alive(state) or state.is_draining):
+        advance_stop(state, now)
+        if not self._is_watching and not state.is_over and (is_anything_alive(state) or state.is_draining):
             state.timers.add(now + HOUSEKEEPING_SECONDS, HOUSEKEEPING)
+            state.looked_at = now
             self._is_watching = True
         if len(state.timers) > 4 * len(state.open) + 1024:
             state.timers.forget_all_but(state.open)
         commands, state.commands = state.commands, []
         return commands
 
-    def _request_received(self, event: RequestReceived, now: float) -> None:
-        state, request = self._state, event.request
+    def _client_event(self, event: ClientEvent, now: float) -> None:
+        state = self._state
+        if isinstance(event, RequestMalformed):
+            state.counts["malformed"] += 1
+            refuse(state, event.client, event.id, event.error)
+            return
         try:
-            match request:
-                case Embed() | Tokenize():
-                    model = accept(state, event, now)
-                    if not model.serving:
-                        staff(state, model, now)
-                    pump(state, model, now)
-                case Hello():
-                    state.commands.append(Reply(event.client, Document(id=request.id), documents.hello(state)))
-                case Models():
-                    state.commands.append(Reply(event.client, Document(id=request.id), documents.models(state, now)))
-                case Status():
-                    state.commands.append(Reply(event.client, Document(id=request.id), documents.status(state, now)))
-                case Load() | Unload():
-                    self._load_or_unload(event, request, now)
-                case _:
-                    assert_never(request)
+            self._request(event, now)
         except EmbedDaemonError as error:
-            refuse(state, event.client, request.id, error)
+            refuse(state, event.client, event.request.id, error)
+
+    def _request(self, event: RequestReceived, now: float) -> None:
+        state, request = self._state, event.request
+        match request:
+            case Embed() | Tokenize():
+                model = accept(state, event, now)
+                if not model.serving:
+                    staff(state, model, now)
+                pump(state, model, now)
+            case Hello():
+                state.commands.append(Reply(event.client, Document(id=request.id), documents.hello(state)))
+            case Models():
+                state.commands.append(Reply(event.client, Document(id=request.id), documents.models(state, now)))
+            case Status():
+                state.commands.append(Reply(event.client, Document(id=request.id), documents.status(state, now)))
+            case Load() | Unload():
+                self._load_or_unload(event, request, now)
+            case _:
+                assert_never(request)
 
     def _load_or_unload(self, event: RequestReceived, request: Load | Unload, now: float) -> None:
         state = self._state
@@ -165,7 +153,7 @@ class Supervisor:
 
     def _load(self, model: ModelState, waiter: Waiter, now: float) -> None:
         model.last_used = now
-        if model.serving and not model.is_unloading:
+        if model.serving:
             document = {"model": model.name, "state": "ready", "seconds": 0.0}
             self._state.commands.append(Reply(waiter.client, Document(id=waiter.id), document))
             return
@@ -175,43 +163,32 @@ class Supervisor:
         staff(self._state, model, now)
 
     def _unload(self, model: ModelState, waiter: Waiter, now: float) -> None:
-        if model.is_absent:
-            model.is_wanted = bool(model.queue)
+        if model.is_absent and not model.is_unloading:
+            unload(self._state, model, now)
             document = {"model": model.name, "state": "available"}
             self._state.commands.append(Reply(waiter.client, Document(id=waiter.id), document))
             return
         model.unload_waiters.append(waiter)
-        unload(self._state, model, now, wanted=False)
+        unload(self._state, model, now)
 
-    def _worker_said(self, event: WorkerSaid, now: float) -> None:
-        state, message = self._state, event.message
-        worker = find_worker(state, message.worker, message.incarnation)
-        if worker is None:
-            state.counts["stale_messages"] += 1
-            return
-        worker.heard_at = now
-        model = state.models[worker.model]
-        match message:
-            case link.Result():
-                end_with_result(state, worker, message, event.frames, now)
-                pump(state, model, now)
-            case link.Heartbeat():
-                self._heartbeat(worker, message)
-            case link.Ready():
-                worker_ready(state, worker, message, now)
-                staff(state, model, now)
-            case link.LoadFailed():
-                state.children[worker.child].load_error = error_from_map(message.error)
-            case link.Drained():
-                state.log("debug", "drained", worker=worker.label)
+    def _process_event(self, event: ProcessEvent, now: float) -> None:
+        state = self._state
+        match event:
+            case WorkerSaid():
+                worker_said(state, event, now)
+            case ForkerSaid():
+                self._forker_said(event, now)
+            case ChildReaped():
+                child_ended(state, event.child, event.exit_code, now, orphan=event.orphan)
+            case ControlLost():
+                if (child := state.children.get(event.child)) is not None:
+                    control_lost(state, child, now)
+            case StartFailed():
+                if (child := state.children.get(event.child)) is not None:
+                    child.load_error = event.error
+                    child_ended(state, event.child, control.EXIT_LOAD_FAILED, now)
             case _:
-                assert_never(message)
-
-    def _heartbeat(self, worker: Worker, message: link.Heartbeat) -> None:
-        worker.progress = max(worker.progress, message.progress)
-        if message.private_bytes:
-            worker.private_bytes = message.private_bytes
-            self._state.governor.measured(self._state.children[worker.child].holder, message.private_bytes)
+                assert_never(event)
 
     def _forker_said(self, event: ForkerSaid, now: float) -> None:
         state, message = self._state, event.message
@@ -220,39 +197,11 @@ class Supervisor:
             case control.Exited():
                 child_ended(state, message.child, message.exit_code, now)
             case control.Forked():
-                self._forked(message, now)
-            case _ if child is None:
-                return
-            case control.ForkServerReady():
-                fork_server_ready(state, child, message, now)
-            case control.TemplateReady():
-                template_ready(state, child, message, now)
-            case control.LoadFailed():
-                child.load_error = error_from_map(message.error)
-            case control.Fetched():
-                self._fetched(child, message, now)
+                forked(state, message, now)
+            case _ if child is not None:
+                forker_said(state, child, message, now)
             case _:
-                state.log("error", "unexpected_control_message", child=event.child, message=type(message).__name__)
-
-    def _forked(self, message: control.Forked, now: float) -> None:
-        child = self._state.children.get(message.child)
-        if child is None:
-            return
-        child.pid = message.pid
-        if child.ending is not None:
-            end_child(self._state, child.number, child.ending)
-        elif child.slot is not None and child.model is not None:
-            worker = self._state.models[child.model].workers.get(child.slot)
-            if worker is not None and worker.child == child.number and worker.state is WorkerState.STARTING:
-                worker.becomes(WorkerState.LOADING, now)
-
-    def _fetched(self, child: Child, message: control.Fetched, now: float) -> None:
-        assert child.kind is ChildKind.FETCHER
-        model = self._state.models[child.model or ""]
-        model.folder = message.folder
-        self._state.log(
-            "info", "fetched", model=model.name, folder=message.folder, seconds=round(now - child.started_at, 1)
-        )
+                state.counts["stale_messages"] += 1
 
     def _card_read(self, event: CardRead, now: float) -> None:
         model = self._state.models[event.model]
@@ -277,48 +226,3 @@ class Supervisor:
                 look_after(self._state, now)
             else:
                 expire(self._state, key, now)
-
-    def _sample_taken(self, event: SampleTaken, now: float) -> None:
-        self._state.governor.observe(event.sample)
-        if any(model.waiting is not None for model in self._state.models.values()):
-            staff_all(self._state, now)
-
-    def _drain_requested(self, event: DrainRequested, now: float) -> None:
-        state = self._state
-        if state.is_draining:
-            state.drain_deadline = now
-            state.stop_deadline = now if state.stop_deadline is not None else None
-            return
-        state.drain_deadline = now + state.settings.drain_seconds
-        state.log("info", "draining", reason=event.reason, open=len(state.open))
-
-    def _advance_stop(self, now: float) -> None:
-        """From draining to gone: requests end, workers drain, the rest is killed, everything is reaped, exit."""
-        state = self._state
-        assert state.drain_deadline is not None
-        if state.is_over:
-            return
-        if state.stop_deadline is None and (not state.open or now >= state.drain_deadline):
-            for entry in list(state.open.values()):
-                end_with_error(state, entry, Draining("the daemon stopped before the request could finish"))
-            self._tell_all_to_go(now)
-        if state.stop_deadline is not None:
-            if not any(model.workers for model in state.models.values()) or now >= state.stop_deadline:
-                for child in [each for each in state.children.values() if each.ending is None]:
-                    end_child(state, child.number, DeathClass.STOPPED)
-            if not state.children or now >= state.stop_deadline + STOP_SECONDS:
-                state.is_over = True
-                state.log("info", "stopped", unreaped=len(state.children))
-                state.commands.append(Exit(0))
-
-    def _tell_all_to_go(self, now: float) -> None:
-        state = self._state
-        state.stop_deadline = now + STOP_SECONDS
-        for model in state.models.values():
-            model.is_wanted = False
-            for waiter in [*model.load_waiters, *model.unload_waiters]:
-                refuse(state, waiter.client, waiter.id, Draining("the daemon is stopping"))
-            model.load_waiters.clear()
-            model.unload_waiters.clear()
-            for worker in list(model.workers.values()):
-                drain(state, worker, now)

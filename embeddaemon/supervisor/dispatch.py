@@ -12,7 +12,7 @@ CREDITS = 2
 """Dispatches that a worker may hold: one computing, one tokenizing."""
 
 MAX_DISPATCH_BYTES = 16 * 1024
-"""Of bodies in one dispatch: a few thousand tokens, tens of milliseconds of a small model. One request may be larger."""
+"""Of bodies in one dispatch: a few thousand tokens, tens of milliseconds of a small model. One request may be more."""
 
 MAX_DISPATCH_REQUESTS = 64
 """Requests in one dispatch: what is lost together is asked again together."""

@@ -7,12 +7,13 @@ from typing import Any
 from embeddaemon.governor.footprint import FORK_SERVER_BYTES
 from embeddaemon.protocol.codec import error_to_map
 from embeddaemon.protocol.limits import VERSION
+from embeddaemon.supervisor.learning import device_of, threads_of
 from embeddaemon.supervisor.lifecycle import Worker
-from embeddaemon.supervisor.staffing import device_of, threads_of
 from embeddaemon.supervisor.state import ModelState, State
 
 
 def hello(state: State) -> dict[str, Any]:
+    """Who we are and what we take."""
     limits = state.settings.limits
     return {
         "v": VERSION,
@@ -32,6 +33,7 @@ def hello(state: State) -> dict[str, Any]:
 
 
 def models(state: State, now: float) -> dict[str, Any]:
+    """Which models are configured, and what is known of each."""
     return {
         "default_model": state.settings.default_model,
         "models": [_model(state, model, now) for model in state.models.values()],
@@ -95,6 +97,7 @@ def state_of(model: ModelState, now: float) -> str:
 
 
 def status(state: State, now: float) -> dict[str, Any]:
+    """What is going on: requests, workers, memory."""
     counts = state.counts
     return {
         "instance": state.machine.instance,
@@ -137,7 +140,6 @@ def _model_status(model: ModelState, now: float) -> dict[str, Any]:
 
 def _worker(state: State, worker: Worker, now: float) -> dict[str, Any]:
     child = state.child_of(worker)
-    leases = {lease.holder: lease.bytes for lease in state.governor.snapshot(now).leases}
     return {
         "worker": worker.slot,
         "incarnation": worker.incarnation,
@@ -149,7 +151,7 @@ def _worker(state: State, worker: Worker, now: float) -> dict[str, Any]:
         "progress": worker.progress,
         "threads": worker.threads,
         "private_bytes": worker.private_bytes,
-        "lease_bytes": leases.get(child.holder, 0) if child else 0,
+        "lease_bytes": child.lease_bytes if child else 0,
         "idle_seconds": 0.0 if worker.dispatches else max(0.0, now - worker.idle_since),
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,7 @@ from embeddaemon.protocol.messages import Request
 
 @dataclass(frozen=True, slots=True)
 class RequestReceived:
-    """A client's request. ``header`` and ``body`` are the frames as they came, opaque here; ``body_bytes`` their size."""
+    """A client's request. ``header`` and ``body`` are the frames as they came, opaque here."""
 
     client: bytes
     request: Request
@@ -52,18 +51,19 @@ class ForkerSaid:
 
 @dataclass(frozen=True, slots=True)
 class ControlLost:
-    """End-of-file on the control socket of ``child``: the process is gone or going."""
+    """End-of-file on the control socket of ``child``, or nothing can be sent on it: the process is gone or going."""
 
     child: int
 
 
 @dataclass(frozen=True, slots=True)
 class ChildReaped:
-    """The supervisor itself collected ``child``: its own (the fork server, a spawned worker), or one whose parent died."""
+    """The supervisor itself collected ``child``."""
 
     child: int
     exit_code: int
     orphan: bool
+    """Whether it was another's, whose end made it ours; else our own: the fork server, a spawned worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +92,9 @@ class CardFailed:
 
 @dataclass(frozen=True, slots=True)
 class SampleTaken:
-    """Memory as it is now; ``resident`` are private bytes by child, for the processes that do not report their own."""
+    """Memory as it is now."""
 
     sample: MemorySample
-    resident: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +109,6 @@ class DrainRequested:
     reason: str
 
 
-Event = (
-    RequestReceived
-    | RequestMalformed
-    | WorkerSaid
-    | ForkerSaid
-    | ControlLost
-    | ChildReaped
-    | StartFailed
-    | CardRead
-    | CardFailed
-    | SampleTaken
-    | TimePassed
-    | DrainRequested
-)
+ClientEvent = RequestReceived | RequestMalformed
+ProcessEvent = WorkerSaid | ForkerSaid | ControlLost | ChildReaped | StartFailed
+Event = ClientEvent | ProcessEvent | CardRead | CardFailed | SampleTaken | TimePassed | DrainRequested

@@ -1,13 +1,14 @@
-"""The look at everything that comes round several times a second: silence, loads that take too long, idleness, memory. Pure."""
+"""What comes round several times a second: silence, loads that take too long, idleness, memory. Pure."""
 
 from __future__ import annotations
 
+from embeddaemon.errors import Expired
 from embeddaemon.supervisor import admission
 from embeddaemon.supervisor.commands import TakeSample
-from embeddaemon.supervisor.endings import give_up
-from embeddaemon.supervisor.lifecycle import COMING, DeathClass, WorkerState
-from embeddaemon.supervisor.requests import is_idle, refuse
-from embeddaemon.supervisor.staffing import SCALE_DOWN_AFTER_SECONDS, drain, end_child, staff_all, unload
+from embeddaemon.supervisor.departures import drain, end_child, give_up, unload
+from embeddaemon.supervisor.lifecycle import COMING, DeathClass, Worker, WorkerState
+from embeddaemon.supervisor.requests import refuse
+from embeddaemon.supervisor.staffing import staff_all
 from embeddaemon.supervisor.state import ChildKind, ModelState, State
 
 HOUSEKEEPING_SECONDS = 0.2
@@ -19,65 +20,106 @@ SAMPLE_SECONDS = 1.0
 FORK_SECONDS = 30.0
 """A forked worker that is not READY after so long will not be: forking takes milliseconds."""
 
+SCALE_DOWN_AFTER_SECONDS = 30.0
+"""A worker beyond the minimum that is idle so long goes."""
+
+STANDSTILL_SECONDS = 2.0
+"""When our own look comes so late, we did not run (stopped, or the machine was): silence says nothing then."""
+
 
 def look_after(state: State, now: float) -> None:
     """Everything that depends on time alone."""
+    _forgive_own_silence(state, now)
     for model in state.models.values():
-        _look_after_workers(state, model, now)
+        for worker in list(model.workers.values()):
+            _look_after_worker(state, model, worker, now)
         _expire_waiters(state, model, now)
         _send_idle_away(state, model, now)
-    for child in list(state.children.values()):
-        if (
-            not child.is_ready
-            and child.kind is not ChildKind.WORKER
-            and now - child.started_at > state.settings.load_timeout_seconds
-        ):
-            state.log("error", "load_timeout", what=child.kind.value, model=child.model, child=child.number)
-            end_child(state, child.number, DeathClass.LOAD_TIMEOUT)
+        _scale_down(state, model, now)
+    _end_endless_loads(state, now)
     if state.children and now - state.sampled_at >= SAMPLE_SECONDS:
         state.sampled_at = now
         state.commands.append(TakeSample())
     staff_all(state, now)
 
 
-def _look_after_workers(state: State, model: ModelState, now: float) -> None:
-    for worker in list(model.workers.values()):
-        child = state.children[worker.child]
-        if child.ending is not None:
+def _forgive_own_silence(state: State, now: float) -> None:
+    if now - state.looked_at > STANDSTILL_SECONDS:
+        for model in state.models.values():
+            for worker in model.workers.values():
+                worker.heard_at = now
+    state.looked_at = now
+
+
+def _look_after_worker(state: State, model: ModelState, worker: Worker, now: float) -> None:
+    if state.children[worker.child].ending is not None:
+        return
+    ready_by = FORK_SECONDS if model.template is not None else state.settings.load_timeout_seconds
+    if worker.state in COMING:
+        if now - worker.started_at > ready_by:
+            give_up(state, worker, DeathClass.LOAD_TIMEOUT, now)
+        return
+    is_silent = now - worker.heard_at > state.settings.silent_after_seconds
+    if is_silent or (worker.drain_by is not None and now > worker.drain_by):
+        give_up(state, worker, DeathClass.SILENT, now)
+
+
+def _end_endless_loads(state: State, now: float) -> None:
+    for child in list(state.children.values()):
+        if child.kind is ChildKind.WORKER or child.is_ready or child.is_leaving:
             continue
-        ready_by = (
-            FORK_SECONDS
-            if child.parent is not None and model.template is not None
-            else state.settings.load_timeout_seconds
-        )
-        if worker.state in COMING and now - worker.started_at > ready_by:
-            give_up(state, worker, DeathClass.LOAD_TIMEOUT)
-        elif (worker.state not in COMING and now - worker.heard_at > state.settings.silent_after_seconds) or (worker.drain_by is not None and now > worker.drain_by):
-            give_up(state, worker, DeathClass.SILENT)
+        if now - child.started_at > state.settings.load_timeout_seconds:
+            state.log("error", "load_timeout", what=child.kind.value, model=child.model, child=child.number)
+            end_child(state, child, DeathClass.LOAD_TIMEOUT, now)
 
 
 def _expire_waiters(state: State, model: ModelState, now: float) -> None:
-    for waiters in (model.load_waiters, model.unload_waiters):
-        for waiter in [each for each in waiters if now >= each.deadline]:
-            waiters.remove(waiter)
-            refuse(state, waiter.client, waiter.id, admission.expiry_of(model, is_dispatched=False))
+    for waiter in [each for each in model.load_waiters if now >= each.deadline]:
+        model.load_waiters.remove(waiter)
+        refuse(state, waiter.client, waiter.id, admission.expiry_of(model, is_dispatched=False))
+    for waiter in [each for each in model.unload_waiters if now >= each.deadline]:
+        model.unload_waiters.remove(waiter)
+        error = Expired(
+            f"the deadline passed while model {model.name!r} was being unloaded", details={"waited_for": "unload"}
+        )
+        refuse(state, waiter.client, waiter.id, error)
 
 
 def _send_idle_away(state: State, model: ModelState, now: float) -> None:
-    if model.is_unloading or not model.serving or not is_idle(model):
-        return
+    """Its keep-alive is over: also that of a model that does not come up and that nobody waits for any more."""
     spec = model.spec
-    if not spec.pinned and not spec.stays_for_ever and now - model.last_used >= spec.keep_alive_seconds:
-        state.log("info", "keep_alive_over", model=model.name, idle_seconds=round(now - model.last_used, 1))
-        unload(state, model, now, wanted=False)
+    is_stuck = model.is_wanted and (model.waiting is not None or model.failures > 0)
+    if model.is_unloading or (model.is_absent and not is_stuck):
         return
-    beyond = len(model.workers) - spec.workers.min
-    for worker in sorted(model.workers.values(), key=lambda each: each.idle_since)[: max(0, beyond)]:
-        if worker.state is WorkerState.READY and now - worker.idle_since >= SCALE_DOWN_AFTER_SECONDS:
-            drain(state, worker, now)
+    if spec.pinned or spec.stays_for_ever or now - model.last_used < spec.keep_alive_seconds:
+        return
+    if not model.has_work and not _is_coming(state, model):
+        state.log("info", "keep_alive_over", model=model.name, idle_seconds=round(now - model.last_used, 1))
+        unload(state, model, now)
+
+
+def _is_coming(state: State, model: ModelState) -> bool:
+    template = state.template_of(model)
+    return (
+        model.is_reading
+        or model.fetcher is not None
+        or (template is not None and not template.is_ready)
+        or any(worker.state in COMING for worker in model.workers.values())
+    )
+
+
+def _scale_down(state: State, model: ModelState, now: float) -> None:
+    """One worker beyond the minimum at a time, the one that is idle longest."""
+    if len(model.staying) <= model.spec.workers.min or model.is_unloading:
+        return
+    idle = [worker for worker in model.staying if worker.state is WorkerState.READY]
+    longest = min(idle, key=lambda each: each.idle_since, default=None)
+    if longest is not None and now - longest.idle_since >= SCALE_DOWN_AFTER_SECONDS:
+        drain(state, longest, now)
 
 
 def is_anything_alive(state: State) -> bool:
+    """Whether there is anything to look after."""
     return bool(state.children or state.open) or any(
-        model.is_wanted or model.load_waiters for model in state.models.values()
+        model.is_wanted or model.load_waiters or model.unload_waiters for model in state.models.values()
     )

@@ -12,8 +12,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
+from embeddaemon.protocol.control import EXIT_FORK_FAILED, EXIT_LOAD_FAILED
+
 
 class WorkerState(Enum):
+    """Where a worker is in its life; ``TRANSITIONS`` says what may follow."""
+
     STARTING = "starting"
     LOADING = "loading"
     READY = "ready"
@@ -106,6 +110,7 @@ class DeathClass(Enum):
 
     STOPPED = "stopped"
     LOAD_FAILED = "load_failed"
+    FORK_FAILED = "fork_failed"
     KILLED = "killed"
     SEGFAULT = "segfault"
     ABORTED = "aborted"
@@ -126,20 +131,21 @@ _SIGNALS = {
     -4: DeathClass.ILLEGAL_INSTRUCTION,
 }
 
-_EXIT_LOAD_FAILED = 3
-_EXIT_ORPHANED = 4
-
 
 def classify(exit_code: int | None) -> DeathClass:
-    """The class of an exit code as ``os.waitstatus_to_exitcode`` gives it; None when nobody could collect it."""
+    """The class of an exit code as ``os.waitstatus_to_exitcode`` gives it; None when nobody could collect it.
+
+    Not of who ended with its parent: only whoever reaped it knows that. EXIT_ORPHANED reported by a living parent is a
+    fault like any other.
+    """
     if exit_code is None:
         return DeathClass.KILLED
     if exit_code == 0:
         return DeathClass.STOPPED
-    if exit_code == _EXIT_LOAD_FAILED:
+    if exit_code == EXIT_LOAD_FAILED:
         return DeathClass.LOAD_FAILED
-    if exit_code == _EXIT_ORPHANED:
-        return DeathClass.PARENT_DIED
+    if exit_code == EXIT_FORK_FAILED:
+        return DeathClass.FORK_FAILED
     if exit_code < 0:
         return _SIGNALS.get(exit_code, DeathClass.SIGNALLED)
     return DeathClass.EXITED
@@ -150,6 +156,7 @@ def explain(death: DeathClass, exit_code: int | None) -> str:
     texts = {
         DeathClass.STOPPED: "stopped",
         DeathClass.LOAD_FAILED: "could not load its model",
+        DeathClass.FORK_FAILED: "could not be forked (no memory, or too many processes)",
         DeathClass.KILLED: "was killed (SIGKILL: by a person or by the kernel for lack of memory)",
         DeathClass.SEGFAULT: "crashed (SIGSEGV)",
         DeathClass.ABORTED: "aborted (SIGABRT)",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from embeddaemon.errors import EmbedDaemonError, WorkerCrashed
+from embeddaemon.errors import EmbedDaemonError, Expired, Invalid, Refused, WorkerCrashed, error_for
 from embeddaemon.protocol import link
 from embeddaemon.protocol.codec import error_answer
 from embeddaemon.protocol.messages import Document, ModelRequest
@@ -15,7 +15,7 @@ from embeddaemon.supervisor import admission
 from embeddaemon.supervisor.commands import Forward, Reply, SendDispatch
 from embeddaemon.supervisor.dispatch import CREDITS, OpenRequest
 from embeddaemon.supervisor.events import RequestReceived
-from embeddaemon.supervisor.lifecycle import DeathClass, Worker, WorkerState, explain
+from embeddaemon.supervisor.lifecycle import DeathClass, Worker, explain
 from embeddaemon.supervisor.state import ModelState, State
 
 MAX_ATTEMPTS = 2
@@ -47,6 +47,13 @@ def accept(state: State, event: RequestReceived, now: float) -> ModelState:
     model.queue.add(entry)
     model.last_used = now
     return model
+
+
+def _outcome(error: EmbedDaemonError) -> str:
+    """Under which an ending is counted: said no, too late, or failed on our side."""
+    if isinstance(error, Expired):
+        return "expired"
+    return f"refused.{error.code}" if isinstance(error, Refused | Invalid) else f"failed.{error.code}"
 
 
 def refuse(state: State, client: bytes, id_: int, error: EmbedDaemonError) -> None:
@@ -117,12 +124,11 @@ def end_with_result(state: State, worker: Worker, result: link.Result, frames: l
     if entry is None or entry.worker != worker.number:
         state.counts["results_dropped"] += 1
     else:
-        entry_client = entry.client
         _close(state, entry)
-        state.counts[f"failed.{result.code}" if result.code else "answered"] += 1
+        state.counts[_outcome(error_for(result.code, "")) if result.code else "answered"] += 1
         state.counts["texts"] += result.texts
         state.counts["tokens"] += result.tokens
-        state.commands.append(Forward(entry_client, frames))
+        state.commands.append(Forward(entry.client, frames))
     if not result.code:
         model.failures = 0
 
@@ -130,7 +136,7 @@ def end_with_result(state: State, worker: Worker, result: link.Result, frames: l
 def end_with_error(state: State, entry: OpenRequest, error: EmbedDaemonError) -> None:
     """Answer an accepted request with an error."""
     _close(state, entry)
-    state.counts["expired" if error.code == "expired" else f"failed.{error.code}"] += 1
+    state.counts[_outcome(error)] += 1
     state.commands.append(Reply(entry.client, error_answer(entry.request.id, error)))
 
 
@@ -151,14 +157,14 @@ def fail_all(state: State, model: ModelState, error: EmbedDaemonError) -> None:
 def take_back(state: State, worker: Worker, death: DeathClass, exit_code: int | None) -> None:
     """A worker ended: what it held goes to the front of the queue again, once; what kills twice is answered so.
 
-    Nobody is blamed for a worker that went with its parent.
+    Nobody is blamed for a worker that went with its parent or that was asked to go.
     """
     held = [state.open[serial] for serials in worker.dispatches.values() for serial in serials if serial in state.open]
     worker.dispatches.clear()
     model = state.models[worker.model]
     for entry in sorted(held, key=lambda each: each.serial, reverse=True):
         entry.worker = entry.dispatch = None
-        entry.attempts += death is not DeathClass.PARENT_DIED
+        entry.attempts += death not in (DeathClass.PARENT_DIED, DeathClass.STOPPED)
         model.queue.put_back(entry)
         if entry.attempts >= MAX_ATTEMPTS:
             message = (
@@ -169,14 +175,18 @@ def take_back(state: State, worker: Worker, death: DeathClass, exit_code: int | 
             )
 
 
-def answer_waiters(state: State, model: ModelState, error: EmbedDaemonError | None, now: float = 0.0) -> None:
-    """Tell those who asked for the model to be loaded that it is, or why not."""
+def answer_loaded(state: State, model: ModelState, now: float) -> None:
+    """Tell those who asked for the model to be loaded that it is."""
     for waiter in model.load_waiters:
-        if error is not None:
-            refuse(state, waiter.client, waiter.id, error)
-        else:
-            document = {"model": model.name, "state": "ready", "seconds": now - waiter.since}
-            state.commands.append(Reply(waiter.client, Document(id=waiter.id), document))
+        document = {"model": model.name, "state": "ready", "seconds": now - waiter.since}
+        state.commands.append(Reply(waiter.client, Document(id=waiter.id), document))
+    model.load_waiters.clear()
+
+
+def refuse_waiters(state: State, model: ModelState, error: EmbedDaemonError) -> None:
+    """Tell those who asked for the model to be loaded why it is not."""
+    for waiter in model.load_waiters:
+        refuse(state, waiter.client, waiter.id, error)
     model.load_waiters.clear()
 
 
@@ -185,7 +195,3 @@ def answer_unloaded(state: State, model: ModelState) -> None:
     for waiter in model.unload_waiters:
         state.commands.append(Reply(waiter.client, Document(id=waiter.id), {"model": model.name, "state": "available"}))
     model.unload_waiters.clear()
-
-
-def is_idle(model: ModelState) -> bool:
-    return not model.has_work and all(worker.state is WorkerState.READY for worker in model.workers.values())

@@ -1,4 +1,4 @@
-"""Everything the supervisor knows: models, processes, open requests. Data and what can be derived from it; no decisions. Pure."""
+"""Everything the supervisor knows: models, processes, open requests. Data, and what follows from it. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from embeddaemon.models.card import ModelCard
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.supervisor.commands import Command, Log
 from embeddaemon.supervisor.dispatch import OpenRequest, Queue
-from embeddaemon.supervisor.lifecycle import SERVING, DeathClass, Worker
+from embeddaemon.supervisor.lifecycle import COMING, SERVING, DeathClass, Worker
 from embeddaemon.supervisor.timers import Timers
 
 
@@ -36,6 +36,8 @@ class Machine:
 
 
 class ChildKind(Enum):
+    """What a process below us is there for; the value names it in logs and leases."""
+
     FORK_SERVER = "fork server"
     TEMPLATE = "template"
     FETCHER = "fetcher"
@@ -51,6 +53,12 @@ class Child:
     started_at: float
     holder: str
     """Under which its lease stands in the governor."""
+    lease_bytes: int
+    """What the lease is now."""
+    is_over_lease: bool = False
+    """It was measured to hold more than it was promised at first."""
+    reserved_bytes: int = 0
+    """Of a template: leased together with it for its first worker, until that one starts."""
     model: str | None = None
     parent: int | None = None
     """The child that forked it; None when it is our own."""
@@ -59,14 +67,24 @@ class Child:
     pid: int | None = None
     is_ready: bool = False
     is_lost: bool = False
-    """Its control socket is at end-of-file: it cannot be told anything any more, and its end is still to come."""
+    """Its control socket is at end-of-file, or that of a process above it: its end is still to be reported."""
     ending: DeathClass | None = None
     """Why we are ending it, once we are; else its exit code tells."""
     load_error: EmbedDaemonError | None = None
 
     @property
-    def can_fork(self) -> bool:
-        return self.is_ready and not self.is_lost
+    def is_leaving(self) -> bool:
+        """Told to go, or going: nothing new is asked of it, and its lease is on its way back."""
+        return self.is_lost or self.ending is not None
+
+    @property
+    def is_usable(self) -> bool:
+        return self.is_ready and not self.is_leaving
+
+    @property
+    def reserved_holder(self) -> str:
+        """Under which the lease of a template's first worker stands until that worker starts."""
+        return f"worker:{self.model}/first-of-{self.number}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,8 +126,9 @@ class ModelState:
     error: EmbedDaemonError | None = None
     """Why it is not being started."""
     waiting: Wait | None = None
-    """What the governor said when it last had no room for it."""
+    """What the governor said when it last had no room for its first worker; None when it waits for something else."""
     waiting_since: float | None = None
+    """Since when work has waited for that memory; None also when nobody asked."""
     load_waiters: list[Waiter] = field(default_factory=list)
     unload_waiters: list[Waiter] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
@@ -121,14 +140,6 @@ class ModelState:
     def name(self) -> str:
         return self.spec.name
 
-    is_reserved: bool = False
-    """Whether the first worker's lease was taken together with the template's."""
-
-    @property
-    def reserved_holder(self) -> str:
-        """The first worker's lease, taken together with the template's, until that worker starts."""
-        return f"worker:{self.name}/first"
-
     @property
     def serving(self) -> list[Worker]:
         return [worker for worker in self.workers.values() if worker.state in SERVING]
@@ -138,8 +149,17 @@ class ModelState:
         return bool(self.queue) or any(worker.dispatches for worker in self.workers.values()) or bool(self.load_waiters)
 
     @property
+    def staying(self) -> list[Worker]:
+        """Workers that serve or will."""
+        return [worker for worker in self.workers.values() if worker.state in SERVING or worker.state in COMING]
+
+    @property
     def is_absent(self) -> bool:
         return not self.workers and self.template is None
+
+    def stop_waiting(self) -> None:
+        """It does not wait for memory (any more)."""
+        self.waiting = self.waiting_since = None
 
 
 @dataclass(slots=True)
@@ -168,12 +188,17 @@ class State:
     """Set once the processes are told to go: when we stop waiting for them."""
     is_over: bool = False
     sampled_at: float = float("-inf")
+    looked_at: float = float("inf")
+    """When time was last looked at; what comes much later than it should says that we ourselves stood still."""
     _numbers: int = 0
     _serials: int = 0
 
     @property
     def is_draining(self) -> bool:
         return self.drain_deadline is not None
+
+    def template_of(self, model: ModelState) -> Child | None:
+        return None if model.template is None else self.children[model.template]
 
     def next_child(self) -> int:
         self._numbers += 1

@@ -1,0 +1,80 @@
+"""What is known about a model before it starts: its card, its footprint, the order that its processes get. Pure."""
+
+from __future__ import annotations
+
+from embeddaemon.config.settings import StartMethod
+from embeddaemon.errors import ConfigError
+from embeddaemon.governor.footprint import Footprint, WeightsSummary, Workload, footprint_from
+from embeddaemon.models.card import ModelCard
+from embeddaemon.models.order import LoadOrder
+from embeddaemon.models.spec import ModelSpec
+from embeddaemon.supervisor.state import Machine, ModelState, State
+
+
+def device_of(state: State, spec: ModelSpec) -> str:
+    """The device that a model runs on, ``auto`` resolved."""
+    return state.machine.device if spec.device == "auto" else spec.device
+
+
+def has_template(state: State, model: ModelState) -> bool:
+    """Whether its workers are forked from a template; a device's state does not survive a fork."""
+    return state.settings.start_method is StartMethod.FORK and device_of(state, model.spec) == "cpu"
+
+
+def needs_fork_server(state: State, model: ModelState) -> bool:
+    """Whether the next process that it lacks is forked by the fork server, itself or through a template."""
+    return state.settings.start_method is StartMethod.FORK or is_to_be_fetched(model)
+
+
+def is_to_be_fetched(model: ModelState) -> bool:
+    """Whether it comes from the hub and has not come yet."""
+    return model.spec.source.startswith("hub:") and model.folder is None
+
+
+def threads_of(state: State, model: ModelState) -> int:
+    """Compute threads of one worker: as configured, else its share of the cores."""
+    return model.spec.threads or max(1, state.machine.cores // model.spec.workers.min)
+
+
+def card_learned(state: State, model: ModelState, card: ModelCard) -> None:
+    """Note what the folder says. Raises ConfigError when the declared estimate cannot be right."""
+    weights = WeightsSummary(
+        file_bytes=card.weights_bytes,
+        parameters=card.parameters,
+        hidden_size=card.hidden,
+        intermediate_size=card.intermediate,
+        gated=card.gated,
+    )
+    model.footprint = _footprint(state, model, weights)
+    model.card = card
+
+
+def _footprint(state: State, model: ModelState, weights: WeightsSummary) -> Footprint:
+    spec = model.spec
+    workload = Workload(
+        element_bytes=_element_bytes(spec.precision, state.machine),
+        token_budget=spec.token_budget,
+        start_method="fork" if has_template(state, model) else "spawn",
+    )
+    try:
+        return footprint_from(spec.estimate, weights, workload)
+    except ConfigError as error:
+        raise ConfigError(f"models.{spec.name}.estimate: {error.message}") from error
+
+
+def _element_bytes(precision: str, machine: Machine) -> int:
+    if precision == "auto":
+        return 2 if machine.has_bfloat16 or machine.device != "cpu" else 4
+    return 4 if precision == "float32" else 2
+
+
+def order_for(state: State, model: ModelState) -> LoadOrder:
+    """What the process that loads the model is told."""
+    assert model.card is not None
+    return LoadOrder(
+        card=model.card,
+        device=device_of(state, model.spec),
+        precision=model.spec.precision,
+        token_budget=model.spec.token_budget,
+        limits=state.settings.limits,
+    )
