@@ -310,7 +310,7 @@ class ClientCore:
         return [*self._closed(), *ended]
 
     def _expired(self, flight: _Flight, now: float) -> EmbedDaemonError:
-        waited_seconds = max(flight.deadline - flight.submitted_at, 0.0)
+        waited_seconds = max(flight.call.wait_seconds, 0.0)
         match self.phase:
             case Phase.CONNECTING:
                 return faults.nobody(self._endpoint, f"nobody answered within {waited_seconds:.3g} s")

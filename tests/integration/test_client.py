@@ -1,0 +1,539 @@
+"""The synchronous client over a real socket, against a daemon that does what it is told."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embeddaemon import (
+    Busy,
+    Client,
+    ClientClosed,
+    DaemonUnreachable,
+    Expired,
+    InputTooLarge,
+    InvalidInput,
+    ProtocolError,
+    UnknownModel,
+    UnsupportedVersion,
+)
+from embeddaemon.client._actions import Patience
+from embeddaemon.protocol import codec
+from embeddaemon.protocol.limits import Limits
+from embeddaemon.protocol.messages import Body, Embed, Hello, Lane, Request, Texts, Vectors
+from tests.support.fake_daemon import DIM, Answer, Behaviour, Fail, FakeDaemon, Hold, Silence, obliging, vector_of
+from tests.support.waiting import seconds, wait_until
+
+IMPATIENT = Patience(connect=0.2, reconnect=seconds(5), hello=seconds(5), silence=0.1)
+
+
+@pytest.fixture
+def endpoint(socket_folder: Path) -> str:
+    return f"ipc://{socket_folder}/s"
+
+
+@pytest.fixture
+def daemon(endpoint: str) -> Iterator[FakeDaemon]:
+    with FakeDaemon(endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def client(daemon: FakeDaemon) -> Iterator[Client]:
+    with Client(daemon.endpoint, timeout=seconds(10), patience=IMPATIENT) as connected:
+        yield connected
+
+
+def expected(texts: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.stack([vector_of(text) for text in texts])
+
+
+# -- vectors -----------------------------------------------------------------------------------------------------------
+
+
+def test_string_gives_one_dimension_and_list_gives_two(client: Client) -> None:
+    assert client.embed("one").shape == (DIM,)
+    assert client.embed(["one"]).shape == (1, DIM)
+    assert client.embed(np.array(["one", "two"])).shape == (2, DIM)
+    assert client.embed(["one"]).dtype == np.float32
+
+
+def test_no_texts_give_an_empty_array_of_the_right_width(client: Client, daemon: FakeDaemon) -> None:
+    assert client.embed([]).shape == (0, DIM)
+    assert client.embed([], dimensions=4).shape == (0, 4)
+    assert client.encode([]).shape == (0, DIM)  # type: ignore[union-attr]  # an array unless it was asked otherwise
+    assert client.tokenize([]) == []
+    assert not daemon.embeds
+
+
+def test_pieces_come_back_in_order(client: Client, daemon: FakeDaemon) -> None:
+    texts = [f"text {number}" for number in range(1000)]
+    detailed = client.embed_detailed(texts, normalize=False)
+    np.testing.assert_array_equal(detailed.vectors, expected(texts))
+    assert len(daemon.embeds) == 16
+    assert detailed.tokens == 2000
+    assert detailed.model == "fake"
+    assert detailed.seconds > 0
+
+
+def test_pieces_that_are_answered_backwards_come_back_in_order(client: Client, daemon: FakeDaemon) -> None:
+    texts = [f"text {number}" for number in range(256)]
+    daemon.behaviour = lambda request, _body: None if isinstance(request, Hello) else Hold()
+    results: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = []
+    asking = threading.Thread(target=lambda: results.append(client.embed(texts, normalize=False)))
+    asking.start()
+    wait_until(lambda: len(daemon.embeds) == 4, describe=lambda: daemon.requests)
+    daemon.release(backwards=True)
+    asking.join(seconds(10))
+    np.testing.assert_array_equal(results[0], expected(texts))
+
+
+def test_truncated_indices_are_those_of_the_call(client: Client) -> None:
+    texts = ["short"] * 70 + ["word " * 30] + ["short"] * 70
+    assert client.embed_detailed(texts).truncated == (70,)
+
+
+def test_small_call_is_interactive_and_large_one_is_bulk(client: Client, daemon: FakeDaemon) -> None:
+    client.embed(["a"] * 64)
+    client.embed(["a"] * 65)
+    client.embed("a", lane="bulk")
+    assert [request.lane for request in daemon.embeds] == [Lane.INTERACTIVE, Lane.BULK, Lane.BULK, Lane.BULK]
+
+
+def test_options_reach_the_daemon(client: Client, daemon: FakeDaemon) -> None:
+    client.embed("a", model="fake", task="query", dimensions=4, normalize=False, truncate=False)
+    request = daemon.embeds[-1]
+    assert (request.model, request.task, request.dimensions) == ("fake", "query", 4)
+    assert (request.normalize, request.truncate, request.lenient) == (False, False, False)
+    assert request.deadline_ms is not None
+    assert 0 < request.deadline_ms <= seconds(10) * 1000
+
+
+def test_stream_gives_pieces_in_order(client: Client) -> None:
+    texts = [f"text {number}" for number in range(500)]
+    parts = list(client.embed_stream(iter(texts), normalize=False))
+    assert [len(part) for part in parts[:-1]] == [64] * 7
+    np.testing.assert_array_equal(np.concatenate(parts), expected(texts))
+
+
+def test_stream_reads_only_some_pieces_ahead(client: Client) -> None:
+    read = 0
+
+    def source() -> Iterator[str]:
+        nonlocal read
+        for number in range(100_000):
+            read += 1
+            yield str(number)
+
+    stream = client.embed_stream(source())
+    next(stream)
+    assert read <= 64 * 18
+    stream.close()
+    assert client.embed("after it").shape == (DIM,)
+
+
+def test_another_call_may_be_made_while_a_stream_is_open(client: Client) -> None:
+    stream = client.embed_stream((str(number) for number in range(500)), normalize=False)
+    count = 0
+    for part in stream:
+        count += len(part)
+        np.testing.assert_array_equal(client.embed("between", normalize=False), vector_of("between"))
+    assert count == 500
+
+
+def test_stream_names_a_bad_text_by_its_place(client: Client) -> None:
+    with pytest.raises(InvalidInput, match="text 300 is empty") as caught:
+        list(client.embed_stream(["a"] * 300 + [""] + ["a"] * 300))
+    assert caught.value.details["index"] == 300
+    with pytest.raises(InvalidInput, match="text 70 is int"):
+        list(client.embed_stream(["a"] * 70 + [7]))  # type: ignore[list-item]  # the mistake under test
+
+
+def test_progress_is_told_after_every_piece(client: Client) -> None:
+    told: list[tuple[int, int]] = []
+    client.embed(["a"] * 150, progress=lambda done, total: told.append((done, total)))
+    assert told == [(64, 150), (128, 150), (150, 150)]
+
+
+def test_bar_is_shown_on_stderr_when_it_is_asked_for(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    client.embed(["a"] * 150, progress=True)
+    shown = capsys.readouterr()
+    assert "150" in shown.err
+    assert shown.out == ""
+    client.embed(["a"] * 1500)
+    assert capsys.readouterr().err == ""
+
+
+def test_token_ids_are_embedded_and_returned(client: Client) -> None:
+    assert client.embed_ids([[1, 2, 3], np.array([4])]).shape == (2, DIM)
+    ids = client.tokenize(["a bb ccc", "dddd"])
+    assert [one.tolist() for one in ids] == [[1, 2, 3], [4]]
+    assert ids[0].dtype == np.int32
+
+
+# -- as sentence-transformers ------------------------------------------------------------------------------------------
+
+
+def test_encode_is_lenient_and_does_not_normalise(client: Client, daemon: FakeDaemon) -> None:
+    vectors = client.encode(["", "b"])
+    np.testing.assert_array_equal(vectors, expected(["", "b"]))
+    assert daemon.embeds[-1].lenient
+    assert isinstance(client.encode(["a", "b"], convert_to_numpy=False), list)
+    np.testing.assert_array_equal(client.encode("a", batch_size=2, show_progress_bar=False), vector_of("a"))
+
+
+def test_encode_cuts_and_then_normalises(client: Client) -> None:
+    vector = client.encode("a", truncate_dim=3, normalize_embeddings=True)
+    cut = vector_of("a")[:3]
+    np.testing.assert_allclose(np.asarray(vector), cut / np.linalg.norm(cut), rtol=1e-6)
+
+
+def test_encode_query_and_document_choose_the_models_tasks(client: Client, daemon: FakeDaemon) -> None:
+    client.encode_query("a")
+    client.encode_document("a")
+    client.encode_document("a", prompt="p: ")
+    client.encode("a", prompt_name="query")
+    assert [(one.task, one.prompt) for one in daemon.embeds] == [
+        ("query", None),
+        ("passage", None),
+        (None, "p: "),
+        ("query", None),
+    ]
+
+
+def test_dimension_of_the_model(client: Client) -> None:
+    assert client.get_sentence_embedding_dimension() == DIM
+
+
+# -- documents ---------------------------------------------------------------------------------------------------------
+
+
+def test_models_status_load_unload_and_hello(client: Client, daemon: FakeDaemon) -> None:
+    info = client.model_info()
+    assert (info.name, info.dimension, info.max_tokens) == ("fake", DIM, 16)
+    assert [model.name for model in client.models()] == ["fake"]
+    assert client.status()["instance"] == daemon.instance
+    assert client.load("fake")["state"] == "ready"
+    assert client.unload("fake")["state"] == "available"
+    assert client.hello().instance == daemon.instance
+    with pytest.raises(UnknownModel, match="known are fake"):
+        client.model_info("other")
+
+
+def test_health_reports_instead_of_raising(endpoint: str) -> None:
+    with Client(endpoint, patience=Patience(connect=0.0)) as client:
+        unwell = client.health()
+        assert not unwell
+        assert "no daemon listens" in unwell.message
+        with FakeDaemon(endpoint) as daemon:
+            assert client.health()
+            assert client.health(deep=True)
+            assert len(daemon.embeds) == 1
+            daemon.behaviour = _zeros
+            assert "not finite, or all zero" in client.health(deep=True).message
+            assert not client.health("other")
+
+
+def _zeros(request: Request, _body: Body | None) -> Answer | None:
+    if not isinstance(request, Embed):
+        return None
+    header = Vectors(id=request.id, model="fake", count=1, dim=DIM, dtype="float32", tokens=1)
+    return Answer([codec.encode_answer(header), bytes(4 * DIM)])
+
+
+# -- limits and errors -------------------------------------------------------------------------------------------------
+
+
+def test_limits_that_the_daemon_announces_are_kept_before_sending(endpoint: str) -> None:
+    limits = Limits(max_texts=10, max_text_bytes=100)
+    with FakeDaemon(endpoint, limits=limits) as daemon, Client(endpoint) as client:
+        assert client.embed(["a"] * 25).shape == (25, DIM)
+        assert len(daemon.embeds) == 3
+        with pytest.raises(InputTooLarge, match="text 12"):
+            client.embed(["a"] * 12 + ["b" * 101])
+
+
+def test_error_of_the_daemon_is_raised_with_its_details(client: Client) -> None:
+    with pytest.raises(UnknownModel) as caught:
+        client.embed("a", model="other")
+    assert caught.value.details["known"] == ["fake"]
+
+
+def test_busy_daemon_is_asked_again_until_it_is_not(client: Client, daemon: FakeDaemon) -> None:
+    refused: set[str] = set()
+
+    def busy_once(request: Request, body: Body | None) -> Fail | None:
+        if isinstance(request, Embed) and isinstance(body, Texts) and body.texts[0] not in refused:
+            refused.add(body.texts[0])
+            return Fail(Busy("the queue is full", retry_after_ms=20))
+        return None
+
+    daemon.behaviour = busy_once
+    texts = [f"text {number}" for number in range(640)]
+    np.testing.assert_array_equal(client.embed(texts, normalize=False), expected(texts))
+    assert len(refused) == 10
+
+
+def test_daemon_that_stays_busy_is_told_of_in_time(client: Client, daemon: FakeDaemon) -> None:
+    daemon.behaviour = _only_hello(Fail(Busy("the queue is full", retry_after_ms=100)))
+    with pytest.raises(Busy):
+        client.embed("a", timeout=0.3)
+
+
+def _only_hello(otherwise: Answer | Silence | Hold | Fail) -> Behaviour:
+    return lambda request, _body: None if isinstance(request, Hello) else otherwise
+
+
+def test_silent_daemon_costs_the_deadline_and_no_more(client: Client, daemon: FakeDaemon) -> None:
+    daemon.behaviour = _only_hello(Silence())
+    began = time.monotonic()
+    with pytest.raises(Expired, match=r"no answer within 0\.3 s"):
+        client.embed("a", timeout=0.3)
+    assert time.monotonic() - began < seconds(2)
+    daemon.behaviour = obliging
+    assert client.embed("a").shape == (DIM,)
+
+
+def test_late_answer_is_not_taken_for_another(client: Client, daemon: FakeDaemon) -> None:
+    daemon.behaviour = _only_hello(Hold())
+    with pytest.raises(Expired):
+        client.embed("late", timeout=0.1)
+    daemon.behaviour = obliging
+    daemon.release()
+    np.testing.assert_array_equal(client.embed("other", normalize=False), vector_of("other"))
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        lambda id_: [codec.encode_answer(Vectors(id=id_, model="m", count=1, dim=8, dtype="float32", tokens=1))],
+        lambda id_: [codec.encode_answer(Vectors(id=id_, model="m", count=1, dim=8, dtype="float32", tokens=1)), b"x"],
+        lambda id_: [codec.encode_document({"id": id_, "ok": True, "dim": "many"})],
+    ],
+    ids=["no vectors", "short vectors", "broken header"],
+)
+def test_malformed_answer_is_an_error_at_once(client: Client, daemon: FakeDaemon, frames: object) -> None:
+    assert callable(frames)
+    daemon.behaviour = lambda request, _body: None if isinstance(request, Hello) else Answer(frames(request.id))
+    with pytest.raises(ProtocolError):
+        client.embed("a")
+    daemon.behaviour = obliging
+    assert client.embed("a").shape == (DIM,)
+
+
+# -- connecting --------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_listening_is_said_within_two_seconds(endpoint: str) -> None:
+    began = time.monotonic()
+    with Client(endpoint) as client, pytest.raises(DaemonUnreachable, match="embeddaemon serve") as caught:
+        client.embed("a")
+    assert endpoint in str(caught.value)
+    assert time.monotonic() - began < seconds(2)
+
+
+def test_socket_that_a_dead_daemon_left_is_told_apart(socket_folder: Path) -> None:
+    path = socket_folder / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with Client(f"ipc://{path}", patience=IMPATIENT) as client, pytest.raises(DaemonUnreachable, match="left over"):
+        client.embed("a")
+    path.unlink()
+
+
+def test_listener_that_is_no_daemon_is_told_apart(socket_folder: Path) -> None:
+    path = socket_folder / "s"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        mute = Patience(hello=0.3, silence=0.1)
+        with (
+            Client(f"ipc://{path}", patience=mute) as client,
+            pytest.raises(DaemonUnreachable, match="does not answer"),
+        ):
+            client.embed("a")
+    path.unlink()
+
+
+def test_daemon_that_starts_late_is_waited_for(endpoint: str) -> None:
+    with Client(endpoint, patience=Patience(connect=seconds(5))) as client:
+        results: list[tuple[int, ...]] = []
+        asking = threading.Thread(target=lambda: results.append(client.embed("a").shape))
+        asking.start()
+        with FakeDaemon(endpoint):
+            asking.join(seconds(10))
+        assert results == [(DIM,)]
+
+
+def test_other_protocol_version_says_who_is_older(endpoint: str) -> None:
+    with (
+        FakeDaemon(endpoint, version=2),
+        Client(endpoint) as client,
+        pytest.raises(UnsupportedVersion, match="client is older"),
+    ):
+        client.embed("a")
+
+
+def test_restart_in_mid_call_loses_nothing(client: Client, daemon: FakeDaemon) -> None:
+    answered = 0
+
+    def half(request: Request, _body: Body | None) -> Silence | None:
+        nonlocal answered
+        answered += isinstance(request, Embed)
+        return Silence() if answered > 5 else None
+
+    daemon.behaviour = half
+    texts = [f"text {number}" for number in range(1000)]
+    results: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = []
+    asking = threading.Thread(target=lambda: results.append(client.embed(texts, normalize=False)))
+    asking.start()
+    wait_until(lambda: answered > 5, describe=lambda: answered)
+    daemon.stop()
+    with FakeDaemon(daemon.endpoint) as successor:
+        asking.join(seconds(15))
+        assert not asking.is_alive()
+        np.testing.assert_array_equal(results[0], expected(texts))
+        assert len(successor.embeds) >= 11
+
+
+def test_daemon_that_never_comes_back_is_unreachable(daemon: FakeDaemon) -> None:
+    daemon.behaviour = _only_hello(Silence())
+    quick = Patience(reconnect=0.3, silence=0.1)
+    with Client(daemon.endpoint, patience=quick) as client:
+        errors: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                client.embed("a")
+            except DaemonUnreachable as error:
+                errors.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        wait_until(lambda: daemon.embeds, describe=lambda: daemon.requests)
+        daemon.stop()
+        asking.join(seconds(10))
+        assert len(errors) == 1
+
+
+def test_client_outlives_its_daemon(client: Client, daemon: FakeDaemon) -> None:
+    client.embed("a")
+    daemon.stop()
+    with FakeDaemon(daemon.endpoint):
+        assert client.embed("a").shape == (DIM,)
+
+
+# -- threads, processes, closing ---------------------------------------------------------------------------------------
+
+
+def test_threads_share_a_client_and_get_their_own_answers(client: Client) -> None:
+    wrong: list[str] = []
+
+    def ask(name: int) -> None:
+        for number in range(50):
+            text = f"{name} {number}"
+            if not np.array_equal(client.embed(text, normalize=False), vector_of(text)):
+                wrong.append(text)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_connection_of_an_ended_thread_is_closed(client: Client) -> None:
+    for _ in range(5):
+        thread = threading.Thread(target=client.embed, args=("a",))
+        thread.start()
+        thread.join()
+    wait_until(lambda: not client._process._connections, describe=lambda: client._process._connections)
+
+
+def test_closing_wakes_the_threads_that_wait(client: Client, daemon: FakeDaemon) -> None:
+    daemon.behaviour = _only_hello(Silence())
+    ended: list[type[BaseException]] = []
+
+    def ask() -> None:
+        try:
+            client.embed("a")
+        except ClientClosed as error:
+            ended.append(type(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(daemon.embeds) == 3, describe=lambda: daemon.requests)
+    began = time.monotonic()
+    client.close()
+    for thread in threads:
+        thread.join(seconds(5))
+    assert ended == [ClientClosed] * 3
+    assert time.monotonic() - began < seconds(2)
+
+
+def test_closed_client_says_so(client: Client) -> None:
+    client.close()
+    client.close()
+    with pytest.raises(ClientClosed):
+        client.embed("a")
+
+
+def _embed_in_child(client: Client, pipe: multiprocessing.connection.Connection) -> None:
+    pipe.send([client.embed(f"child {number}", normalize=False).tolist() for number in range(20)])
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_forked_child_uses_sockets_of_its_own(client: Client) -> None:
+    client.embed("before")
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=_embed_in_child, args=(client, theirs))
+    child.start()
+    for number in range(20):
+        np.testing.assert_array_equal(client.embed(f"parent {number}", normalize=False), vector_of(f"parent {number}"))
+    assert ours.poll(seconds(10))
+    received = ours.recv()
+    child.join(seconds(10))
+    assert child.exitcode == 0
+    np.testing.assert_array_equal(np.array(received, np.float32), expected([f"child {number}" for number in range(20)]))
+    child.close()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_child_that_exits_the_ordinary_way_leaves_its_parents_connection_alone(client: Client) -> None:
+    client.embed("before")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            client.embed("child")
+            client.close()
+        finally:
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert client.embed("after").shape == (DIM,)
+
+
+def test_interrupted_call_leaves_a_client_that_works(client: Client, daemon: FakeDaemon) -> None:
+    daemon.behaviour = _only_hello(Silence())
+
+    def interrupt() -> None:
+        wait_until(lambda: daemon.embeds, describe=lambda: daemon.requests)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        client.embed("a")
+    interrupting.join()
+    daemon.behaviour = obliging
+    assert client.embed("a").shape == (DIM,)

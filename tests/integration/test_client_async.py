@@ -1,0 +1,218 @@
+"""The asyncio client over a real socket: concurrency, cancellation, reconnecting; what it asks is tested elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embeddaemon import AsyncClient, ClientClosed, DaemonUnreachable, Expired, InvalidInput, UnknownTask
+from embeddaemon.client._actions import Patience
+from embeddaemon.protocol.messages import Body, Embed, Hello, Request
+from tests.support.fake_daemon import DIM, FakeDaemon, Hold, Silence, obliging, vector_of
+from tests.support.waiting import seconds, wait_until
+
+IMPATIENT = Patience(connect=0.2, reconnect=seconds(5), hello=seconds(5), silence=0.1)
+
+
+@pytest.fixture
+def daemon(socket_folder: Path) -> Iterator[FakeDaemon]:
+    with FakeDaemon(f"ipc://{socket_folder}/s") as running:
+        yield running
+
+
+def connect(daemon: FakeDaemon) -> AsyncClient:
+    return AsyncClient(daemon.endpoint, timeout=seconds(10), patience=IMPATIENT)
+
+
+def expected(texts: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.stack([vector_of(text) for text in texts])
+
+
+async def until(daemon: FakeDaemon, embeds: int) -> None:
+    await asyncio.to_thread(wait_until, lambda: len(daemon.embeds) >= embeds, describe=lambda: daemon.requests)
+
+
+def silent(request: Request, _body: Body | None) -> Silence | None:
+    return None if isinstance(request, Hello) else Silence()
+
+
+def holding(request: Request, _body: Body | None) -> Hold | None:
+    return None if isinstance(request, Hello) else Hold()
+
+
+def test_methods_do_what_those_of_the_client_do(daemon: FakeDaemon) -> None:
+    async def ask() -> None:
+        async with connect(daemon) as client:
+            assert (await client.embed("a")).shape == (DIM,)
+            assert (await client.embed([])).shape == (0, DIM)
+            texts = [f"text {number}" for number in range(500)]
+            np.testing.assert_array_equal(await client.embed(texts, normalize=False), expected(texts))
+            assert (await client.embed_detailed(["a", "b"])).tokens == 2
+            assert (await client.embed_ids([[1, 2]])).shape == (1, DIM)
+            assert [one.tolist() for one in await client.tokenize("a bb")] == [[1, 2]]
+            np.testing.assert_array_equal(np.asarray(await client.encode(["", "b"])), expected(["", "b"]))
+            assert np.asarray(await client.encode_query("a")).shape == (DIM,)
+            assert np.asarray(await client.encode_document("a")).shape == (DIM,)
+            assert await client.get_sentence_embedding_dimension() == DIM
+            assert (await client.model_info()).name == "fake"
+            assert len(await client.models()) == 1
+            assert (await client.status())["instance"] == (await client.hello()).instance
+            assert (await client.load("fake"))["state"] == "ready"
+            assert (await client.unload("fake"))["state"] == "available"
+            assert await client.health(deep=True)
+            with pytest.raises(UnknownTask):
+                await client.embed("a", task="other")
+
+    asyncio.run(ask())
+
+
+def test_many_tasks_share_a_connection_and_get_their_own_answers(daemon: FakeDaemon) -> None:
+    async def ask() -> None:
+        async with connect(daemon) as client:
+            texts = [f"text {number}" for number in range(500)]
+            vectors = await asyncio.gather(*(client.embed(text, normalize=False) for text in texts))
+            np.testing.assert_array_equal(np.stack(vectors), expected(texts))
+
+    asyncio.run(ask())
+    assert sum(isinstance(request, Hello) for request in daemon.requests) <= 501
+
+
+def test_stream_takes_both_kinds_of_iterables(daemon: FakeDaemon) -> None:
+    texts = [f"text {number}" for number in range(300)]
+
+    async def source() -> AsyncIterator[str]:
+        for text in texts:
+            await asyncio.sleep(0)
+            yield text
+
+    async def ask() -> None:
+        async with connect(daemon) as client:
+            for stream in (client.embed_stream(source(), normalize=False), client.embed_stream(texts, normalize=False)):
+                parts = [part async for part in stream]
+                np.testing.assert_array_equal(np.concatenate(parts), expected(texts))
+            with pytest.raises(InvalidInput, match="text 64 is empty"):
+                [part async for part in client.embed_stream(["a"] * 64 + [""])]
+
+    asyncio.run(ask())
+
+
+def test_cancelled_task_disturbs_no_other(daemon: FakeDaemon) -> None:
+    async def ask() -> None:
+        async with connect(daemon) as client:
+            await client.embed("first")
+            daemon.behaviour = holding
+            asking = [asyncio.create_task(client.embed(f"text {number}", normalize=False)) for number in range(10)]
+            await until(daemon, 11)
+            for task in asking[::2]:
+                task.cancel()
+            await asyncio.gather(*asking[::2], return_exceptions=True)
+            assert all(task.cancelled() for task in asking[::2])
+            daemon.behaviour = obliging
+            daemon.release()
+            vectors = await asyncio.gather(*asking[1::2])
+            np.testing.assert_array_equal(np.stack(vectors), expected([f"text {number}" for number in range(1, 10, 2)]))
+            assert (await client.embed("after")).shape == (DIM,)
+
+    asyncio.run(ask())
+
+
+def test_time_out_of_asyncio_and_of_the_call_both_end_it(daemon: FakeDaemon) -> None:
+    daemon.behaviour = silent
+
+    async def ask() -> None:
+        async with connect(daemon) as client:
+            with pytest.raises(Expired):
+                await client.embed("a", timeout=0.2)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await client.embed("a")
+            daemon.behaviour = obliging
+            assert (await client.embed("a")).shape == (DIM,)
+
+    asyncio.run(ask())
+
+
+def test_stream_that_is_left_early_leaves_nothing_in_flight(daemon: FakeDaemon) -> None:
+    async def ask() -> None:
+        async with connect(daemon) as client:
+            stream = client.embed_stream(str(number) for number in range(100_000))
+            assert (await anext(stream)).shape == (64, DIM)
+            await stream.aclose()
+            assert (await client.embed("after")).shape == (DIM,)
+
+    asyncio.run(ask())
+
+
+def test_nobody_listening_is_told_to_every_task(socket_folder: Path) -> None:
+    async def ask() -> None:
+        async with AsyncClient(f"ipc://{socket_folder}/s", patience=IMPATIENT) as client:
+            ended = await asyncio.gather(*(client.embed("a") for _ in range(5)), return_exceptions=True)
+            assert [type(error) for error in ended] == [DaemonUnreachable] * 5
+
+    asyncio.run(ask())
+
+
+def test_restart_in_mid_call_loses_nothing(daemon: FakeDaemon) -> None:
+    daemon.behaviour = silent
+    texts = [f"text {number}" for number in range(300)]
+
+    async def ask() -> None:
+        async with connect(daemon) as client:
+            asking = asyncio.create_task(client.embed(texts, normalize=False))
+            await until(daemon, 4)
+            await asyncio.to_thread(daemon.stop)
+            with FakeDaemon(daemon.endpoint):
+                np.testing.assert_array_equal(await asking, expected(texts))
+
+    asyncio.run(ask())
+
+
+def test_closing_ends_the_tasks_that_wait(daemon: FakeDaemon) -> None:
+    daemon.behaviour = silent
+
+    async def ask() -> None:
+        client = connect(daemon)
+        asking = [asyncio.create_task(client.embed("a")) for _ in range(3)]
+        await until(daemon, 3)
+        await client.close()
+        ended = await asyncio.gather(*asking, return_exceptions=True)
+        assert [type(error) for error in ended] == [ClientClosed] * 3
+        with pytest.raises(ClientClosed):
+            await client.embed("a")
+
+    asyncio.run(ask())
+
+
+def test_other_loop_is_refused(daemon: FakeDaemon) -> None:
+    client = connect(daemon)
+    errors: list[BaseException] = []
+
+    async def ask() -> None:
+        await client.embed("a")
+
+        def elsewhere() -> None:
+            try:
+                asyncio.run(client.embed("a"))
+            except RuntimeError as error:
+                errors.append(error)
+
+        await asyncio.to_thread(elsewhere)
+        await client.close()
+
+    asyncio.run(ask())
+    assert "another event loop" in str(errors[0])
+    assert threading.active_count() >= 1
+
+
+def test_embeds_are_sent_once(daemon: FakeDaemon) -> None:
+    async def ask() -> None:
+        async with connect(daemon) as client:
+            await asyncio.gather(*(client.embed(f"{number}") for number in range(100)))
+
+    asyncio.run(ask())
+    assert sum(isinstance(request, Embed) for request in daemon.requests) == 100

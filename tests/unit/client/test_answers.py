@@ -1,0 +1,127 @@
+"""Answers are checked before they become arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from embeddaemon.client._answers import Assembler, document_of, ids_of, vectors_of
+from embeddaemon.client._window import Answered, Piece
+from embeddaemon.client.results import model_list, server_info
+from embeddaemon.errors import ProtocolError
+from embeddaemon.protocol import codec
+from embeddaemon.protocol.messages import Answer, Document, Embed, Timings, Tokens, Vectors
+
+
+def answered(answer: Answer, *frames: bytes, count: int = 2, offset: int = 0) -> Answered:
+    piece = Piece(0, offset, count, Embed(id=0), b"")
+    return Answered(piece, answer, [memoryview(frame) for frame in frames], 1.0, 3.0)
+
+
+def vectors(count: int = 2, dim: int = 3, *, dtype: str = "float32", truncated: tuple[int, ...] = ()) -> Vectors:
+    timings = Timings(queue_us=5, tokenize_us=1, compute_us=2)
+    return Vectors(id=1, model="m", count=count, dim=dim, dtype=dtype, tokens=7, truncated=truncated, timings=timings)
+
+
+def frame(count: int = 2, dim: int = 3) -> bytes:
+    return np.arange(count * dim, dtype="<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("answer", "frames"),
+    [
+        (vectors(), []),
+        (vectors(), [frame(), frame()]),
+        (vectors(), [frame(2, 2)]),
+        (vectors(), [b"x" * 23]),
+        (vectors(3), [frame(3)]),
+        (vectors(dtype="float64"), [frame()]),
+        (Document(id=1), [frame()]),
+    ],
+    ids=["no frame", "two frames", "short frame", "odd frame", "other count", "other dtype", "other answer"],
+)
+def test_vectors_that_are_not_what_was_asked_are_refused(answer: Answer, frames: list[bytes]) -> None:
+    with pytest.raises(ProtocolError):
+        vectors_of(answered(answer, *frames))
+
+
+def test_vectors_are_writable_and_aligned() -> None:
+    unaligned = memoryview(b"x" + frame())[1:]
+    one = Answered(Piece(0, 0, 2, Embed(id=0), b""), vectors(), [unaligned], 0, 0)
+    array = vectors_of(one)[1]
+    array += 1
+    assert array.flags.aligned
+    assert array.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_large_vectors_of_one_piece_are_not_copied() -> None:
+    buffer = bytearray(frame(200, 384))
+    one = Answered(Piece(0, 0, 200, Embed(id=0), b""), vectors(200, 384), [memoryview(buffer)], 0, 0)
+    assembler = Assembler(200)
+    assembler.take(one)
+    result = assembler.embeddings(is_single=False).vectors
+    assert np.shares_memory(result, np.frombuffer(buffer, "<f4"))
+
+
+def test_pieces_are_summed_up_with_indices_of_the_call() -> None:
+    assembler = Assembler(4)
+    assembler.take(answered(vectors(truncated=(1,)), frame()))
+    assembler.take(answered(vectors(truncated=(0,)), frame(), offset=2))
+    result = assembler.embeddings(is_single=False)
+    assert result.vectors.shape == (4, 3)
+    assert (result.tokens, result.truncated, result.model, result.seconds) == (14, (1, 2), "m", 2.0)
+    assert result.timings == Timings(queue_us=5, tokenize_us=2, compute_us=4)
+
+
+def test_pieces_of_different_dimensions_are_refused() -> None:
+    assembler = Assembler(4)
+    assembler.take(answered(vectors(), frame()))
+    with pytest.raises(ProtocolError, match="3 and 2 dimensions"):
+        assembler.take(answered(vectors(dim=2), frame(2, 2)))
+
+
+def test_token_ids_are_split_by_their_lengths() -> None:
+    answer = Tokens(id=1, model="m", count=3, tokens=4)
+    ids, lengths = np.array([1, 2, 3, 4], "<i4").tobytes(), np.array([1, 0, 3], "<i4").tobytes()
+    assert [one.tolist() for one in ids_of(answered(answer, ids, lengths, count=3))] == [[1], [], [2, 3, 4]]
+
+
+@pytest.mark.parametrize("lengths", [[1, 1], [5, -1], [2, 3]])
+def test_token_lengths_that_do_not_add_up_are_refused(lengths: list[int]) -> None:
+    answer = Tokens(id=1, model="m", count=2, tokens=4)
+    ids = np.array([1, 2, 3, 4], "<i4").tobytes()
+    with pytest.raises(ProtocolError):
+        ids_of(answered(answer, ids, np.array(lengths, "<i4").tobytes()))
+
+
+def test_document_needs_exactly_one_frame() -> None:
+    with pytest.raises(ProtocolError):
+        document_of(answered(Document(id=1)))
+    assert document_of(answered(Document(id=1), codec.encode_document({"a": 1}))) == {"a": 1}
+
+
+def test_model_that_was_never_fetched_has_unknown_dimension() -> None:
+    model = {"name": "far", "state": "unknown", "dim": None, "tasks": None}
+    listed = model_list({"default_model": None, "models": [model]})
+    assert listed.models[0].dimension is None
+    assert listed.models[0].tasks == ()
+
+
+@pytest.mark.parametrize("document", [{}, {"models": [7]}, {"models": [{"name": 7}]}, {"models": "no"}])
+def test_list_of_models_that_is_none_is_refused(document: dict[str, object]) -> None:
+    with pytest.raises(ProtocolError):
+        model_list(document)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"v": "1"},
+        {"v": 1, "version": "1", "instance": 7},
+        {"v": 1, "version": "1", "instance": "a", "limits": {"max_texts": 0}},
+    ],
+)
+def test_hello_that_is_none_is_refused(document: dict[str, object]) -> None:
+    with pytest.raises(ProtocolError):
+        server_info(document)
