@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -537,3 +539,10 @@ def test_interrupted_call_leaves_a_client_that_works(client: Client, daemon: Fak
     interrupting.join()
     daemon.behaviour = obliging
     assert client.embed("a").shape == (DIM,)
+
+
+def test_interpreter_ends_with_a_client_that_nobody_closed(daemon: FakeDaemon) -> None:
+    program = f"from embeddaemon import Client; client = Client({daemon.endpoint!r}); print(client.embed('a').shape)"
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds(20))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"({DIM},)\n", "")
