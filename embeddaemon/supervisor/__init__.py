@@ -1,1 +1,1 @@
-"""The one parent process: queues, lifecycle and memory decisions (pure); the loop, sockets and processes around them."""
+"""The one parent process: queues, lifecycle and memory decisions (pure); loop, sockets and processes around them."""

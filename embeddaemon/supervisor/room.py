@@ -52,7 +52,7 @@ def has_room(state: State, model: ModelState, demand: Sequence[tuple[str, int]],
 
 
 def has_room_beside(state: State, model: ModelState, demand: Sequence[tuple[str, int]], now: float) -> bool:
-    """Ask for one more worker of a model that has some. Idle models go for its minimum, nobody for more; never waits."""
+    """One more worker of a model that has some: idle models go for its minimum, nobody for more; never waits."""
     if not _has_fresh_sample(state, now):
         return False
     wanted = _with_fork_server(state, model, demand)

@@ -1,0 +1,267 @@
+"""Random histories of the supervisor: requests, deaths at any stage, loads, unloads, time; all that a shell can produce."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from embeddaemon.errors import CorruptModel, HubUnreachable
+from embeddaemon.governor.budget import MIB
+from embeddaemon.protocol.messages import Lane
+from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.dispatch import CREDITS, MAX_DISPATCH_BYTES, MAX_DISPATCH_REQUESTS
+from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS
+from embeddaemon.supervisor.room import TURN_SECONDS
+from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.stopping import STOP_SECONDS
+from tests.support.supervisor_story import Story, spec
+from tests.support.supervisor_world import Life, Process
+
+KEEP_ALIVE_SECONDS = 20.0
+DRAIN_SECONDS = 5.0
+SLACK = 1e-6
+
+picks = st.integers(0, 1000)
+names = st.sampled_from(["small", "large", "hub"])
+
+
+class SupervisorStory(RuleBasedStateMachine):
+    """``asked`` has the deadline of every request, load and unload by its id."""
+
+    @initialize(budget_mib=st.sampled_from([900, 1150, 2000]), most_workers=st.integers(1, 3))
+    def start(self, budget_mib: int, most_workers: int) -> None:
+        self.story = Story(
+            spec("small", estimate=200 * MIB, keep_alive_seconds=KEEP_ALIVE_SECONDS, workers=(1, most_workers)),
+            spec("large", estimate=450 * MIB, keep_alive_seconds=KEEP_ALIVE_SECONDS, preload=True),
+            spec("hub", source="hub:org/name", estimate=300 * MIB, keep_alive_seconds=KEEP_ALIVE_SECONDS),
+            budget_bytes=budget_mib * MIB,
+            drain_seconds=DRAIN_SECONDS,
+            max_queued_requests=8,
+            load_timeout_seconds=40.0,
+        )
+        self.asked: dict[int, float] = {}
+        self.sizes: dict[int, int] = {}
+        self.incarnations: dict[int, int] = {}
+        self.seen = 0
+
+    # What clients do.
+
+    @rule(
+        name=names,
+        lane=st.sampled_from(Lane),
+        deadline_ms=st.integers(50, 30_000),
+        body_bytes=st.sampled_from([10, 5000, 20_000]),
+        times=st.integers(1, 4),
+    )
+    def requests_come(self, name: str, lane: Lane, deadline_ms: int, body_bytes: int, times: int) -> None:
+        for _ in range(times):
+            id_ = self.story.ask(name, lane=lane, deadline_ms=deadline_ms, body_bytes=body_bytes)
+            self.asked[id_] = self.story.now + deadline_ms / 1000
+            self.sizes.update({serial: entry.body_bytes for serial, entry in self.story.state.open.items()})
+
+    @rule(name=names, deadline_ms=st.integers(50, 30_000))
+    def load(self, name: str, deadline_ms: int) -> None:
+        self.asked[self.story.load(name, deadline_ms=deadline_ms)] = self.story.now + deadline_ms / 1000
+
+    @rule(name=names, deadline_ms=st.integers(50, 30_000))
+    def unload(self, name: str, deadline_ms: int) -> None:
+        self.asked[self.story.unload(name, deadline_ms=deadline_ms)] = self.story.now + deadline_ms / 1000
+
+    # What processes do.
+
+    @rule(pick=picks, times=st.integers(1, 12))
+    def the_world_goes_on(self, pick: int, times: int) -> None:
+        for number in range(times):
+            steps = self.story.world.steps()
+            if steps:
+                step = steps[(pick + number * 7) % len(steps)]
+                self.story.step(step.what, step.child)
+
+    @rule()
+    def the_world_settles(self) -> None:
+        self.story.run()
+
+    def pick(self, processes: list[Process], pick: int) -> Process | None:
+        return processes[pick % len(processes)] if processes else None
+
+    @rule(pick=picks, exit_code=st.sampled_from([-9, -11, 0, 1, 4]))
+    def a_process_dies(self, pick: int, exit_code: int) -> None:
+        alive = [each for each in self.story.world.processes.values() if each.is_alive]
+        if process := self.pick(alive, pick):
+            self.story.kill(process, exit_code)
+
+    @rule(pick=picks)
+    def a_worker_dies(self, pick: int) -> None:
+        if process := self.pick([each for each in self.story.living(ChildKind.WORKER) if each.is_alive], pick):
+            self.story.kill(process)
+
+    @rule(pick=picks)
+    def a_load_fails(self, pick: int) -> None:
+        coming = [each for each in self.story.world.processes.values() if each.life is Life.COMING]
+        if process := self.pick(coming, pick):
+            error = HubUnreachable("no") if process.kind is ChildKind.FETCHER else CorruptModel("bad")
+            self.story.fail_to_load(process, error)
+
+    @rule(pick=picks)
+    def a_fork_is_refused(self, pick: int) -> None:
+        ordered = [each for each in self.story.world.processes.values() if each.life is Life.ORDERED]
+        if process := self.pick(ordered, pick):
+            self.story.world.refuse_fork(process)
+
+    @rule(pick=picks, code=st.sampled_from(["", "", "", "invalid_input", "expired"]), times=st.integers(1, 3))
+    def a_worker_answers(self, pick: int, code: str, times: int) -> None:
+        for _ in range(times):
+            if worker := self.pick([each for each in self.story.living(ChildKind.WORKER) if each.held], pick):
+                self.story.answer_one(worker, code=code)
+
+    @rule(mib=st.integers(0, 4096))
+    def others_take_memory(self, mib: int) -> None:
+        self.story.free_bytes = mib * MIB
+
+    @rule(mib=st.integers(0, 400))
+    def processes_turn_out_larger(self, mib: int) -> None:
+        self.story.world.private_bytes = mib * MIB
+
+    @rule(name=names, is_broken=st.booleans())
+    def a_folder_changes(self, name: str, is_broken: bool) -> None:
+        if is_broken:
+            self.story.card_errors[name] = CorruptModel("bad")
+        else:
+            self.story.card_errors.pop(name, None)
+
+    @rule(seconds=st.sampled_from([0.01, 0.2, 1.0, 6.0, 31.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.story.pass_time(seconds)
+
+    @rule()
+    @precondition(lambda self: self.story.state.is_draining)
+    def asked_to_stop_again(self) -> None:
+        self.story.stop()
+
+    @rule(chance=st.integers(0, 9))
+    def asked_to_stop(self, chance: int) -> None:
+        if chance == 0:
+            self.story.stop()
+
+    # What always holds.
+
+    @invariant()
+    def every_request_ends_once_and_in_time(self) -> None:
+        for id_, deadline in self.asked.items():
+            outcome = self.story.outcome(id_)
+            if outcome == "open":
+                assert self.story.now <= deadline + HOUSEKEEPING_SECONDS + SLACK, f"request {id_} is late"
+        assert len(self.story.answers) <= len(self.asked)
+        open_ids = {entry.request.id for entry in self.story.state.open.values()}
+        assert all(self.story.outcome(id_) == "open" for id_ in open_ids)
+
+    @invariant()
+    def leases_are_those_of_our_processes_and_fit_the_budget(self) -> None:
+        leased = self.story.leased()
+        children = self.story.state.children.values()
+        expected = {child.holder: child.lease_bytes for child in children}
+        expected |= {child.reserved_holder: child.reserved_bytes for child in children if child.reserved_bytes}
+        assert leased == expected
+        assert sum(leased.values()) <= self.story.budget.leasable_bytes
+
+    @invariant()
+    def every_living_process_has_a_record(self) -> None:
+        living = {each.child for each in self.story.world.processes.values() if each.is_alive}
+        assert living <= set(self.story.state.children)
+
+    @invariant()
+    def dispatches_keep_their_bounds_and_incarnations_rise(self) -> None:
+        for command in self.story.commands[self.seen :]:
+            if isinstance(command, do.StartWorker):
+                assert command.incarnation == self.incarnations.get(command.worker, 0) + 1
+                self.incarnations[command.worker] = command.incarnation
+            if isinstance(command, do.SendDispatch):
+                assert 1 <= len(command.dispatch.items) <= MAX_DISPATCH_REQUESTS
+                sizes = [self.sizes[item.serial] for item in command.dispatch.items]
+                assert len(sizes) == 1 or sum(sizes) <= MAX_DISPATCH_BYTES
+        self.seen = len(self.story.commands)
+        for worker in self.story.living(ChildKind.WORKER):
+            assert len(worker.dispatches) <= CREDITS
+
+    @invariant()
+    def nothing_waits_beside_an_idle_worker(self) -> None:
+        for model in self.story.state.models.values():
+            assert not model.queue or all(worker.dispatches for worker in model.serving)
+
+    @invariant()
+    def queues_know_their_bytes(self) -> None:
+        for model in self.story.state.models.values():
+            assert model.queue.waiting_bytes == sum(entry.body_bytes for entry in model.queue)
+            assert len(model.queue) <= 8 + CREDITS * MAX_DISPATCH_REQUESTS * 3
+
+    def teardown(self) -> None:
+        if not hasattr(self, "story"):
+            return
+        if self.story.state.is_draining:
+            self.everything_stops()
+        else:
+            self.everything_comes_to_rest()
+
+    def everything_comes_to_rest(self) -> None:
+        """Nothing more happens from outside, and workers answer: in the end only the fork server is left."""
+        self.story.free_bytes, self.story.world.private_bytes = 4096 * MIB, 20 * MIB
+        for _ in range(60):
+            self.story.answer_everything()
+            self.story.pass_time(2.0)
+        self.story.run()
+        assert all(self.story.outcome(id_) != "open" for id_ in self.asked)
+        assert not self.story.state.open
+        assert set(self.story.leased()) <= {"fork-server"}
+        assert self.story.supervisor.next_due() is None or self.story.state.children
+        self.story.card_errors.clear()
+        for name in ("small", "large", "hub"):
+            id_ = self.story.ask(name)
+            self.story.answer_everything()
+            self.story.pass_time(6.0)
+            self.story.answer_everything()
+            assert self.story.outcome(id_) in ("ok", "no_headroom"), name
+
+    def everything_stops(self) -> None:
+        """Nobody answers any more; the exit comes all the same."""
+        self.story.run()
+        self.story.pass_time(DRAIN_SECONDS + 2 * STOP_SECONDS + 3 * HOUSEKEEPING_SECONDS)
+        assert self.story.exit_code == 0
+        assert all(self.story.outcome(id_) != "open" for id_ in self.asked)
+
+
+TestSupervisor = SupervisorStory.TestCase
+TestSupervisor.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@given(
+    paces=st.lists(st.tuples(st.floats(0.05, 1.0), st.booleans(), st.booleans()), min_size=80, max_size=120),
+    private_mib=st.integers(1, 300),
+)
+@settings(max_examples=25, deadline=None)
+def test_two_busy_models_that_fit_only_one_at_a_time_alternate(
+    paces: list[tuple[float, bool, bool]], private_mib: int
+) -> None:
+    story = Story(spec("one", estimate=400 * MIB), spec("two", estimate=400 * MIB), budget_bytes=900 * MIB)
+    story.world.private_bytes = private_mib * MIB
+    waiting: dict[str, tuple[int, float]] = {}
+    served: list[str] = []
+    started_at = story.now
+    for seconds, one_first, is_killed in paces:
+        for name in ("one", "two") if one_first else ("two", "one"):
+            if name not in waiting or story.outcome(waiting[name][0]) != "open":
+                waiting[name] = (story.ask(name, deadline_ms=60_000), story.now)
+        story.answer_everything()
+        for name, (id_, asked_at) in waiting.items():
+            if story.outcome(id_) == "ok" and served[-1:] != [name]:
+                served.append(name)
+            # A turn of its own, one of the other, and back-off after a death.
+            assert story.now - asked_at < 2 * TURN_SECONDS + 5.0
+        if is_killed and seconds > 0.9 and (workers := story.living(ChildKind.WORKER)):
+            story.kill(workers[0])
+        story.pass_time(seconds)
+        assert sum(story.leased().values()) <= story.budget.leasable_bytes
+        assert len([model for model in story.state.models.values() if model.serving]) <= 1
+    assert len(served) >= (story.now - started_at) // (2 * TURN_SECONDS + 5.0)

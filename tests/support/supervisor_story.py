@@ -1,0 +1,249 @@
+"""Tells a story to the supervisor's core: a clock moved by hand, a world of processes, and what clients were answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from embeddaemon.config.settings import Settings
+from embeddaemon.errors import EmbedDaemonError
+from embeddaemon.governor.budget import MIB, Budget
+from embeddaemon.governor.core import Governor
+from embeddaemon.governor.samples import Limit, MemorySample
+from embeddaemon.models.spec import ModelSpec, WorkerBounds
+from embeddaemon.protocol import link
+from embeddaemon.protocol.messages import Embed, ErrorAnswer, Lane, Load, Request, Unload
+from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.core import Supervisor
+from embeddaemon.supervisor.events import (
+    CardFailed,
+    DrainRequested,
+    Event,
+    RequestReceived,
+    SampleTaken,
+    TimePassed,
+    WorkerSaid,
+)
+from embeddaemon.supervisor.state import ChildKind, Machine, ModelState, State
+from tests.support.supervisor_world import KILLED, Life, Process, World, card_read
+
+CLIENT = b"client"
+LIMIT = Limit(4096 * MIB, "the test's machine")
+MACHINE = Machine(
+    cores=4, has_bfloat16=False, device="cpu", instance="test", version="0", pid=1, started_at=0.0
+)  # fmt: skip
+
+
+def spec(
+    name: str = "mini", *, workers: tuple[int, int] = (1, 1), estimate: int = 300 * MIB, **fields: object
+) -> ModelSpec:
+    bounds = WorkerBounds(min=workers[0], max=workers[1])
+    base = ModelSpec(name=name, source=f"path:/models/{name}", workers=bounds, estimate=estimate)
+    return replace(base, **fields)  # type: ignore[arg-type]  # by name, as ModelSpec has them
+
+
+def settings_for(*models: ModelSpec, **fields: object) -> Settings:
+    base = Settings(endpoint="ipc:///tmp/none", models=models, default_model=models[0].name)
+    return replace(base, **fields)  # type: ignore[arg-type]  # by name, as Settings has them
+
+
+class Story:
+    """One life of a supervisor. Time stands still until the story moves it."""
+
+    def __init__(
+        self,
+        *models: ModelSpec,
+        budget_bytes: int = 2048 * MIB,
+        random: Callable[[], float] = lambda: 0.5,
+        **fields: object,
+    ) -> None:
+        settings = settings_for(*(models or (spec(),)), **fields)
+        self.budget = Budget("ram", budget_bytes, 0, LIMIT)
+        governor = Governor(self.budget, minimum_residence_seconds=settings.min_residence_seconds)
+        self.supervisor = Supervisor(settings, MACHINE, governor, random)
+        self.governor = governor
+        self.world = World()
+        self.now = 100.0
+        self.free_bytes = LIMIT.bytes
+        self.commands: list[do.Command] = []
+        self.answers: dict[tuple[bytes, int], list[do.Reply | do.Forward]] = {}
+        self.card_errors: dict[str, EmbedDaemonError] = {}
+        self.exit_code: int | None = None
+        self._ids = 0
+        for each in settings.models:
+            if each.source.startswith("path:"):
+                self.supervisor.learn_card(card_read(each.name))
+        self._execute(self.supervisor.start(self.now))
+
+    @property
+    def state(self) -> State:
+        return self.supervisor._state
+
+    def model(self, name: str = "mini") -> ModelState:
+        return self.state.models[name]
+
+    def tell(self, event: Event) -> None:
+        """One event to the core, and everything that follows at once."""
+        self._execute(self.supervisor.handle(event, self.now))
+
+    def _execute(self, commands: list[do.Command]) -> None:
+        self.commands.extend(commands)
+        for command in commands:
+            match command:
+                case do.Reply():
+                    self.answers.setdefault((command.client, command.answer.id), []).append(command)
+                case do.Forward():
+                    self.answers.setdefault(self._forwarded_to(command), []).append(command)
+                case do.TakeSample():
+                    self.tell(SampleTaken(MemorySample(self.now, self.free_bytes, LIMIT)))
+                case do.ReadCard(spec=each):
+                    error = self.card_errors.get(each.name)
+                    self.tell(card_read(each.name) if error is None else CardFailed(each.name, error))
+                case do.Exit():
+                    self.exit_code = command.code
+                case _:
+                    for event in self.world.obey(command):
+                        self.tell(event)
+
+    def _forwarded_to(self, command: do.Forward) -> tuple[bytes, int]:
+        key = command.frames[0]
+        assert isinstance(key, tuple)
+        assert key[0] == command.client, "an answer for another client"
+        return key
+
+    # What clients do.
+
+    def ask(
+        self,
+        model: str = "mini",
+        *,
+        lane: Lane = Lane.INTERACTIVE,
+        deadline_ms: int | None = None,
+        body_bytes: int = 100,
+        client: bytes = CLIENT,
+    ) -> int:
+        """An embed request; gives its id."""
+        id_ = self._next_id()
+        return self._send(Embed(id=id_, model=model, lane=lane, deadline_ms=deadline_ms), body_bytes, client)
+
+    def load(self, model: str = "mini", *, deadline_ms: int | None = None) -> int:
+        return self._send(Load(id=self._next_id(), model=model, deadline_ms=deadline_ms))
+
+    def unload(self, model: str = "mini", *, deadline_ms: int | None = None) -> int:
+        return self._send(Unload(id=self._next_id(), model=model, deadline_ms=deadline_ms))
+
+    def send(self, request: Request, *, is_admin: bool = True) -> int:
+        return self._send(request, is_admin=is_admin)
+
+    def _send(self, request: Request, body_bytes: int = 0, client: bytes = CLIENT, *, is_admin: bool = True) -> int:
+        self.tell(RequestReceived(client, request, (client, request.id), b"", body_bytes, is_admin))
+        return request.id
+
+    def _next_id(self) -> int:
+        self._ids += 1
+        return self._ids
+
+    def stop(self) -> None:
+        self.tell(DrainRequested("SIGTERM"))
+
+    def outcome(self, id_: int, client: bytes = CLIENT) -> str:
+        """How a request ended: ``ok``, an error's code, or ``open``."""
+        answers = self.answers.get((client, id_), [])
+        assert len(answers) <= 1, f"answered {len(answers)} times"
+        if not answers:
+            return "open"
+        answer = answers[0].answer if isinstance(answers[0], do.Reply) else None
+        return answer.code if isinstance(answer, ErrorAnswer) else "ok"
+
+    def error(self, id_: int) -> ErrorAnswer:
+        (reply,) = self.answers[CLIENT, id_]
+        assert isinstance(reply, do.Reply)
+        assert isinstance(reply.answer, ErrorAnswer)
+        return reply.answer
+
+    # What the world does.
+
+    def run(self) -> None:
+        """Everything that processes do by themselves, until nothing more happens. They do not answer."""
+        while steps := self.world.steps():
+            self.step(steps[0].what, steps[0].child)
+
+    def step(self, what: str, child: int) -> None:
+        """One step of the world."""
+        (step,) = [each for each in self.world.steps() if (each.what, each.child) == (what, child)]
+        for event in step.run():
+            self.tell(event)
+
+    def run_until_ordered(self, kind: ChildKind) -> Process:
+        """Until a process of this kind is ordered or comes; it does nothing yet."""
+        while True:
+            coming = [each for each in self.living(kind) if each.life is not Life.READY]
+            if coming:
+                return coming[-1]
+            steps = self.world.steps()
+            assert steps, f"no {kind.value} was started"
+            self.step(steps[0].what, steps[0].child)
+
+    def living(self, kind: ChildKind) -> list[Process]:
+        return [
+            each
+            for each in self.world.processes.values()
+            if each.kind is kind and (each.is_alive or each.life is Life.ORDERED)
+        ]
+
+    def one(self, kind: ChildKind) -> Process:
+        (process,) = self.living(kind)
+        return process
+
+    def kill(self, process: Process, exit_code: int = KILLED) -> None:
+        """It dies; nobody knows yet."""
+        self.world.die(process, exit_code)
+
+    def fail_to_load(self, process: Process, error: EmbedDaemonError) -> None:
+        self.world.fail_to_load(process, error)
+
+    def answer(self, process: Process | None = None, *, code: str = "") -> None:
+        """A worker answers all that it holds."""
+        worker = process or self.one(ChildKind.WORKER)
+        while worker.held:
+            self.answer_one(worker, code=code)
+        self.deliver(worker)
+
+    def answer_one(self, worker: Process, *, code: str = "") -> None:
+        self.world.answer(worker, code)
+
+    def deliver(self, worker: Process) -> None:
+        """What a worker wrote on the link arrives."""
+        while worker.link:
+            self.step("link", worker.child)
+
+    def answer_everything(self) -> None:
+        """Processes run and workers answer until nothing is held."""
+        self.run()
+        while busy := [each for each in self.living(ChildKind.WORKER) if each.held]:
+            self.answer(busy[0])
+            self.run()
+
+    def pass_time(self, seconds: float) -> None:
+        """Time goes on, and the core is told whenever it wanted to be. Workers send their heartbeats."""
+        until = self.now + seconds
+        while (due := self.supervisor.next_due()) is not None and due <= until and self.exit_code is None:
+            self.now = max(self.now, due)
+            self.beat()
+            self.tell(TimePassed())
+        self.now = until
+        self.beat()
+
+    def beat(self) -> None:
+        for worker in self.living(ChildKind.WORKER):
+            if worker.life is Life.READY and not worker.link:
+                beat = link.Heartbeat(worker.worker, worker.incarnation, 0, bool(worker.held), 0)
+                worker.link.append(WorkerSaid(beat))
+                self.deliver(worker)
+
+    def leased(self) -> dict[str, int]:
+        """Bytes by holder."""
+        return {lease.holder: lease.bytes for lease in self.governor.snapshot(self.now).leases}
+
+    def count(self, kind: type[do.Command]) -> int:
+        return sum(isinstance(command, kind) for command in self.commands)

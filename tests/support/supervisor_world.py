@@ -1,0 +1,322 @@
+"""A world for the supervisor's core: processes, control sockets and the link, without any of them. No clock, no chance.
+
+``World`` is told the core's commands and plays what a shell and its processes would do. Nothing happens by itself: each
+thing that could happen next is a *step*, and whoever tells the story picks one; its events go to the core. Messages of
+one socket arrive in order, those of different sockets in any order. A process takes everything below it along.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from embeddaemon.errors import EmbedDaemonError
+from embeddaemon.governor.budget import MIB
+from embeddaemon.models.card import ModelCard
+from embeddaemon.models.spec import Pooling
+from embeddaemon.protocol import control, link
+from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.events import CardRead, ChildReaped, ControlLost, Event, ForkerSaid, WorkerSaid
+from embeddaemon.supervisor.state import ChildKind
+
+KILLED = -9
+
+
+class Life(Enum):
+    """Where a process is."""
+
+    ORDERED = "ordered"
+    """Its parent was told to fork it."""
+    COMING = "coming"
+    READY = "ready"
+    DEAD = "dead"
+    """Not reported yet."""
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One request in a worker; ``header`` as the client sent it, and as the answer bears it."""
+
+    serial: int
+    header: object
+
+
+@dataclass(slots=True)
+class Process:
+    """One process of the world, and what the shell knows of it."""
+
+    child: int
+    kind: ChildKind
+    parent: int | None = None
+    life: Life = Life.COMING
+    is_known: bool = True
+    """Whether the shell knows its pid: only then can it be killed or reaped."""
+    exit_code: int = 0
+    worker: int = 0
+    incarnation: int = 0
+    is_draining: bool = False
+    held: list[Held] = field(default_factory=list)
+    dispatches: list[set[int]] = field(default_factory=list)
+    control: deque[control.FromForker | None] = field(default_factory=deque)
+    """What it has written on its control socket; None is its end."""
+    link: deque[WorkerSaid] = field(default_factory=deque)
+    """What it has written on the link."""
+
+    @property
+    def pid(self) -> int:
+        return 1000 + self.child
+
+    @property
+    def is_alive(self) -> bool:
+        return self.life in (Life.COMING, Life.READY)
+
+    @property
+    def has_control(self) -> bool:
+        return self.kind is not ChildKind.WORKER
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that could happen next."""
+
+    what: str
+    child: int
+    run: Callable[[], list[Event]] = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.child}"
+
+
+class World:
+    """All processes by child number. ``private_bytes`` is what each measures when it is ready."""
+
+    def __init__(self, *, private_bytes: int = 20 * MIB) -> None:
+        self.processes: dict[int, Process] = {}
+        self.private_bytes = private_bytes
+
+    def obey(self, command: do.Command) -> list[Event]:
+        """Execute a command that concerns processes; gives what followed at once."""
+        match command:
+            case do.StartForkServer():
+                self.processes[command.child] = Process(command.child, ChildKind.FORK_SERVER)
+            case do.StartTemplate():
+                return self._order(Process(command.child, ChildKind.TEMPLATE, self.fork_server))
+            case do.StartFetcher():
+                return self._order(Process(command.child, ChildKind.FETCHER, self.fork_server))
+            case do.StartWorker():
+                worker = Process(
+                    command.child, ChildKind.WORKER, worker=command.worker, incarnation=command.incarnation
+                )
+                if command.spawn:
+                    self.processes[command.child] = worker
+                    return []
+                worker.parent = self.fork_server if command.template is None else command.template
+                return self._order(worker)
+            case do.SendDispatch():
+                self._dispatch(command)
+            case do.SendDrain():
+                if (process := self.worker(command.worker, command.incarnation)) is not None:
+                    process.is_draining = True
+            case do.Kill():
+                process = self.processes.get(command.child)
+                if process is not None and process.is_known and process.is_alive:
+                    self.die(process, KILLED)
+            case _:
+                pass
+        return []
+
+    @property
+    def fork_server(self) -> int | None:
+        numbers = [each.child for each in self.processes.values() if each.kind is ChildKind.FORK_SERVER]
+        return max(numbers, default=None)
+
+    def _order(self, process: Process) -> list[Event]:
+        assert process.parent is not None, "told to fork before there is a fork server"
+        parent = self.processes[process.parent]
+        assert parent.life is not Life.COMING, "told to fork before it is ready"
+        if not parent.is_alive:
+            # The shell cannot send it, and drops what was still to be read.
+            parent.control.clear()
+            return [ControlLost(parent.child)]
+        process.life, process.is_known = Life.ORDERED, False
+        self.processes[process.child] = process
+        return []
+
+    def _dispatch(self, command: do.SendDispatch) -> None:
+        process = self.worker(command.worker, command.dispatch.incarnation)
+        if process is None:
+            return
+        assert process.life is Life.READY, "dispatched to a worker that is not ready"
+        assert not process.is_draining, "dispatched to a worker that drains"
+        headers = command.payload[::2]
+        process.held += [
+            Held(item.serial, header) for item, header in zip(command.dispatch.items, headers, strict=True)
+        ]
+        process.dispatches.append({item.serial for item in command.dispatch.items})
+
+    def worker(self, number: int, incarnation: int) -> Process | None:
+        """The living worker behind a routing id."""
+        for each in self.processes.values():
+            if each.is_alive and (each.worker, each.incarnation) == (number, incarnation) and not each.has_control:
+                return each
+        return None
+
+    # What happens to processes.
+
+    def die(self, process: Process, exit_code: int) -> None:
+        """It ends, and all below it; what was ordered of it never is."""
+        process.life, process.exit_code = Life.DEAD, exit_code
+        if process.has_control:
+            process.control.append(None)
+        process.held.clear()
+        process.dispatches.clear()
+        for below in [each for each in self.processes.values() if each.parent == process.child]:
+            if below.life is Life.ORDERED:
+                below.life = Life.GONE
+                if below.has_control:
+                    below.life = Life.DEAD  # its socket ends; there is nothing to reap
+                    below.control.append(None)
+            elif below.is_alive:
+                self.die(below, KILLED)
+
+    def fail_to_load(self, process: Process, error: EmbedDaemonError) -> None:
+        """A template, a fetcher or a fork server says why it cannot, and exits."""
+        failure = error_to_map(error)
+        if process.has_control:
+            process.control.append(control.LoadFailed(failure))
+        else:
+            process.link.append(WorkerSaid(link.LoadFailed(process.worker, process.incarnation, failure)))
+        self.die(process, control.EXIT_LOAD_FAILED)
+
+    def refuse_fork(self, process: Process) -> None:
+        """The system does not let its parent fork."""
+        assert process.parent is not None
+        process.life = Life.GONE
+        if process.has_control:
+            process.control.append(None)
+        refused = control.Exited(process.child, 0, control.EXIT_FORK_FAILED)
+        self.processes[process.parent].control.append(refused)
+
+    def answer(self, process: Process, code: str = "") -> None:
+        """A worker is done with the first request that it holds."""
+        held = process.held.pop(0)
+        for serials in process.dispatches:
+            serials.discard(held.serial)
+        process.dispatches = [serials for serials in process.dispatches if serials]
+        result = link.Result(
+            worker=process.worker,
+            incarnation=process.incarnation,
+            serial=held.serial,
+            code=code,
+            texts=1,
+            tokens=7,
+            tokenize_us=0,
+            compute_us=0,
+        )
+        process.link.append(WorkerSaid(result, [held.header]))
+
+    # What could happen next.
+
+    def steps(self) -> list[Step]:
+        """Everything that the world would do by itself, oldest process first. Answers are the story's own."""
+        return [step for process in list(self.processes.values()) for step in self._steps_of(process)]
+
+    def _steps_of(self, process: Process) -> list[Step]:
+        steps = []
+        if process.life is Life.ORDERED:
+            steps.append(Step("fork", process.child, lambda: self._fork(process)))
+        if process.life is Life.COMING:
+            steps.append(Step("ready", process.child, lambda: self._become_ready(process)))
+        if process.life is Life.READY and process.is_draining and not process.held:
+            steps.append(Step("exit", process.child, lambda: self._exit(process)))
+        if process.life is Life.DEAD and process.is_known and self._can_be_reaped(process):
+            steps.append(Step("reap", process.child, lambda: self._reap(process)))
+        if process.control:
+            steps.append(Step("control", process.child, lambda: self._deliver_control(process)))
+        if process.link:
+            steps.append(Step("link", process.child, lambda: self._deliver_link(process)))
+        return steps
+
+    def _fork(self, process: Process) -> list[Event]:
+        assert process.parent is not None
+        process.life = Life.COMING
+        self.processes[process.parent].control.append(control.Forked(process.child, process.pid))
+        return []
+
+    def _become_ready(self, process: Process) -> list[Event]:
+        process.life = Life.READY
+        match process.kind:
+            case ChildKind.FORK_SERVER:
+                process.control.append(control.ForkServerReady(process.pid, ["torch"], 1, self.private_bytes))
+            case ChildKind.TEMPLATE:
+                process.control.append(
+                    control.TemplateReady(process.pid, 1, self.private_bytes, self.private_bytes, 1, 0.5, {})
+                )
+            case ChildKind.FETCHER:
+                process.control.append(control.Fetched("/cache/model"))
+                self.die(process, 0)
+            case ChildKind.WORKER:
+                ready = link.Ready(process.worker, process.incarnation, process.pid, self.private_bytes, 1, 0)
+                process.link.append(WorkerSaid(ready))
+        return []
+
+    def _exit(self, process: Process) -> list[Event]:
+        process.link.append(WorkerSaid(link.Drained(process.worker, process.incarnation)))
+        self.die(process, 0)
+        return []
+
+    def _can_be_reaped(self, process: Process) -> bool:
+        """What a process said is read before its end is told; the shell sees to that."""
+        if any(message is not None for message in process.control):
+            return False
+        parent = None if process.parent is None else self.processes[process.parent]
+        return parent is None or parent.is_alive or not any(parent.control)
+
+    def _reap(self, process: Process) -> list[Event]:
+        process.life = Life.GONE
+        parent = None if process.parent is None else self.processes[process.parent]
+        if parent is not None and parent.is_alive:
+            parent.control.append(control.Exited(process.child, process.pid, process.exit_code))
+            return []
+        return [ChildReaped(process.child, process.exit_code, orphan=parent is not None)]
+
+    def _deliver_control(self, process: Process) -> list[Event]:
+        message = process.control.popleft()
+        if message is None:
+            return [ControlLost(process.child)]
+        if isinstance(message, control.Forked):
+            self.processes[message.child].is_known = True
+        return [ForkerSaid(process.child, message)]
+
+    def _deliver_link(self, process: Process) -> list[Event]:
+        return [process.link.popleft()]
+
+
+def card(name: str, *, weights_bytes: int = 40 * MIB) -> ModelCard:
+    """A small model with two tasks and two dimensions."""
+    return ModelCard(
+        name=name,
+        folder=f"/models/{name}",
+        revision="1",
+        family="bert",
+        dim=384,
+        max_tokens=256,
+        vocabulary=1000,
+        pooling=(Pooling.MEAN,),
+        normalize=True,
+        prompts={"query": "query: ", "document": ""},
+        dimensions=(384, 128),
+        weights_files=("model.safetensors",),
+        weights_bytes=weights_bytes,
+        parameters=weights_bytes // 4,
+        hidden=384,
+        intermediate=1536,
+    )
+
+
+def card_read(name: str) -> CardRead:
+    return CardRead(name, card(name))
