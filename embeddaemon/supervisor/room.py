@@ -88,7 +88,6 @@ def _ask(state: State, model: ModelState | None, demand: Demand, now: float) -> 
 
 def _let_pass(state: State, model: ModelState, demand: Demand, answer: Answer, now: float) -> Answer:
     """Memory on its way back belongs to whoever waits for it longest: others take only what that one can spare."""
-    since = now if model.waiting_since is None else model.waiting_since
     ahead = [
         each.waiting.needed_bytes
         for each in state.models.values()
@@ -96,7 +95,7 @@ def _let_pass(state: State, model: ModelState, demand: Demand, answer: Answer, n
         and each.waiting is not None
         and each.waiting.reason is WaitReason.EVICTION_UNDER_WAY
         and each.waiting_since is not None
-        and each.waiting_since < since
+        and (model.waiting_since is None or each.waiting_since < model.waiting_since)
     ]
     coming_back = sum(child.lease_bytes + child.reserved_bytes for child in _leaving(state))
     spare = state.governor.headroom(now) + coming_back - sum(ahead)

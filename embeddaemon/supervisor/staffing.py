@@ -47,12 +47,14 @@ def staff_all(state: State, now: float) -> None:
 
 def staff(state: State, model: ModelState, now: float) -> None:
     """Start what the model lacks, as far as memory, back-off and what must come first allow."""
+    if model.is_unloading:
+        return
     if model.has_work:
         model.is_wanted = True
     elif model.waiting is not None and not model.spec.preload:
-        # Whoever it waited for has gone.
+        # Whoever waited for it has gone.
         model.is_wanted = False
-    if not model.is_wanted or model.is_unloading or state.stop_deadline is not None or now < model.retry_at:
+    if not model.is_wanted or state.stop_deadline is not None or now < model.retry_at:
         model.stop_waiting()
         return
     template = state.template_of(model)

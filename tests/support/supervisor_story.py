@@ -1,4 +1,4 @@
-"""Tells a story to the supervisor's core: a clock moved by hand, a world of processes, and what clients were answered."""
+"""Tells a story to the supervisor's core: a clock moved by hand, a world of processes, what clients were answered."""
 
 from __future__ import annotations
 
@@ -121,10 +121,11 @@ class Story:
         deadline_ms: int | None = None,
         body_bytes: int = 100,
         client: bytes = CLIENT,
+        task: str | None = None,
     ) -> int:
         """An embed request; gives its id."""
-        id_ = self._next_id()
-        return self._send(Embed(id=id_, model=model, lane=lane, deadline_ms=deadline_ms), body_bytes, client)
+        request = Embed(id=self._next_id(), model=model, lane=lane, deadline_ms=deadline_ms, task=task)
+        return self._send(request, body_bytes, client)
 
     def load(self, model: str = "mini", *, deadline_ms: int | None = None) -> int:
         return self._send(Load(id=self._next_id(), model=model, deadline_ms=deadline_ms))
@@ -200,6 +201,9 @@ class Story:
         self.world.die(process, exit_code)
 
     def fail_to_load(self, process: Process, error: EmbedDaemonError) -> None:
+        """It comes, says why it cannot, and exits; nobody knows yet."""
+        if process.life is Life.ORDERED:
+            self.step("fork", process.child)
         self.world.fail_to_load(process, error)
 
     def answer(self, process: Process | None = None, *, code: str = "") -> None:

@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import pytest
+
+from embeddaemon.errors import FailedLoad
+from embeddaemon.governor.budget import MIB
+from embeddaemon.protocol import control
+from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.events import ChildReaped, ControlLost, ForkerSaid, StartFailed
+from embeddaemon.supervisor.state import ChildKind
+from tests.support.supervisor_story import Story, spec
+from tests.support.supervisor_world import Life, Process
+
+
+def busy_story(**fields: object) -> tuple[Story, int]:
+    """A worker that holds one request."""
+    story = Story(**fields)  # type: ignore[arg-type]  # passed on by name
+    id_ = story.ask()
+    story.run()
+    return story, id_
+
+
+def kill_worker(story: Story, exit_code: int = -9) -> Process:
+    worker = story.one(ChildKind.WORKER)
+    story.kill(worker, exit_code)
+    story.run()
+    return worker
+
+
+def test_request_of_a_killed_worker_is_answered_by_its_successor_at_once() -> None:
+    story, id_ = busy_story()
+    kill_worker(story)
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+    assert story.now == 100.0
+
+
+def test_request_that_two_workers_died_of_is_answered_so() -> None:
+    story, id_ = busy_story()
+    kill_worker(story)
+    kill_worker(story, -11)
+    assert story.outcome(id_) == "worker_crashed"
+    assert "SIGSEGV" in story.error(id_).message
+    assert story.error(id_).details == {"attempts": 2, "death": "segfault"}
+
+
+def test_suspect_is_computed_alone_and_innocents_after_it() -> None:
+    story = Story()
+    ids = [story.ask() for _ in range(5)]
+    story.run()
+    kill_worker(story)
+    for id_ in ids:
+        worker = story.one(ChildKind.WORKER)
+        assert len(worker.held) == 1
+        assert story.outcome(id_) == "open"
+        story.answer(worker)
+    assert {story.outcome(id_) for id_ in ids} == {"ok"}
+
+
+def test_what_a_dead_worker_held_goes_to_one_that_is_idle() -> None:
+    story = Story(spec(workers=(2, 2), estimate=200 * MIB))
+    story.load()
+    story.run()
+    id_ = story.ask()
+    busy, idle = sorted(story.living(ChildKind.WORKER), key=lambda each: not each.held)
+    story.kill(busy)
+    story.step("reap", busy.child)
+    story.step("control", story.one(ChildKind.TEMPLATE).child)
+    assert idle.held
+    story.answer(idle)
+    assert story.outcome(id_) == "ok"
+
+
+def test_third_death_in_a_row_waits_and_new_requests_are_told_how_long() -> None:
+    story, _ = busy_story()
+    kill_worker(story)
+    kill_worker(story)
+    assert not story.living(ChildKind.WORKER)
+    id_ = story.ask()
+    assert story.outcome(id_) == "backing_off"
+    assert story.error(id_).retry_after_ms == 500
+    story.pass_time(1.0)
+    again = story.ask()
+    story.answer_everything()
+    assert story.outcome(again) == "ok"
+
+
+def test_request_in_the_queue_outlives_the_back_off() -> None:
+    story, _ = busy_story()
+    kill_worker(story)
+    waiting = story.ask()
+    kill_worker(story)
+    story.pass_time(1.0)
+    story.answer_everything()
+    assert story.outcome(waiting) == "ok"
+
+
+def test_worker_that_exits_by_itself_is_not_started_for_ever() -> None:
+    story = Story(spec(preload=True))
+    story.run()
+    for _ in range(100):
+        if workers := story.living(ChildKind.WORKER):
+            story.kill(workers[0], 0)
+        story.run()
+    assert story.count(do.StartWorker) <= 3
+
+
+@pytest.mark.parametrize("kind", [ChildKind.TEMPLATE, ChildKind.FORK_SERVER])
+@pytest.mark.parametrize("times", [1, 2])
+def test_nobody_is_blamed_for_the_death_of_a_parent(kind: ChildKind, times: int) -> None:
+    story, id_ = busy_story(request_timeout_seconds=60.0)
+    for _ in range(times):
+        story.kill(story.one(kind))
+        story.run()
+        story.pass_time(1.0)
+        story.run()
+    assert next(iter(story.state.open.values())).attempts == 0
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+
+
+@pytest.mark.parametrize("kind", [ChildKind.TEMPLATE, ChildKind.WORKER])
+@pytest.mark.parametrize("is_forked", [False, True])
+def test_fork_server_that_dies_while_others_come_up_is_replaced(kind: ChildKind, *, is_forked: bool) -> None:
+    story = Story()
+    id_ = story.ask()
+    coming = story.run_until_ordered(kind)
+    if is_forked:
+        story.step("fork", coming.child)
+    story.kill(story.one(ChildKind.FORK_SERVER))
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+
+
+def test_nothing_is_asked_of_a_template_whose_socket_is_gone() -> None:
+    story, _ = busy_story()
+    template = story.one(ChildKind.TEMPLATE)
+    story.kill(template)
+    story.step("control", template.child)
+    assert story.count(do.StartWorker) == 1
+    story.run()
+    assert story.count(do.StartTemplate) == 2
+
+
+def test_order_to_a_template_that_is_gone_is_no_failure_of_the_model() -> None:
+    story, id_ = busy_story()
+    template, worker = story.one(ChildKind.TEMPLATE), story.one(ChildKind.WORKER)
+    story.kill(worker)
+    story.step("reap", worker.child)
+    # The template dies with the news of its worker's death still to be read: the successor is ordered of a dead one.
+    news = template.control.popleft()
+    assert isinstance(news, control.Exited)
+    story.kill(template)
+    story.tell(ForkerSaid(template.child, news))
+    story.run()
+    story.pass_time(1.0)
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+
+
+def test_leases_of_a_lost_templates_workers_come_back_when_each_is_reaped() -> None:
+    story, _ = busy_story()
+    template, worker = story.one(ChildKind.TEMPLATE), story.one(ChildKind.WORKER)
+    story.kill(template)
+    story.step("control", template.child)
+    assert {f"template:mini/{template.child}", f"worker:mini/{worker.child}"} <= set(story.leased())
+    story.step("reap", worker.child)
+    assert f"worker:mini/{worker.child}" not in story.leased()
+
+
+def test_orphan_that_is_reaped_tells_that_its_template_is_gone() -> None:
+    story, id_ = busy_story()
+    template, worker = story.one(ChildKind.TEMPLATE), story.one(ChildKind.WORKER)
+    story.kill(template)
+    worker.life = Life.GONE
+    story.tell(ChildReaped(worker.child, -9, orphan=True))
+    assert story.count(do.StartWorker) == 1
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+
+
+def test_end_of_the_same_child_told_twice_counts_once() -> None:
+    story, _ = busy_story()
+    worker = kill_worker(story)
+    before = story.leased()
+    story.tell(ChildReaped(worker.child, -9, orphan=True))
+    story.tell(ControlLost(worker.child))
+    assert story.leased() == before
+
+
+def test_child_told_to_go_before_it_has_a_process_is_killed_when_it_has_one() -> None:
+    story = Story()
+    story.ask(deadline_ms=100)
+    worker = story.run_until_ordered(ChildKind.WORKER)
+    story.unload()
+    assert worker.life is Life.ORDERED
+    story.step("fork", worker.child)
+    story.step("control", story.one(ChildKind.TEMPLATE).child)
+    assert not worker.is_alive
+    story.pass_time(0.2)
+    story.run()
+    assert story.model().is_absent
+
+
+def test_ready_of_a_worker_that_was_told_to_go_gives_it_no_work() -> None:
+    story = Story()
+    worker = story.run_until_ordered(ChildKind.WORKER) if story.ask() else None
+    assert worker is not None
+    story.step("fork", worker.child)
+    story.step("ready", worker.child)
+    story.unload()
+    story.step("link", worker.child)
+    assert story.count(do.SendDispatch) == 0
+
+
+def test_refused_fork_is_tried_again() -> None:
+    story = Story()
+    id_ = story.ask()
+    story.world.refuse_fork(story.run_until_ordered(ChildKind.WORKER))
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+    assert story.model().deaths == {"fork_failed": 1}
+
+
+def test_process_that_cannot_be_started_fails_those_who_wait_with_the_reason() -> None:
+    story = Story()
+    id_ = story.ask()
+    fork_server = story.run_until_ordered(ChildKind.FORK_SERVER)
+    fork_server.life = Life.GONE
+    story.tell(StartFailed(fork_server.child, FailedLoad("no such interpreter")))
+    assert story.outcome(id_) == "load_failed"
+    assert "no such interpreter" in story.error(id_).message
+    assert not story.leased()
+
+
+def test_silent_worker_is_killed_and_its_request_computed_again() -> None:
+    story, id_ = busy_story(silent_after_seconds=3.0)
+    silent = story.one(ChildKind.WORKER)
+    story.beat = lambda: None  # type: ignore[method-assign]  # hearts stand still
+    story.pass_time(3.5)
+    assert not silent.is_alive
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+    assert story.model().deaths == {"silent": 1}
+
+
+def test_nobody_is_silent_when_we_ourselves_stood_still() -> None:
+    story, _ = busy_story(silent_after_seconds=3.0)
+    worker = story.one(ChildKind.WORKER)
+    story.now += 60.0
+    story.pass_time(0.3)
+    assert worker.is_alive
+
+
+def test_worker_that_does_not_drain_in_time_is_killed() -> None:
+    story, _ = busy_story(drain_seconds=2.0)
+    worker = story.one(ChildKind.WORKER)
+    story.unload()
+    story.pass_time(2.5)
+    assert not worker.is_alive
+
+
+def test_message_of_a_former_incarnation_is_dropped() -> None:
+    story, id_ = busy_story()
+    first = story.one(ChildKind.WORKER)
+    story.answer_one(first)
+    late = first.link.popleft()
+    kill_worker(story)
+    story.tell(late)
+    assert story.outcome(id_) == "open"
+    assert story.state.counts["stale_messages"] == 1
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
