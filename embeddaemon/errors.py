@@ -45,8 +45,8 @@ Detail = str | int | float | bool | None | list[str] | list[int]
 class EmbedDaemonError(Exception):
     """Base of all our errors.
 
-    ``details`` holds the facts as data (``known``, ``index``, ``needed_bytes`` …), ``cause`` the chain of causes as text,
-    nearest first, also when the original exceptions stayed in another process. ``retry_after_ms`` is a hint in milliseconds.
+    ``details`` holds the facts as data (``known``, ``index``, ``needed_bytes`` …), ``cause`` the chain of causes as
+    text, nearest first, also when the original exceptions stayed in another process. ``retry_after_ms`` is a hint.
     """
 
     code: ClassVar[str] = "internal"
@@ -164,7 +164,10 @@ class Draining(Refused):
 
 
 class NoHeadroom(Refused):
-    """The memory budget does not allow it; details: ``needed_bytes``, ``available_bytes``, ``limit_bytes``, ``limit_source``."""
+    """The memory budget does not allow it.
+
+    Details: ``needed_bytes``, ``available_bytes``, ``limit_bytes``, ``limit_source``.
+    """
 
     code = "no_headroom"
 

@@ -95,7 +95,7 @@ def decode_request(header: bytes | memoryview) -> Request:
     version = values.pop("v", None)
     if version != VERSION:
         raise UnsupportedVersion(
-            f"protocol version {version!r} is not spoken here, this side speaks {VERSION}: upgrade the older of the two",
+            f"protocol version {version!r} is not spoken here, this side speaks {VERSION}: upgrade the older one",
             details={"spoken": VERSION},
         )
     op = values.pop("op", None)
@@ -300,7 +300,7 @@ def _good(answer: Vectors | Tokens) -> dict[str, Any]:
 
 
 def decode_answer(header: bytes | memoryview) -> Answer:
-    """The answer of a header frame. Raises ProtocolError. Unknown fields are passed over: a newer daemon may add some."""
+    """The answer of a header frame. Raises ProtocolError. Unknown fields are passed over: a newer daemon adds some."""
     values = unpack(header, max_bytes=64 * 1024 * 1024, max_array=1 << 20, what="answer")
     fields = Fields(values, "answer")
     id_ = fields.integer("id", high=_MAX_ID)

@@ -1,9 +1,9 @@
-"""Messages between the supervisor and the processes that fork, over Unix SOCK_SEQPACKET sockets: one message per packet.
+"""Messages between the supervisor and the processes that fork, over Unix SOCK_SEQPACKET sockets: one in each packet.
 
 The *fork server* has imported everything and forks templates, fetchers (download a model from the hub) and workers of
 devices that cannot be forked after loading (cuda, mps). A *template* has loaded one model key and forks its workers.
-Both say ``Forked`` for each child and ``Exited`` when they reaped it. A template or fetcher gets its own control socket:
-its end travels with the command as the packet's one file descriptor (SCM_RIGHTS).
+Both say ``Forked`` for each child and ``Exited`` when they reaped it. A template or fetcher gets a control socket of
+its own: its end travels with the command as the packet's one file descriptor (SCM_RIGHTS).
 
 Whoever reads end-of-file on its control socket has lost the supervisor and exits at once.
 """
@@ -64,7 +64,7 @@ class ForkFetcher:
 
 @dataclass(frozen=True, slots=True)
 class ForkServerReady:
-    """Everything is imported. The proof: the modules that are there and the number of threads of the process, which is 1."""
+    """Everything is imported. The proof: the modules that are there, and the number of threads, which is 1."""
 
     pid: int
     modules: list[str]
@@ -74,7 +74,7 @@ class ForkServerReady:
 
 @dataclass(frozen=True, slots=True)
 class TemplateReady:
-    """The model is loaded, converted and warm. Bytes are measured, private to the process; ``peak_bytes`` while loading."""
+    """The model is loaded, converted and warm. Bytes are measured, private to the process; the peak is of loading."""
 
     pid: int
     threads: int

@@ -1,4 +1,4 @@
-"""Where the daemon listens: the endpoint from what was given, and what an endpoint may be. Reads no environment itself."""
+"""Where the daemon listens: the endpoint from what was given, and what one may be. Reads no environment itself."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def pack(value: Mapping[str, Any]) -> bytes:
     return packed
 
 
-def _refuse_ext(code: int, data: bytes) -> object:
+def _refuse_ext(code: int, _data: bytes) -> object:
     raise ValueError(f"msgpack extension type {code} is not used here")
 
 

@@ -1,4 +1,4 @@
-"""The limits that both sides enforce: announced in HELLO, kept by the client before sending and by the daemon on arrival."""
+"""The limits that both sides enforce: announced in HELLO, kept by the client sending and the daemon receiving."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_HEADER_BYTES = 64 * 1024
 """A header is a small map; anything larger is not one."""
 
 MAX_HEADER_MAP = 64
-"""Entries of a header map. msgpack amplifies (an empty map costs 73 times its byte), so counts are bounded, not only bytes."""
+"""Entries of a header map. msgpack amplifies (an empty map costs 73 times its byte), so counts are bounded too."""
 
 
 @dataclass(frozen=True, slots=True)

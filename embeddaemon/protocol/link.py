@@ -1,11 +1,12 @@
 """Messages between the supervisor and its workers, over one private ipc ROUTER (the supervisor's) and DEALERs (theirs).
 
-A worker has two sockets: *intake* (routing id ``routing_id(worker, incarnation)``) receives ``Dispatch`` and ``Drain`` and
-sends ``Ready`` (or ``LoadFailed``), ``Heartbeat`` and the answers of requests that never reached the model; *compute* only sends ``Result`` and
-at the end ``Drained``. Every message carries worker and incarnation; the supervisor drops what comes from an older life.
+A worker has two sockets: *intake* (routing id ``routing_id(worker, incarnation)``) receives ``Dispatch`` and ``Drain``
+and sends ``Ready`` (or ``LoadFailed``), ``Heartbeat`` and the answers of requests that never reached the model;
+*compute* only sends ``Result`` and at the end ``Drained``. Every message carries worker and incarnation; the supervisor
+drops what comes from an older life.
 
-Frames. ``Dispatch``: header, then for each item the client's own header and body, as they came. ``Result``: header, then
-the frames of the client's answer, ready to be sent on. The others: the header alone.
+Frames. ``Dispatch``: header, then for each item the client's own header and body, as they came. ``Result``: header,
+then the frames of the client's answer, ready to be sent on. The others: the header alone.
 """
 
 from __future__ import annotations
@@ -121,6 +122,7 @@ def routing_id(worker: int, incarnation: int) -> bytes:
 
 
 def encode_to_worker(message: ToWorker) -> bytes:
+    """The header frame of a message to a worker."""
     match message:
         case Dispatch():
             items = [[item.serial, item.model, item.expires_in_ms, item.queue_us] for item in message.items]
@@ -134,6 +136,7 @@ def encode_to_worker(message: ToWorker) -> bytes:
 
 
 def decode_to_worker(header: bytes | memoryview) -> ToWorker:
+    """The message of a header frame. Raises ProtocolError."""
     fields = Fields(unpack(header, max_bytes=_MAX_LINK_BYTES, what="link header"), "link header")
     kind = fields.text("type")
     incarnation = fields.integer("incarnation")
@@ -160,6 +163,7 @@ def _item(values: Sequence[Any]) -> Item:
 
 
 def encode_from_worker(message: FromWorker) -> bytes:
+    """The header frame of a message from a worker."""
     header: dict[str, Any] = {"worker": message.worker, "incarnation": message.incarnation}
     match message:
         case Ready():
@@ -198,6 +202,7 @@ def encode_from_worker(message: FromWorker) -> bytes:
 
 
 def decode_from_worker(header: bytes | memoryview) -> FromWorker:
+    """The message of a header frame. Raises ProtocolError."""
     values = unpack(header, max_bytes=_MAX_LINK_BYTES, what="link header")
     fields = Fields(values, "link header")
     kind, worker, incarnation = fields.text("type"), fields.integer("worker"), fields.integer("incarnation")

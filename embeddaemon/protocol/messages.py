@@ -103,7 +103,7 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class TokenIds:
-    """A body of texts that are tokenized already: ids as the model's own tokenizer gives them, special tokens included."""
+    """A body of texts that are tokenized already: ids as the model's tokenizer gives them, special ones included."""
 
     ids: tuple[tuple[int, ...], ...]
 
@@ -113,7 +113,7 @@ Body = Texts | TokenIds
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time of one request went, in microseconds: in the supervisor's queue, in the tokenizer, in the model."""
+    """Where the time of one request went, in microseconds: the supervisor's queue, the tokenizer, the model."""
 
     queue_us: int = 0
     tokenize_us: int = 0
@@ -138,7 +138,7 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """Header of a good ``tokenize`` answer; two frames follow: ids (int32, one text after the other), lengths (int32, count)."""
+    """Header of a good ``tokenize`` answer; two int32 frames follow: ids (text after text), lengths (count)."""
 
     id: int
     model: str
