@@ -1,4 +1,4 @@
-"""Random histories of the supervisor: requests, deaths at any stage, loads, unloads, time; all that a shell can produce."""
+"""Random histories of the supervisor: requests, deaths at any stage, loads, unloads, time; all that a shell may tell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from embeddaemon.config.settings import StartMethod
 from embeddaemon.errors import CorruptModel, HubUnreachable
 from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol.messages import Lane
@@ -29,13 +30,27 @@ names = st.sampled_from(["small", "large", "hub"])
 class SupervisorStory(RuleBasedStateMachine):
     """``asked`` has the deadline of every request, load and unload by its id."""
 
-    @initialize(budget_mib=st.sampled_from([900, 1150, 2000]), most_workers=st.integers(1, 3))
-    def start(self, budget_mib: int, most_workers: int) -> None:
+    @initialize(
+        budget_mib=st.sampled_from([900, 1150, 2000]),
+        most_workers=st.integers(1, 3),
+        start_method=st.sampled_from([StartMethod.FORK, StartMethod.FORK, StartMethod.SPAWN]),
+    )
+    def start(self, budget_mib: int, most_workers: int, start_method: StartMethod) -> None:
+        # A spawned worker shares nothing: each takes the runtime again.
+        runtime_mib = 400 if start_method is StartMethod.SPAWN else 0
         self.story = Story(
-            spec("small", estimate=200 * MIB, keep_alive_seconds=KEEP_ALIVE_SECONDS, workers=(1, most_workers)),
-            spec("large", estimate=450 * MIB, keep_alive_seconds=KEEP_ALIVE_SECONDS, preload=True),
-            spec("hub", source="hub:org/name", estimate=300 * MIB, keep_alive_seconds=KEEP_ALIVE_SECONDS),
-            budget_bytes=budget_mib * MIB,
+            spec(
+                "small",
+                estimate=(runtime_mib + 200) * MIB,
+                keep_alive_seconds=KEEP_ALIVE_SECONDS,
+                workers=(1, most_workers),
+            ),
+            spec("large", estimate=(runtime_mib + 450) * MIB, keep_alive_seconds=KEEP_ALIVE_SECONDS, preload=True),
+            spec(
+                "hub", source="hub:org/name", estimate=(runtime_mib + 300) * MIB, keep_alive_seconds=KEEP_ALIVE_SECONDS
+            ),
+            budget_bytes=(budget_mib + runtime_mib) * MIB,
+            start_method=start_method,
             drain_seconds=DRAIN_SECONDS,
             max_queued_requests=8,
             load_timeout_seconds=40.0,
@@ -123,6 +138,10 @@ class SupervisorStory(RuleBasedStateMachine):
     def processes_turn_out_larger(self, mib: int) -> None:
         self.story.world.private_bytes = mib * MIB
 
+    @rule(cannot_start=st.booleans())
+    def the_system_refuses_processes(self, *, cannot_start: bool) -> None:
+        self.story.world.cannot_start = cannot_start
+
     @rule(name=names, is_broken=st.booleans())
     def a_folder_changes(self, name: str, is_broken: bool) -> None:
         if is_broken:
@@ -206,6 +225,7 @@ class SupervisorStory(RuleBasedStateMachine):
     def everything_comes_to_rest(self) -> None:
         """Nothing more happens from outside, and workers answer: in the end only the fork server is left."""
         self.story.free_bytes, self.story.world.private_bytes = 4096 * MIB, 20 * MIB
+        self.story.world.cannot_start = False
         for _ in range(60):
             self.story.answer_everything()
             self.story.pass_time(2.0)

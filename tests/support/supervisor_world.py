@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from embeddaemon.errors import EmbedDaemonError
+from embeddaemon.errors import EmbedDaemonError, FailedLoad
 from embeddaemon.governor.budget import MIB
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.spec import Pooling
 from embeddaemon.protocol import control, link
 from embeddaemon.protocol.codec import error_to_map
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.events import CardRead, ChildReaped, ControlLost, Event, ForkerSaid, WorkerSaid
+from embeddaemon.supervisor.events import CardRead, ChildReaped, ControlLost, Event, ForkerSaid, StartFailed, WorkerSaid
 from embeddaemon.supervisor.state import ChildKind
 
 KILLED = -9
@@ -97,25 +97,23 @@ class World:
     def __init__(self, *, private_bytes: int = 20 * MIB) -> None:
         self.processes: dict[int, Process] = {}
         self.private_bytes = private_bytes
+        self.cannot_start = False
+        """Whether the system refuses to start processes of our own."""
 
     def obey(self, command: do.Command) -> list[Event]:
         """Execute a command that concerns processes; gives what followed at once."""
         match command:
             case do.StartForkServer():
-                self.processes[command.child] = Process(command.child, ChildKind.FORK_SERVER)
+                return self._start(Process(command.child, ChildKind.FORK_SERVER))
             case do.StartTemplate():
                 return self._order(Process(command.child, ChildKind.TEMPLATE, self.fork_server))
             case do.StartFetcher():
                 return self._order(Process(command.child, ChildKind.FETCHER, self.fork_server))
             case do.StartWorker():
-                worker = Process(
-                    command.child, ChildKind.WORKER, worker=command.worker, incarnation=command.incarnation
-                )
-                if command.spawn:
-                    self.processes[command.child] = worker
-                    return []
-                worker.parent = self.fork_server if command.template is None else command.template
-                return self._order(worker)
+                parent = self.fork_server if command.template is None else command.template
+                worker = Process(command.child, ChildKind.WORKER, None if command.spawn else parent)
+                worker.worker, worker.incarnation = command.worker, command.incarnation
+                return self._start(worker) if command.spawn else self._order(worker)
             case do.SendDispatch():
                 self._dispatch(command)
             case do.SendDrain():
@@ -133,6 +131,12 @@ class World:
     def fork_server(self) -> int | None:
         numbers = [each.child for each in self.processes.values() if each.kind is ChildKind.FORK_SERVER]
         return max(numbers, default=None)
+
+    def _start(self, process: Process) -> list[Event]:
+        if self.cannot_start:
+            return [StartFailed(process.child, FailedLoad("no such interpreter"))]
+        self.processes[process.child] = process
+        return []
 
     def _order(self, process: Process) -> list[Event]:
         assert process.parent is not None, "told to fork before there is a fork server"
