@@ -15,6 +15,9 @@ from embeddaemon.supervisor.state import Child, ChildKind, ModelState, State
 FREE_FAILURES = 1
 """Deaths after which the successor starts at once: a worker is cheap, and most deaths are single."""
 
+WRITE_OFF_SECONDS = 10.0
+"""After which an orphan that was killed and never reported counts as reaped: its lease must not be gone for ever."""
+
 FIRST_BACK_OFF_SECONDS = 0.5
 LONGEST_BACK_OFF_SECONDS = 30.0
 
@@ -44,7 +47,7 @@ def _lose(state: State, child: Child, now: float) -> None:
     """No more orders to it; killed for certainty. Requests are taken back at once, leases when each is reaped."""
     if child.is_lost:
         return
-    child.is_lost = True
+    child.lost_at = now
     state.commands.append(Kill(child.number))
     for below in list(state.children_of(child.number)):
         _orphan(state, below, now)
@@ -54,7 +57,8 @@ def _orphan(state: State, child: Child, now: float) -> None:
     """The process above ``child`` is gone or going, and so is the child: take back what it held, without blame."""
     for below in list(state.children_of(child.number)):
         _orphan(state, below, now)
-    child.is_lost = True
+    if child.lost_at is None:
+        child.lost_at = now
     worker = worker_of(state, child)
     if worker is not None:
         _worker_gone(state, worker, DeathClass.PARENT_DIED, None, now)
@@ -63,6 +67,15 @@ def _orphan(state: State, child: Child, now: float) -> None:
         _bury(state, child, child.ending or DeathClass.PARENT_DIED, None, now)
     else:
         end_child(state, child, DeathClass.PARENT_DIED, now)
+
+
+def write_off(state: State, now: float) -> None:
+    """Orphans whose end nobody reports: whoever reaped them died before it could say so. They were killed long ago."""
+    for child in list(state.children.values()):
+        is_orphan = child.parent is not None and child.parent not in state.children
+        if is_orphan and child.lost_at is not None and now - child.lost_at > WRITE_OFF_SECONDS:
+            state.log("error", "written_off", what=child.kind.value, model=child.model, pid=child.pid)
+            child_ended(state, child.number, None, now, orphan=True)
 
 
 def _death_of(state: State, child: Child, exit_code: int | None, *, is_orphan: bool) -> DeathClass:

@@ -6,6 +6,7 @@ from embeddaemon.errors import Expired
 from embeddaemon.supervisor import admission
 from embeddaemon.supervisor.commands import TakeSample
 from embeddaemon.supervisor.departures import drain, end_child, give_up, unload
+from embeddaemon.supervisor.endings import write_off
 from embeddaemon.supervisor.lifecycle import COMING, DeathClass, Worker, WorkerState
 from embeddaemon.supervisor.requests import refuse
 from embeddaemon.supervisor.staffing import staff_all
@@ -37,6 +38,7 @@ def look_after(state: State, now: float) -> None:
         _send_idle_away(state, model, now)
         _scale_down(state, model, now)
     _end_endless_loads(state, now)
+    write_off(state, now)
     if state.children and now - state.sampled_at >= SAMPLE_SECONDS:
         state.sampled_at = now
         state.commands.append(TakeSample())

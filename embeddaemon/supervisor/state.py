@@ -66,11 +66,15 @@ class Child:
     """Of a worker: which slot it lives for."""
     pid: int | None = None
     is_ready: bool = False
-    is_lost: bool = False
-    """Its control socket is at end-of-file, or that of a process above it: its end is still to be reported."""
+    lost_at: float | None = None
+    """When its control socket, or that of a process above it, was at its end: its own end is still to be reported."""
     ending: DeathClass | None = None
     """Why we are ending it, once we are; else its exit code tells."""
     load_error: EmbedDaemonError | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        return self.lost_at is not None
 
     @property
     def is_leaving(self) -> bool:

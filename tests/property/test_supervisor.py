@@ -1,4 +1,4 @@
-"""Random histories of the supervisor: requests, deaths at any stage, loads, unloads, time; all that a shell may tell."""
+"""Random histories of the supervisor: requests, deaths at any stage, loads, unloads, time; whatever a shell tells."""
 
 from __future__ import annotations
 

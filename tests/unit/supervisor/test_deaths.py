@@ -6,6 +6,7 @@ from embeddaemon.errors import FailedLoad
 from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol import control
 from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.endings import WRITE_OFF_SECONDS
 from embeddaemon.supervisor.events import ChildReaped, ControlLost, ForkerSaid, StartFailed
 from embeddaemon.supervisor.state import ChildKind
 from tests.support.supervisor_story import Story, spec
@@ -269,5 +270,22 @@ def test_message_of_a_former_incarnation_is_dropped() -> None:
     story.tell(late)
     assert story.outcome(id_) == "open"
     assert story.state.counts["stale_messages"] == 1
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+
+
+def test_orphan_whose_end_nobody_reports_is_written_off() -> None:
+    story, id_ = busy_story()
+    fork_server, template = story.one(ChildKind.FORK_SERVER), story.one(ChildKind.TEMPLATE)
+    story.kill(template)
+    for process in (template, *[each for each in story.world.processes.values() if each.parent == template.child]):
+        process.life = Life.GONE
+        process.control.clear()
+    story.kill(fork_server)
+    story.run()
+    story.pass_time(WRITE_OFF_SECONDS - 0.5)
+    assert f"template:mini/{template.child}" in story.leased()
+    story.pass_time(1.0)
+    assert f"template:mini/{template.child}" not in story.leased()
     story.answer_everything()
     assert story.outcome(id_) == "ok"
