@@ -1,4 +1,4 @@
-"""Where clients connect: the folder, the lock, the socket file, and who may do what. I/O.
+"""Where clients and workers connect: the folder, the lock, the socket files, and who may do what. I/O.
 
 We bind and listen ourselves and give libzmq a duplicate of the descriptor: libzmq would delete whatever lies at the
 path first, and with it a running daemon's socket.
@@ -19,6 +19,9 @@ from embeddaemon.protocol.endpoints import socket_path
 from embeddaemon.protocol.limits import MAX_HEADER_BYTES, Limits
 
 _BACKLOG = 512
+_LINK_SUFFIX = ".w"
+_MAX_LINK_BYTES = 1 << 31
+"""One frame of a worker: the vectors of the largest request."""
 
 
 class Listener:
@@ -44,8 +47,29 @@ class Listener:
         router.bind(self.endpoint)
         return router
 
+    @property
+    def link_endpoint(self) -> str:
+        """Where our workers connect: beside the clients' socket, so that the same lock guards both."""
+        return f"{self.endpoint}{_LINK_SUFFIX}"
+
+    def open_link(self, context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+        """The workers' ROUTER, for processes of our own user only. After ``open``."""
+        assert self._lock is not None, "the lock comes first"
+        router = context.socket(zmq.ROUTER)
+        set_options(router, max_message_bytes=_MAX_LINK_BYTES)
+        before = os.umask(0o177)
+        try:
+            router.bind(self.link_endpoint)
+        except zmq.ZMQError as error:
+            raise ConfigError(f"the workers' socket {self.link_endpoint} cannot be bound: {error}") from error
+        finally:
+            os.umask(before)
+        return router
+
     def close(self) -> None:
-        """Remove the socket file, if it is still ours, and let go of the lock."""
+        """Remove the socket files, if they are still ours, and let go of the lock."""
+        if self._lock is not None:
+            self._path.with_name(self._path.name + _LINK_SUFFIX).unlink(missing_ok=True)
         if self._inode is not None and self._path.exists() and self._path.stat().st_ino == self._inode:
             self._path.unlink()
         if self._lock is not None:
@@ -80,13 +104,11 @@ def _prepare_folder(folder: Path) -> None:
     if status.st_uid not in (os.geteuid(), 0):
         raise ConfigError(f"the socket's folder {folder} belongs to user {status.st_uid}, who could replace the socket")
     if status.st_mode & stat.S_IWOTH:
-        raise ConfigError(
-            f"everybody can write to the socket's folder {folder} and replace the socket: use a folder of its own"
-        )
+        raise ConfigError(f"everybody can write to the socket's folder {folder}: give the socket a folder of its own")
 
 
 def _lock(path: Path, endpoint: str) -> int:
-    """The lock that says that this path is taken. It stays as a file: removing it would let two daemons each lock its own."""
+    """The lock that says that this path is taken. The file stays: without it two daemons could each lock their own."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -97,7 +119,8 @@ def _lock(path: Path, endpoint: str) -> int:
         owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
         os.close(descriptor)
         raise ConfigError(
-            f"a daemon is listening at {endpoint} already (process {owner or 'unknown'}); stop it or choose another endpoint"
+            f"a daemon is listening at {endpoint} already (process {owner or 'unknown'}): "
+            "stop it or choose another endpoint"
         ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -124,6 +147,7 @@ def _bind(path: Path) -> socket.socket:
 
 
 def is_admin(peer_address: str) -> bool:
-    """Whether the peer of a message is root or our own user, by what the kernel says of it: ``localhost:uid:gid:pid``."""
-    parts = peer_address.split(":")
-    return len(parts) >= 3 and parts[1].isdigit() and int(parts[1]) in (0, os.geteuid())
+    """Whether a peer is root or our own user, by what the kernel says of it: ``localhost:UID:GID:PID``."""
+    _, _, identity = peer_address.partition(":")
+    uid, _, _ = identity.partition(":")
+    return uid.isdigit() and int(uid) in (0, os.geteuid())

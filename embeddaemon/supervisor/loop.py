@@ -1,4 +1,7 @@
-"""The loop: waits on sockets, signals and timers, turns what happened into events, executes what the core returns. I/O."""
+"""The loop: waits on sockets, signals and timers, and turns what happened into events for the core. I/O.
+
+What the core returns is executed in execution.py.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,21 @@ import contextlib
 import logging
 import os
 import random
-import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import zmq
 
 from embeddaemon.config.settings import Settings
-from embeddaemon.errors import ConfigError, EmbedDaemonError, FailedLoad, ProtocolError
+from embeddaemon.errors import ConfigError, ProtocolError
 from embeddaemon.governor.budget import budget_from
 from embeddaemon.governor.core import Governor
 from embeddaemon.governor.probes import Probe, probe_for_this_machine
-from embeddaemon.models.folder import read_card
-from embeddaemon.models.sources import locate, parse_source
 from embeddaemon.protocol import codec, link
-from embeddaemon.protocol.messages import Document
+from embeddaemon.protocol.messages import Load, Unload
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.core import Supervisor
 from embeddaemon.supervisor.events import (
@@ -35,11 +33,11 @@ from embeddaemon.supervisor.events import (
     Event,
     RequestMalformed,
     RequestReceived,
-    SampleTaken,
     TimePassed,
     WorkerSaid,
 )
-from embeddaemon.supervisor.listener import Listener, is_admin, set_options
+from embeddaemon.supervisor.execution import Executor, read
+from embeddaemon.supervisor.listener import Listener, is_admin
 from embeddaemon.supervisor.machine import this_machine
 from embeddaemon.supervisor.parent import ParentWatch
 from embeddaemon.supervisor.process import FORK_SERVER_COMMAND, SPAWN_COMMAND, Processes
@@ -53,8 +51,6 @@ MESSAGES_PER_TURN = 256
 _REQUEST_FRAMES = 3
 """The client's routing id, header, body."""
 
-MAX_LINK_BYTES = 1 << 31
-
 
 def run(
     settings: Settings,
@@ -64,32 +60,20 @@ def run(
     probe: Probe | None = None,
 ) -> int:
     """Serve until told to stop; returns the exit code. Raises ConfigError when it cannot start."""
-    probe = probe or probe_for_this_machine()
-    folder = Path(tempfile.mkdtemp(prefix="embeddaemon-"))
-    daemon = None
+    daemon = Daemon(settings, probe or probe_for_this_machine(), fork_server_command, spawn_command)
     try:
-        daemon = Daemon(settings, probe, folder, fork_server_command, spawn_command)
         return daemon.serve()
     finally:
-        if daemon is not None:
-            daemon.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        daemon.close()
 
 
 class Daemon:
     """The supervisor's body: sockets and processes around its mind."""
 
     def __init__(
-        self,
-        settings: Settings,
-        probe: Probe,
-        folder: Path,
-        fork_server_command: Sequence[str],
-        spawn_command: Sequence[str],
+        self, settings: Settings, probe: Probe, fork_server_command: Sequence[str], spawn_command: Sequence[str]
     ) -> None:
         self._settings = settings
-        self._probe = probe
-        self._exit_code: int | None = None
         budget = budget_from(settings.memory_budget, probe.limit(), settings.memory_reserve)
         self._core = Supervisor(
             settings,
@@ -103,24 +87,22 @@ class Daemon:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._listener = Listener(settings.endpoint)
         self._clients = self._listener.open(self._context, settings.limits)
-        endpoint = f"ipc://{folder}/link"
-        self._workers = self._context.socket(zmq.ROUTER)
-        set_options(self._workers, max_message_bytes=MAX_LINK_BYTES)
-        self._workers.bind(endpoint)
-        self._processes = Processes(endpoint, settings.heartbeat_seconds, fork_server_command, spawn_command)
-        log.info(
-            fields(
-                "listening", endpoint=settings.endpoint, pid=os.getpid(), models=",".join(spec.name for spec in settings.models),
-                budget_bytes=budget.bytes, limit=budget.source,
-            )
-        )  # fmt: skip
+        self._workers = self._listener.open_link(self._context)
+        processes = Processes(
+            self._listener.link_endpoint, settings.heartbeat_seconds, fork_server_command, spawn_command
+        )
+        self._processes = processes
+        self._executor = Executor(self._clients, self._workers, processes, probe)
+        names = ",".join(spec.name for spec in settings.models)
+        event = fields("listening", endpoint=settings.endpoint, pid=os.getpid(), models=names, budget=budget.source)
+        log.info(event)
 
     def _learn_cards(self) -> None:
-        """Read the folders that are here already. What is wrong with a model is its own trouble; with the settings, ours."""
+        """Read the folders that are here already. A broken model is its own trouble, a wrong setting is ours."""
         for spec in self._settings.models:
             if spec.source.startswith("hub:"):
                 continue
-            match _read_card(do.ReadCard(spec, None)):
+            match read(do.ReadCard(spec, None)):
                 case CardRead() as card_read:
                     self._core.learn_card(card_read)
                 case CardFailed(error=error) if isinstance(error, ConfigError):
@@ -135,7 +117,7 @@ class Daemon:
         poller.register(self._clients, zmq.POLLIN)
         poller.register(self._workers, zmq.POLLIN)
         poller.register(self._wakeup, zmq.POLLIN)
-        while self._exit_code is None:
+        while self._executor.exit_code is None:
             polled = self._follow_controls(poller, polled)
             ready = dict(poller.poll(self._timeout_ms()))
             self._handle_timers()
@@ -149,7 +131,7 @@ class Daemon:
             if self._parent is not None and self._parent.is_gone():
                 self._parent = None
                 self._handle(DrainRequested("the process that started the daemon is gone"))
-        return self._exit_code
+        return self._executor.exit_code
 
     def _timeout_ms(self) -> int:
         due = self._core.next_due()
@@ -192,13 +174,14 @@ class Daemon:
             request = codec.decode_request(header.buffer)
         except ProtocolError as error:
             return RequestMalformed(client, codec.request_id(header.buffer), error)
-        return RequestReceived(client, request, header, body, len(body), is_admin(_peer_address(header)))
+        is_admins = isinstance(request, Load | Unload) and is_admin(_peer_address(header))
+        return RequestReceived(client, request, header, body, len(body), is_admins)
 
     def _worker_event(self, frames: list[zmq.Frame]) -> Event | None:
         try:
             return WorkerSaid(link.decode_from_worker(frames[1].buffer), frames[2:])
         except (ProtocolError, IndexError) as error:
-            log.error(fields("bad_worker_message", error=str(error)))
+            log.warning(fields("bad_worker_message", error=str(error)))
             return None
 
     def _read_controls(self, ready: dict[Any, int]) -> None:
@@ -211,7 +194,7 @@ class Daemon:
         with contextlib.suppress(BlockingIOError):
             received = set(self._wakeup.recv(4096))
             if signal.SIGCHLD in received:
-                for event in self._processes.reap():
+                for event in (*self._processes.read_controls(), *self._processes.reap()):
                     self._handle(event)
             for number in received & {signal.SIGTERM, signal.SIGINT}:
                 self._handle(DrainRequested(signal.Signals(number).name))
@@ -219,64 +202,9 @@ class Daemon:
     def _execute(self, commands: Sequence[do.Command]) -> None:
         """In order. What a command leads to at once is handled before the next."""
         for command in commands:
-            following = self._do(command)
+            following = self._executor.execute(command)
             if following is not None:
                 self._handle(following)
-
-    def _do(self, command: do.Command) -> Event | None:  # noqa: PLR0912 - one case per command
-        match command:
-            case do.Forward():
-                self._send(self._clients, [command.client, *command.frames], "answer")
-            case do.SendDispatch():
-                routing = link.routing_id(command.worker, command.dispatch.incarnation)
-                self._send(
-                    self._workers, [routing, link.encode_to_worker(command.dispatch), *command.payload], "dispatch"
-                )
-            case do.Reply():
-                frames: list[Any] = [command.client, codec.encode_answer(command.answer)]
-                if isinstance(command.answer, Document):
-                    frames.append(codec.encode_document(command.document or {}))
-                self._send(self._clients, frames, "answer")
-            case do.SendDrain():
-                routing = link.routing_id(command.worker, command.incarnation)
-                self._send(self._workers, [routing, link.encode_to_worker(link.Drain(command.incarnation))], "drain")
-            case do.Log():
-                log.log(logging.getLevelNamesMapping()[command.level.upper()], fields(command.event, **command.fields))
-            case do.StartWorker():
-                return self._processes.start_worker(command)
-            case do.StartTemplate():
-                return self._processes.start_template(command)
-            case do.StartForkServer():
-                return self._processes.start_fork_server(command)
-            case do.StartFetcher():
-                return self._processes.start_fetcher(command)
-            case do.Kill():
-                self._processes.kill(command.child)
-            case do.ReadCard():
-                return _read_card(command)
-            case do.TakeSample():
-                return self._sample()
-            case do.Exit():
-                self._exit_code = command.code
-            case _:
-                assert_never(command)
-        return None
-
-    def _sample(self) -> Event | None:
-        """Memory now; nothing when it cannot be read (out of descriptors): the ledger speaks alone then."""
-        try:
-            return SampleTaken(self._probe.sample(time.monotonic()))
-        except OSError as error:
-            log.warning(fields("no_sample", error=str(error)))
-            return None
-
-    def _send(self, router: zmq.Socket[bytes], frames: list[Any], what: str) -> None:
-        """Never waits: a peer that is gone or does not read loses its message, and the log says so."""
-        try:
-            router.send_multipart(frames, zmq.NOBLOCK, copy=False)
-        except zmq.ZMQError as error:
-            # EHOSTUNREACH: the peer left. EAGAIN: it does not read. A dead worker's requests come back when it is reaped.
-            log.info(fields("not_delivered", what=what, peer=frames[0].hex(), reason=str(error)))
 
     def close(self) -> None:
         """Nothing of ours stays behind."""
@@ -287,17 +215,6 @@ class Daemon:
         self._context.term()
         signal.set_wakeup_fd(-1)
         self._wakeup.close()
-
-
-def _read_card(command: do.ReadCard) -> CardRead | CardFailed:
-    spec = command.spec
-    try:
-        folder = Path(command.folder) if command.folder is not None else locate(parse_source(spec.source))
-        return CardRead(spec.name, read_card(spec, folder))
-    except EmbedDaemonError as error:
-        return CardFailed(spec.name, error)
-    except OSError as error:
-        return CardFailed(spec.name, FailedLoad(f"model {spec.name!r}: its folder cannot be read: {error}"))
 
 
 def _peer_address(frame: zmq.Frame) -> str:
@@ -311,8 +228,8 @@ def _peer_address(frame: zmq.Frame) -> str:
 def _catch_signals() -> socket.socket:
     """A socket that becomes readable at a signal, with the signals' numbers: handlers do nothing but that."""
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
+    for end in (ours, theirs):
+        end.setblocking(False)  # noqa: FBT003 - the standard library's signature
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, lambda _number, _frame: None)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What the machine is, found out once at start: cores that we may use, bfloat16, the device that ``auto`` means. I/O."""
+"""What the machine is, found out once at start: usable cores, bfloat16, the device that ``auto`` means. I/O."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _FAST_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def this_machine() -> Machine:
+    """Everything below, now."""
     return Machine(
         cores=usable_cores(),
         has_bfloat16=bool(_FAST_BFLOAT16 & processor_flags()),
@@ -30,7 +31,7 @@ def this_machine() -> Machine:
 
 def usable_cores() -> int:
     """Cores that the scheduler may give us, at least one."""
-    if sys.platform == "linux":
+    if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
 
@@ -58,6 +59,7 @@ def default_device() -> str:
 
 
 def daemon_version() -> str:
+    """Of the installed package."""
     try:
         return version("embeddaemon")
     except PackageNotFoundError:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from embeddaemon.errors import FailedLoad
+from embeddaemon.errors import FailedLoad, ProtocolError
 from embeddaemon.protocol import control
 from embeddaemon.supervisor.commands import StartFetcher, StartForkServer, StartTemplate, StartWorker
 from embeddaemon.supervisor.events import ChildReaped, ControlLost, Event, ForkerSaid, StartFailed
@@ -93,7 +93,7 @@ class Processes:
     def _order_with_socket(self, child: int, message: control.ForkTemplate | control.ForkFetcher) -> Event | None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            failed = self._order(self._fork_server, message, [theirs.fileno()])
+            failed = self._order(self._fork_server, child, message, [theirs.fileno()])
         finally:
             theirs.close()
         if failed is not None:
@@ -115,9 +115,9 @@ class Processes:
         if command.spawn:
             return self._spawn(command.child, message)
         forker = self._fork_server if command.template is None else command.template
-        return self._order(forker, message, [])
+        return self._order(forker, command.child, message, [])
 
-    def _order(self, forker: int | None, message: control.ToForker, descriptors: list[int]) -> Event | None:
+    def _order(self, forker: int | None, child: int, message: control.ToForker, descriptors: list[int]) -> Event | None:
         """Tell a process to fork. One that died a moment ago is lost with all that it should have forked."""
         assert forker is not None, "told to fork before there is a fork server: bug"
         connection = self._controls.get(forker)
@@ -125,15 +125,17 @@ class Processes:
             return ControlLost(forker)
         try:
             socket.send_fds(connection, [control.encode(message)], descriptors)
+        except ProtocolError as error:
+            return StartFailed(child, FailedLoad(f"it cannot be described to the process that forks: {error.message}"))
         except OSError:
-            self._controls.pop(forker).close()
+            # Its socket stays open: what it said before it died is still to be read.
             return ControlLost(forker)
         return None
 
     def _spawn(self, child: int, message: control.ForkWorker) -> Event | None:
         """A fresh interpreter; it reads its order from stdin, which then stays open as its lifeline."""
-        packet = control.encode(message)
         try:
+            packet = control.encode(message)
             popen = subprocess.Popen(
                 [*self._spawn_command, "--parent-pid", str(os.getpid())],
                 stdin=subprocess.PIPE,
@@ -143,7 +145,7 @@ class Processes:
             assert popen.stdin is not None
             popen.stdin.write(struct.pack("!I", len(packet)) + packet)
             popen.stdin.flush()
-        except OSError as error:
+        except (OSError, ProtocolError) as error:
             return StartFailed(child, FailedLoad(f"a worker cannot be started: {error}"))
         self._note(child, popen.pid, popen)
         return None
@@ -154,6 +156,11 @@ class Processes:
     def descriptors(self) -> dict[int, int]:
         """File descriptor of each control socket to the child behind it, for the poller."""
         return {connection.fileno(): child for child, connection in self._controls.items()}
+
+    def read_controls(self) -> Iterator[Event]:
+        """Everything that waits on any control socket."""
+        for child in list(self._controls):
+            yield from self.read_control(child)
 
     def read_control(self, child: int) -> Iterator[Event]:
         """Everything that waits on a control socket; end-of-file closes it."""
@@ -174,11 +181,16 @@ class Processes:
             if isinstance(message, control.Forked):
                 self._note(message.child, message.pid)
             elif isinstance(message, control.Exited):
+                # Why it ended is on its own socket, and comes first.
+                yield from self.read_control(message.child)
                 self._forget(message.child)
             yield ForkerSaid(child, message)
 
     def reap(self) -> list[Event]:
-        """Collect what ended below us: our own, and those whose parent died. Strangers are collected and passed over."""
+        """Collect what ended below us: our own, and those whose parent died. Strangers are passed over.
+
+        After ``read_controls``: who a pid is, and why it ended, is said there.
+        """
         ended: list[Event] = []
         while True:
             try:

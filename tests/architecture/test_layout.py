@@ -14,7 +14,7 @@ PACKAGES = (ROOT / "embeddaemon", ROOT / "governor", ROOT / "workers")
 # The files that do I/O. Everything else in these folders decides, and takes the event and the time as arguments.
 SHELLS = {
     "embeddaemon/client": {"__init__", "_connection", "_wire", "aio", "local", "sync"},
-    "embeddaemon/supervisor": {"listener", "loop", "machine", "notify", "parent", "process"},
+    "embeddaemon/supervisor": {"execution", "listener", "loop", "machine", "notify", "parent", "process"},
     "governor": {"probes"},
 }
 PURE_FILES = ("workers/packing.py",)

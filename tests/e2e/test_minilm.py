@@ -55,7 +55,7 @@ def client(daemon: RunningDaemon) -> Iterator[Client]:
 
 def texts_of_all_lengths(count: int) -> list[str]:
     words = Path(__file__).parents[2].joinpath("LICENSE").read_text().split()
-    return [" ".join(words[start : start + 1 + (start * 7) % 90]) for start in range(0, count)]
+    return [" ".join(words[start : start + 1 + (start * 7) % 90]) for start in range(count)]
 
 
 def test_float32_vectors_are_those_of_the_model_sheet(client: Client) -> None:
@@ -106,16 +106,22 @@ def test_sixteen_client_processes_at_once_see_no_error(
 ) -> None:
     supervisor = psutil.Process(daemon.process.pid)
     command = [sys.executable, str(LOAD_CLIENT), daemon.endpoint, str(duration)]
+    before = client.status()["requests"]["answered"]
     clients = [
         subprocess.Popen([*command, str(seed), str(reference)], stdout=subprocess.PIPE, text=True)
         for seed in range(CLIENTS)
     ]
-    wait_until(lambda: client.status()["requests"]["answered"] > 1000, duration + 10, describe=daemon.output)
-    early = supervisor.memory_info().rss
-    reports = [json.loads(each.communicate(timeout=seconds(duration + 60))[0]) for each in clients]
+    try:
+        wait_until(lambda: client.status()["requests"]["answered"] > before + 2 * CLIENTS, 30, describe=daemon.output)
+        early = supervisor.memory_info().rss
+        reports = [json.loads(each.communicate(timeout=seconds(duration + 60))[0]) for each in clients]
+    finally:
+        for each in clients:
+            each.kill()
+            each.wait()
     late = supervisor.memory_info().rss
-    print(f"{sum(report['calls'] for report in reports)} calls, {sum(report['texts'] for report in reports)} texts,")
-    print(f"supervisor {early >> 20} -> {late >> 20} MiB")
+    calls, texts = (sum(report[key] for report in reports) for key in ("calls", "texts"))
+    sys.stdout.write(f"{calls} calls, {texts} texts, supervisor {early >> 20} -> {late >> 20} MiB\n")
     assert [report["errors"] for report in reports] == [[]] * CLIENTS
     assert all(report["calls"] > 0 for report in reports)
     assert max(report["distance"] for report in reports) < 1e-3

@@ -53,7 +53,7 @@ def body(value: object) -> bytes:
 
 GOOD = body({"texts": ["a text"]})
 
-WIRE = {
+WIRE: dict[str, tuple[bytes, bytes, str, dict[str, object]]] = {
     "texts are no list": (header(), body({"texts": "one"}), "invalid_input", {}),
     "a text is no string": (header(), body({"texts": ["one", 2]}), "invalid_input", {"index": 1}),
     "a text is bytes": (header(), body({"texts": [b"one"]}), "invalid_input", {"index": 0}),
@@ -90,7 +90,12 @@ WIRE = {
     "ids that are no lists": (header(), body({"ids": [1, 2]}), "invalid_input", {}),
     "ids beyond the vocabulary": (header(), body({"ids": [[1, 30_000]]}), "invalid_input", {"index": 0}),
     "negative ids": (header(), body({"ids": [[1, -1]]}), "invalid_input", {"index": 0}),
-    "more ids than the model takes": (header(truncate=False), body({"ids": [[1] * 65]}), "text_too_long", {"limit": 64}),
+    "more ids than the model takes": (
+        header(truncate=False),
+        body({"ids": [[1] * 65]}),
+        "text_too_long",
+        {"limit": 64},
+    ),
 }
 
 

@@ -103,8 +103,9 @@ def test_request_that_kills_two_workers_is_answered_and_its_neighbours_are_too(d
         bad = client.ask(["crash now"])
         good += [client.ask([f"good {i}"]) for i in range(10)]
         answers = {answer.id: answer for answer, _ in (client.receive() for _ in range(21))}
-    assert isinstance(answers[bad], ErrorAnswer)
-    assert answers[bad].code == "worker_crashed"
+    convicted = answers[bad]
+    assert isinstance(convicted, ErrorAnswer)
+    assert convicted.code == "worker_crashed"
     assert all(isinstance(answers[each], Vectors) for each in good)
 
 
@@ -146,7 +147,9 @@ def test_idle_model_goes_after_its_keep_alive(socket_folder: Path, tmp_path: Pat
         wait_until(lambda: not running.named("ed-template"), describe=running.output)
 
 
-@pytest.mark.parametrize(("load", "code"), [("fail", "model_corrupt"), ("raise", "load_failed"), ("crash", "backing_off")])
+@pytest.mark.parametrize(
+    ("load", "code"), [("fail", "model_corrupt"), ("raise", "load_failed"), ("crash", "backing_off")]
+)
 def test_model_that_cannot_be_loaded_says_why_and_others_do_not_notice(
     socket_folder: Path, tmp_path: Path, load: str, code: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Starts real daemons for tests, in their own processes, and looks after them: readiness, output, every process below."""
+"""Starts real daemons for tests, in their own processes, and looks after them: readiness, output, processes."""
 
 from __future__ import annotations
 
@@ -63,10 +63,11 @@ class RunningDaemon:
         return found
 
     def kill_supervisor(self) -> None:
-        """SIGKILL. What it leaves of its socket is removed: it cannot do that any more."""
+        """SIGKILL. What it leaves of its sockets is removed: it cannot do that any more."""
         self.process.kill()
         self.process.wait(seconds(5))
-        (self.folder / "s").unlink(missing_ok=True)
+        for left in ("s", "s.w"):
+            (self.folder / left).unlink(missing_ok=True)
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
@@ -100,7 +101,9 @@ def is_gone(process: psutil.Process) -> bool:
         return True
 
 
-def stub_folder(folder: Path, *, load: str = "ok", dim: int = 8, vocabulary: int = 30_000, weights_bytes: int = 0) -> Path:
+def stub_folder(
+    folder: Path, *, load: str = "ok", dim: int = 8, vocabulary: int = 30_000, weights_bytes: int = 0
+) -> Path:
     """A model folder that the supervisor understands and the stub engine loads: published layout, one tiny tensor."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -114,7 +117,11 @@ def stub_folder(folder: Path, *, load: str = "ok", dim: int = 8, vocabulary: int
         "max_position_embeddings": 64,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    modules = [("0", "", "models.Transformer"), ("1", "1_Pooling", "models.Pooling"), ("2", "2_Normalize", "models.Normalize")]
+    modules = [
+        ("0", "", "models.Transformer"),
+        ("1", "1_Pooling", "models.Pooling"),
+        ("2", "2_Normalize", "models.Normalize"),
+    ]
     (folder / "modules.json").write_text(
         json.dumps([{"idx": int(idx), "name": idx, "path": path, "type": kind} for idx, path, kind in modules])
     )

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT))  # a program: its own folder is on the path, the root is not
 
-from embeddaemon.config.settings import Settings, StartMethod
-from embeddaemon.models.spec import ModelSpec, WorkerBounds
-from embeddaemon.protocol.limits import Limits
-from embeddaemon.supervisor.loop import run
-from embeddaemon.telemetry.logs import setup
+from embeddaemon.config.settings import Settings, StartMethod  # noqa: E402
+from embeddaemon.models.spec import ModelSpec, WorkerBounds  # noqa: E402
+from embeddaemon.protocol.limits import Limits  # noqa: E402
+from embeddaemon.supervisor.loop import run  # noqa: E402
+from embeddaemon.telemetry.logs import setup  # noqa: E402
 
 _SUPPORT = ROOT / "tests" / "support"
 

@@ -1,0 +1,104 @@
+"""Executes what the core wants done: one call per command, an event back when something followed at once. I/O."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any, assert_never
+
+import zmq
+
+from embeddaemon.errors import EmbedDaemonError, FailedLoad
+from embeddaemon.governor.probes import Probe
+from embeddaemon.models.folder import read_card
+from embeddaemon.models.sources import locate, parse_source
+from embeddaemon.protocol import codec, link
+from embeddaemon.protocol.messages import Document
+from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.events import CardFailed, CardRead, Event, SampleTaken
+from embeddaemon.supervisor.process import Processes
+from embeddaemon.telemetry.logs import fields
+
+log = logging.getLogger(__name__)
+
+
+class Executor:
+    """The hands: both ROUTERs, the processes, the probe. ``exit_code`` is set by the last command of all."""
+
+    def __init__(
+        self, clients: zmq.Socket[bytes], workers: zmq.Socket[bytes], processes: Processes, probe: Probe
+    ) -> None:
+        self._clients = clients
+        self._workers = workers
+        self._processes = processes
+        self._probe = probe
+        self.exit_code: int | None = None
+
+    def execute(self, command: do.Command) -> Event | None:  # noqa: C901, PLR0912 - one case per command
+        """Do it. What it led to at once is returned as the next event."""
+        match command:
+            case do.Forward():
+                _send(self._clients, [command.client, *command.frames], "answer")
+            case do.SendDispatch():
+                routing = link.routing_id(command.worker, command.dispatch.incarnation)
+                _send(self._workers, [routing, link.encode_to_worker(command.dispatch), *command.payload], "dispatch")
+            case do.Reply():
+                frames: list[Any] = [command.client, codec.encode_answer(command.answer)]
+                if isinstance(command.answer, Document):
+                    frames.append(codec.encode_document(command.document or {}))
+                _send(self._clients, frames, "answer")
+            case do.SendDrain():
+                routing = link.routing_id(command.worker, command.incarnation)
+                _send(self._workers, [routing, link.encode_to_worker(link.Drain(command.incarnation))], "drain")
+            case do.Log():
+                level = logging.getLevelNamesMapping()[command.level.upper()]
+                log.log(level, fields(command.event, **command.fields))
+            case do.StartWorker():
+                return self._processes.start_worker(command)
+            case do.StartTemplate():
+                return self._processes.start_template(command)
+            case do.StartForkServer():
+                return self._processes.start_fork_server(command)
+            case do.StartFetcher():
+                return self._processes.start_fetcher(command)
+            case do.Kill():
+                self._processes.kill(command.child)
+            case do.ReadCard():
+                return read(command)
+            case do.TakeSample():
+                return self._sample()
+            case do.Exit():
+                self.exit_code = command.code
+            case _:
+                assert_never(command)
+        return None
+
+    def _sample(self) -> Event | None:
+        """Memory now; nothing when it cannot be read (out of descriptors): the ledger speaks alone then."""
+        try:
+            return SampleTaken(self._probe.sample(time.monotonic()))
+        except OSError as error:
+            log.warning(fields("no_sample", error=str(error)))
+            return None
+
+
+def _send(router: zmq.Socket[bytes], frames: list[Any], what: str) -> None:
+    """Never waits: a peer that is gone or does not read loses its message, and the log says so."""
+    try:
+        router.send_multipart(frames, zmq.NOBLOCK, copy=False)
+    except zmq.ZMQError as error:
+        # EHOSTUNREACH: the peer left. EAGAIN: it does not read. A dead worker's requests come back when it is reaped.
+        log.info(fields("not_delivered", what=what, peer=frames[0].hex(), reason=str(error)))
+
+
+def read(command: do.ReadCard) -> CardRead | CardFailed:
+    """Read a model's folder: what it is, or what is wrong with it."""
+    spec = command.spec
+    try:
+        folder = Path(command.folder) if command.folder is not None else locate(parse_source(spec.source))
+        return CardRead(spec.name, read_card(spec, folder))
+    except EmbedDaemonError as error:
+        return CardFailed(spec.name, error)
+    except OSError as error:
+        return CardFailed(spec.name, FailedLoad(f"model {spec.name!r}: its folder cannot be read: {error}"))
