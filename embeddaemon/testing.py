@@ -30,7 +30,7 @@ from embeddaemon.errors import (
     UnknownModel,
     UnknownTask,
 )
-from embeddaemon.protocol import codec
+from embeddaemon.protocol import bodies, codec
 from embeddaemon.protocol.limits import VERSION, Limits
 from embeddaemon.protocol.messages import (
     Answer,
@@ -267,7 +267,7 @@ def _document(document: Mapping[str, Any]) -> tuple[Answer, list[bytes]]:
 
 
 def _texts(piece: Piece) -> list[str]:
-    body = codec.decode_body(piece.body, Limits())
+    body = bodies.decode_body(piece.body, Limits())
     return list(body.texts) if isinstance(body, Texts) else [" ".join(map(str, ids)) for ids in body.ids]
 
 

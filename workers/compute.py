@@ -77,8 +77,6 @@ class Compute:
         self._waiting: dict[Lane, deque[_MicroBatch]] = {lane: deque() for lane in Lane}
         self._thread = threading.Thread(target=self._live, name="compute", daemon=True)
 
-    # -- for the intake thread ----------------------------------------------------------------------------------------
-
     def start(self) -> None:
         self._thread.start()
 
@@ -99,8 +97,6 @@ class Compute:
     @property
     def busy(self) -> bool:
         return self._submitted != self._ended
-
-    # -- the compute thread -------------------------------------------------------------------------------------------
 
     def _live(self) -> None:
         """A dead thread behind a live process must be impossible: whatever gets this far ends the process."""

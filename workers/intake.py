@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import zmq
 
 from embeddaemon.errors import EmbedDaemonError, Expired, InternalError, ProtocolError
-from embeddaemon.protocol import codec, control, link
+from embeddaemon.protocol import bodies, codec, control, link
 from embeddaemon.protocol.messages import Lane, ModelRequest, Tokenize
 from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers import measure
@@ -65,8 +65,6 @@ class Intake:
         while not self._compute.ended(self._until_heartbeat()):
             self._beat_when_due()
 
-    # -- heartbeats ---------------------------------------------------------------------------------------------------
-
     def _until_heartbeat(self) -> float:
         return max(0.0, self._next_heartbeat - time.monotonic())
 
@@ -83,8 +81,6 @@ class Intake:
             self._sender.worker, self._sender.incarnation, self._compute.progress, self._compute.busy, private_bytes
         )
         self._connection.send(link.encode_from_worker(heartbeat))
-
-    # -- dispatches ---------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
         frames = self._connection.recv_multipart()
@@ -123,7 +119,7 @@ class Intake:
             return None
         start = time.perf_counter()
         try:
-            body = codec.decode_body(arrived.body, self._order.limits)
+            body = bodies.decode_body(arrived.body, self._order.limits)
             tokenized = tokenize(request, body, self._model, self._order.card)
         except EmbedDaemonError as error:
             self._refuse(item, request.id, error)

@@ -107,9 +107,6 @@ def _ready(command: control.ForkWorker, loaded: Loaded, loads: int) -> link.Read
     )
 
 
-# -- a worker that is a fresh interpreter ----------------------------------------------------------------------------
-
-
 def spawned_worker(argv: Sequence[str], program: EngineProgram) -> NoReturn:
     """The whole life of a fresh interpreter as a worker."""
     parser = argparse.ArgumentParser(prog="embeddaemon.workers.main", description="A worker that is not forked.")

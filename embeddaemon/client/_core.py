@@ -73,8 +73,6 @@ class ClientCore:
         """When it last did, or when it first had something to answer after that."""
         self._pinged_at = -math.inf
 
-    # -- from the client -----------------------------------------------------------------------------------------------
-
     def submit(self, call: Call, piece: Piece, now: float) -> list[Action]:
         """Take a piece; its outcome will be delivered to the call, in any case."""
         self._tickets += 1
@@ -101,8 +99,6 @@ class ClientCore:
         if not self._flights and self.phase in {Phase.CONNECTING, Phase.GREETING}:
             return self._closed()
         return []
-
-    # -- from the wire -------------------------------------------------------------------------------------------------
 
     def opened(self, now: float) -> list[Action]:
         """A new socket is connected."""
@@ -157,8 +153,6 @@ class ClientCore:
             return []
         return self._answered(flight, answer, [memoryview(frame) for frame in behind], now)
 
-    # -- from the clock ------------------------------------------------------------------------------------------------
-
     def wakeup(self) -> float | None:
         """When to call ``tick``, monotonic; None: only an event can change anything."""
         times = [self._due]
@@ -201,8 +195,6 @@ class ClientCore:
     def _next_due(self, flight: _Flight, now: float) -> float:
         expiry = flight.deadline + self._patience.late
         return min(expiry, flight.resend_at) if flight.id == 0 and flight.resend_at > now else expiry
-
-    # -- connecting ----------------------------------------------------------------------------------------------------
 
     def _enter(self, phase: Phase) -> None:
         assert phase in ALLOWED_PHASES[self.phase], f"connection goes from {self.phase.value} to {phase.value}: bug"
@@ -252,8 +244,6 @@ class ClientCore:
         elif is_successor:
             return self._reconnect(now)
         return list(self._send_waiting(now))
-
-    # -- flights -------------------------------------------------------------------------------------------------------
 
     def _send_waiting(self, now: float) -> Iterator[Action]:
         """Send what is not sent, in the order of submission."""

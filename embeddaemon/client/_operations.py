@@ -49,9 +49,6 @@ class Exchange:
 Operation = Generator[Exchange, None, T]
 
 
-# -- vectors -----------------------------------------------------------------------------------------------------------
-
-
 def embed(texts: object, request: Embed, *, is_lane_given: bool, report: Report) -> Operation[Embeddings]:
     """``embed_detailed``: a string or strings to vectors."""
     is_single = isinstance(texts, str)
@@ -110,9 +107,6 @@ def tokenize(texts: object, request: Tokenize) -> Operation[list[IdArray]]:
     return ids
 
 
-# -- as sentence-transformers ------------------------------------------------------------------------------------------
-
-
 def encode(sentences: object, options: EncodeOptions, *, report: Report) -> Operation[FloatArray | list[FloatArray]]:
     """``encode`` and its two sisters."""
     request = options.request()
@@ -121,9 +115,6 @@ def encode(sentences: object, options: EncodeOptions, *, report: Report) -> Oper
         request = replace(request, task=next((task for task in options.task_choices if task in info.tasks), None))
     embeddings = yield from embed(sentences, request, is_lane_given=False, report=report)
     return options.finish(embeddings.vectors)
-
-
-# -- documents ---------------------------------------------------------------------------------------------------------
 
 
 def ask(request: Request) -> Operation[dict[str, Any]]:

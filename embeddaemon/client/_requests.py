@@ -13,7 +13,7 @@ import numpy as np
 from embeddaemon.client import _faults as faults
 from embeddaemon.client._window import PIECE_TEXTS, Call, Cutter, Piece, cut
 from embeddaemon.errors import EmbedDaemonError, InputTooLarge, InvalidInput
-from embeddaemon.protocol import codec
+from embeddaemon.protocol import bodies, codec
 from embeddaemon.protocol.limits import MAX_HEADER_BYTES, Limits
 from embeddaemon.protocol.messages import Embed, Lane, ModelRequest, Request, Tokenize
 
@@ -180,9 +180,6 @@ def call_for(timeout: float | None, client_timeout: float, *, bounds_piece: bool
     return Call(wait_seconds=seconds, deadline=now + seconds)
 
 
-# -- pieces ------------------------------------------------------------------------------------------------------------
-
-
 def single(request: Request) -> Pieces:
     """The one piece of a request without texts."""
     return lambda _limits: iter([Piece(0, 0, 0, request, codec.EMPTY_BODY)])
@@ -220,7 +217,7 @@ def async_text_pieces(request: ModelRequest, texts: AsyncIterable[object]) -> As
 def text_piece(request: ModelRequest, texts: Sequence[str], number: int, offset: int, limits: Limits) -> Piece:
     """One piece; what is wrong with a text is said with the text's place in the call."""
     try:
-        body = codec.encode_texts(texts, limits)
+        body = bodies.encode_texts(texts, limits)
     except EmbedDaemonError as error:
         raise faults.at_offset(error, offset) from error.__cause__
     return Piece(number, offset, len(texts), request, body)
@@ -237,7 +234,7 @@ def id_pieces(request: Embed, ids: Sequence[Sequence[int]]) -> Pieces:
                     details={"index": index, "limit": limits.max_ids},
                 )
         for number, (start, stop) in enumerate(_spans([len(text) for text in ids], min(PIECE_TEXTS, limits.max_texts))):
-            yield Piece(number, start, stop - start, request, codec.encode_ids(ids[start:stop], limits))
+            yield Piece(number, start, stop - start, request, bodies.encode_ids(ids[start:stop], limits))
 
     return pieces
 

@@ -49,8 +49,6 @@ class _Connection:
     def _unwatch(self, closing: DealerSocket) -> None:
         self.loop.remove_reader(closing.fileno())
 
-    # -- tasks ---------------------------------------------------------------------------------------------------------
-
     async def answers(self, pieces: Pieces | AsyncPieces, call: Call) -> AsyncGenerator[Answered, None]:
         """The answers to the pieces, in their order; submits more of them as the window of the call allows."""
         core = self._wire.core
@@ -99,8 +97,6 @@ class _Connection:
             await waiter
         finally:
             self._waiters.pop(call, None)
-
-    # -- the loop's callbacks ------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
         """Receive all there is, do what is due, and wake up for what is due next."""

@@ -47,8 +47,6 @@ class AsyncMethods(abc.ABC):
             result: T = stop.value
             return result
 
-    # -- vectors -------------------------------------------------------------------------------------------------------
-
     async def embed(
         self,
         texts: str | Iterable[str],
@@ -199,8 +197,6 @@ class AsyncMethods(abc.ABC):
         """Texts to the token ids that ``embed`` would feed the model, prompt included: int32 arrays, one per text."""
         request = requests.tokenize_request(model=model, task=task, prompt=prompt, truncate=truncate, lane=lane)
         return await self._run(operations.tokenize(texts, request), timeout)
-
-    # -- the daemon and its models -------------------------------------------------------------------------------------
 
     async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """Every configured model."""

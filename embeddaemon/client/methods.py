@@ -47,8 +47,6 @@ class Methods(abc.ABC):
             result: T = stop.value
             return result
 
-    # -- vectors -------------------------------------------------------------------------------------------------------
-
     def embed(
         self,
         texts: str | Iterable[str],
@@ -196,8 +194,6 @@ class Methods(abc.ABC):
         """Texts to the token ids that ``embed`` would feed the model, prompt included: int32 arrays, one per text."""
         request = requests.tokenize_request(model=model, task=task, prompt=prompt, truncate=truncate, lane=lane)
         return self._run(operations.tokenize(texts, request), timeout)
-
-    # -- the daemon and its models -------------------------------------------------------------------------------------
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """Every configured model."""

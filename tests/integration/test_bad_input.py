@@ -9,7 +9,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from embeddaemon.protocol import codec
+from embeddaemon.protocol import bodies
 from embeddaemon.protocol.limits import Limits
 from embeddaemon.protocol.messages import Embed, ErrorAnswer, Tokenize, Tokens, Vectors
 from tests.support.daemon import RunningDaemon, running_daemon, stub_folder
@@ -136,8 +136,8 @@ def test_frames_that_are_no_request_are_answered_as_malformed(client: RawClient,
 
 
 def test_id_that_is_in_use_is_refused_and_the_first_is_answered(client: RawClient) -> None:
-    client.send(Embed(id=9), codec.encode_texts(["stall 0.1"], Limits()))
-    client.send(Embed(id=9), codec.encode_texts(["again"], Limits()))
+    client.send(Embed(id=9), bodies.encode_texts(["stall 0.1"], Limits()))
+    client.send(Embed(id=9), bodies.encode_texts(["again"], Limits()))
     answers = [client.receive()[0] for _ in range(2)]
     assert [type(answer) for answer in answers] == [ErrorAnswer, Vectors]
 
@@ -155,7 +155,7 @@ def test_long_text_is_cut_and_reported(client: RawClient) -> None:
 
 
 def test_tokenize_shows_what_embed_would_compute(client: RawClient) -> None:
-    client.send(Tokenize(id=3), codec.encode_texts(["one two", "three"], Limits()))
+    client.send(Tokenize(id=3), bodies.encode_texts(["one two", "three"], Limits()))
     answer, (ids, lengths) = client.receive()
     assert isinstance(answer, Tokens)
     assert np.frombuffer(lengths, "<i4").tolist() == [4, 3]

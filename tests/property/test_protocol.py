@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embeddaemon.errors import EmbedDaemonError
-from embeddaemon.protocol import codec
+from embeddaemon.protocol import bodies, codec
 from embeddaemon.protocol.limits import VERSION, Limits
 from embeddaemon.protocol.messages import Embed, ErrorAnswer, Lane, Texts, Timings, TokenIds, Tokenize, Vectors
 
@@ -19,7 +19,7 @@ DECODERS = [
     codec.decode_request,
     codec.decode_answer,
     codec.decode_document,
-    lambda frame: codec.decode_body(frame, LIMITS),
+    lambda frame: bodies.decode_body(frame, LIMITS),
 ]
 
 numbers = st.integers(-(2**63), 2**64 - 1) | st.floats()
@@ -96,12 +96,12 @@ def test_requests_come_back(request: Embed | Tokenize) -> None:
 
 @given(st.lists(text, min_size=1, max_size=20))
 def test_texts_come_back(texts: list[str]) -> None:
-    assert codec.decode_body(codec.encode_texts(texts, LIMITS), LIMITS) == Texts(tuple(texts))
+    assert bodies.decode_body(bodies.encode_texts(texts, LIMITS), LIMITS) == Texts(tuple(texts))
 
 
 @given(st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=8), min_size=1, max_size=8))
 def test_token_ids_come_back(texts: list[list[int]]) -> None:
-    assert codec.decode_body(codec.encode_ids(texts, LIMITS), LIMITS) == TokenIds(tuple(map(tuple, texts)))
+    assert bodies.decode_body(bodies.encode_ids(texts, LIMITS), LIMITS) == TokenIds(tuple(map(tuple, texts)))
 
 
 @given(

@@ -18,7 +18,7 @@ import numpy as np
 import zmq
 
 from embeddaemon.errors import EmbedDaemonError, InvalidInput, UnknownModel, UnknownTask
-from embeddaemon.protocol import codec
+from embeddaemon.protocol import bodies, codec
 from embeddaemon.protocol.endpoints import socket_path
 from embeddaemon.protocol.limits import VERSION, Limits
 from embeddaemon.protocol.messages import (
@@ -129,8 +129,6 @@ class FakeDaemon:
     def embeds(self) -> list[Embed]:
         return [request for request in self.requests if isinstance(request, Embed)]
 
-    # -- its thread ----------------------------------------------------------------------------------------------------
-
     def _serve(self) -> None:
         router = self._context.socket(zmq.ROUTER)
         router.setsockopt(zmq.LINGER, 0)
@@ -160,7 +158,7 @@ class FakeDaemon:
         who, header, body_frame = message
         try:
             request = codec.decode_request(header)
-            body = codec.decode_body(body_frame, self.limits) if body_frame else None
+            body = bodies.decode_body(body_frame, self.limits) if body_frame else None
         except EmbedDaemonError as error:
             router.send_multipart([who, codec.encode_answer(codec.error_answer(codec.request_id(header), error))])
             return

@@ -21,7 +21,7 @@ import numpy as np
 import zmq
 
 from embeddaemon.models.order import LoadOrder
-from embeddaemon.protocol import codec, control, link
+from embeddaemon.protocol import bodies, codec, control, link
 from embeddaemon.protocol.limits import Limits
 from embeddaemon.protocol.messages import Answer, Embed, ErrorAnswer, Tokenize, Vectors
 from tests.support.stub_engine import stub_order
@@ -114,12 +114,12 @@ class Request:
 def embed(texts: Sequence[str], **options: object) -> Request:
     """A client's embed request; ``id`` is 77 unless given."""
     request = Embed(**{"id": 77, **options})  # type: ignore[arg-type]  # options as the test gives them
-    return Request(codec.encode_request(request), codec.encode_texts(texts, Limits()))
+    return Request(codec.encode_request(request), bodies.encode_texts(texts, Limits()))
 
 
 def tokenize(texts: Sequence[str], **options: object) -> Request:
     request = Tokenize(**{"id": 77, **options})  # type: ignore[arg-type]  # options as the test gives them
-    return Request(codec.encode_request(request), codec.encode_texts(texts, Limits()))
+    return Request(codec.encode_request(request), bodies.encode_texts(texts, Limits()))
 
 
 class StandIn:
@@ -156,8 +156,6 @@ class StandIn:
             one.close()
         self._context.destroy(0)
         self._path.unlink(missing_ok=True)
-
-    # -- processes ----------------------------------------------------------------------------------------------------
 
     def start_fork_server(
         self, environment: Mapping[str, str] | None = None, stderr: int | None = None, parent_pid: int | None = None
@@ -237,8 +235,6 @@ class StandIn:
         template, forked = self.fork_template(server, order)
         template.receive(control.TemplateReady)
         return Tree(server, process.pid, template, forked, self.fork_worker(template))
-
-    # -- the link -----------------------------------------------------------------------------------------------------
 
     def dispatch(self, *requests: Request, worker: int = 1, incarnation: int = 1) -> list[int]:
         """Sends them together; gives their serials."""

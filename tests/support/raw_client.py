@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
-from embeddaemon.protocol import codec
+from embeddaemon.protocol import bodies, codec
 from embeddaemon.protocol.limits import Limits
 from embeddaemon.protocol.messages import (
     Answer,
@@ -94,7 +94,7 @@ class RawClient:
     def ask(self, texts: Sequence[str], **options: Any) -> int:
         """Send an embed request; its id."""
         id_ = self.next_id()
-        self.send(Embed(id=id_, **options), codec.encode_texts(texts, Limits()))
+        self.send(Embed(id=id_, **options), bodies.encode_texts(texts, Limits()))
         return id_
 
     def embed(self, texts: Sequence[str], **options: Any) -> npt.NDArray[np.float32]:

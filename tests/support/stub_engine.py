@@ -152,9 +152,6 @@ def _obey(command: str, row: Rows) -> None:
             raise AssertionError(f"no such command: {command}")
 
 
-# -- loading -----------------------------------------------------------------------------------------------------------
-
-
 def load(order: LoadOrder) -> StubModel:
     """As told by the folder."""
     folder = Path(order.card.folder)
@@ -221,9 +218,6 @@ def use_one_thread() -> None:
 
 
 PROGRAM = EngineProgram(preload=preload, use_one_thread=use_one_thread, load=load, fetch=fetch)
-
-
-# -- what to load ------------------------------------------------------------------------------------------------------
 
 
 def stub_card(

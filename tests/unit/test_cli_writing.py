@@ -23,9 +23,6 @@ def rows(count: int, dim: int = 4) -> Rows:
     return np.random.default_rng(count).standard_normal((count, dim)).astype(np.float32)
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
-
-
 def test_lines_lose_their_line_ends_and_the_byte_order_mark() -> None:
     file = io.BytesIO(b"\xef\xbb\xbfone\r\ntwo \nthree\rhalf\n\xc3\xa9")
     assert list(texts.read_lines(file, "f")) == ["one", "two ", "three\rhalf", "é"]
@@ -63,9 +60,6 @@ def test_jsonl_line_without_text_is_refused_with_its_number(line: bytes) -> None
 @pytest.mark.parametrize(("content", "count"), [(b"", 0), (b"a", 1), (b"a\n", 1), (b"a\nb", 2), (b"\n\n", 2)])
 def test_lines_are_counted_as_they_are_read(content: bytes, count: int) -> None:
     assert texts.count_lines(io.BytesIO(content)) == count
-
-
-# -- formats -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sizes", [[3], [1, 2, 70], [0]])
@@ -123,9 +117,6 @@ def test_memory_does_not_grow_with_the_number_of_vectors(form: str, tmp_path: Pa
 
     peak(2)
     assert peak(200) < peak(10) + 64 * 1024
-
-
-# -- targets -----------------------------------------------------------------------------------------------------------
 
 
 def write_and_fail(path: Path, error: BaseException) -> None:

@@ -11,7 +11,7 @@ import pytest
 from embeddaemon.client import _requests as requests
 from embeddaemon.client._window import PIECE_CHARACTERS, PIECE_TEXTS
 from embeddaemon.errors import EmbedDaemonError, InputTooLarge, InvalidInput
-from embeddaemon.protocol import codec
+from embeddaemon.protocol import bodies
 from embeddaemon.protocol.limits import Limits
 from embeddaemon.protocol.messages import Embed, Lane, Texts, TokenIds
 
@@ -131,7 +131,7 @@ def test_ids_are_cut_into_pieces_in_order() -> None:
     ids = requests.as_ids([np.arange(3000, dtype=np.int64)] * 7)
     pieces = list(requests.id_pieces(Embed(id=0), ids)(Limits()))
     assert [(piece.offset, piece.count) for piece in pieces] == [(0, 2), (2, 2), (4, 2), (6, 1)]
-    body = codec.decode_body(pieces[0].body, Limits())
+    body = bodies.decode_body(pieces[0].body, Limits())
     assert isinstance(body, TokenIds)
     assert body.ids[0][:3] == (0, 1, 2)
 
@@ -151,7 +151,7 @@ def test_stream_reads_no_more_than_it_must() -> None:
             yield str(number)
 
     pieces = requests.text_pieces(Embed(id=0), source())(Limits())
-    body = codec.decode_body(next(pieces).body, Limits())
+    body = bodies.decode_body(next(pieces).body, Limits())
     assert isinstance(body, Texts)
     assert len(body.texts) == PIECE_TEXTS
     assert len(read) == PIECE_TEXTS + 1

@@ -19,7 +19,7 @@ from embeddaemon.errors import (
     UnsupportedVersion,
     error_for,
 )
-from embeddaemon.protocol import codec
+from embeddaemon.protocol import bodies, codec
 from embeddaemon.protocol.limits import MAX_HEADER_BYTES, VERSION, Limits
 from embeddaemon.protocol.messages import (
     Answer,
@@ -134,8 +134,8 @@ def test_id_is_found_in_a_header_that_is_broken_otherwise() -> None:
 
 
 def test_bodies_come_back_as_they_were() -> None:
-    assert codec.decode_body(codec.encode_texts(["a", "ä\0"], LIMITS), LIMITS) == Texts(("a", "ä\0"))
-    assert codec.decode_body(codec.encode_ids([[1, 2], []], LIMITS), LIMITS) == TokenIds(((1, 2), ()))
+    assert bodies.decode_body(bodies.encode_texts(["a", "ä\0"], LIMITS), LIMITS) == Texts(("a", "ä\0"))
+    assert bodies.decode_body(bodies.encode_ids([[1, 2], []], LIMITS), LIMITS) == TokenIds(((1, 2), ()))
 
 
 @pytest.mark.parametrize(
@@ -163,14 +163,14 @@ def test_bodies_come_back_as_they_were() -> None:
 )
 def test_bad_body_has_its_own_error(value: object, error: type[EmbedDaemonError], index: int | None) -> None:
     with pytest.raises(error) as caught:
-        codec.decode_body(body(value), LIMITS)
+        bodies.decode_body(body(value), LIMITS)
     assert caught.value.details.get("index") == index
 
 
 def test_surrogate_that_was_smuggled_in_is_refused() -> None:
     smuggled = msgpack.packb({"texts": ["\ud800"]}, unicode_errors="surrogatepass")
     with pytest.raises(ProtocolError):
-        codec.decode_body(smuggled, LIMITS)
+        bodies.decode_body(smuggled, LIMITS)
 
 
 @pytest.mark.parametrize(

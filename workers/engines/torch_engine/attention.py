@@ -1,6 +1,7 @@
 """Attention over texts that lie end to end in one row, as one function that transformers' classes call.
 
 The row is divided by lengths, which travel as a keyword argument through the model's forward; there is no padding.
+Tokens after the last text (rounding.py) belong to none: nobody attends to them, and their own attention is zero.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ class LengthGroup:
     @property
     def tokens(self) -> int:
         return self.texts * self.length
+
+    @property
+    def end(self) -> int:
+        return self.start + self.tokens
 
 
 def groups_of(lengths: Sequence[int]) -> list[LengthGroup]:
@@ -62,12 +67,13 @@ def packed_attention(
     assert dropout == 0.0, "nothing is trained here"
     del module
     heads, tokens, head_dim = query.shape[1:]
-    if len(groups) == 1:
+    if groups[0].tokens == tokens:
         return _attend(query, key, value, groups[0], scaling).reshape(1, tokens, heads, head_dim), None
     result = query.new_empty(1, tokens, heads, head_dim)
     for group in groups:
         rows = _attend(query, key, value, group, scaling)
         result.narrow(1, group.start, group.tokens).view(rows.shape).copy_(rows)
+    result[:, groups[-1].end :] = 0.0
     return result, None
 
 

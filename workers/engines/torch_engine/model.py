@@ -13,6 +13,7 @@ from embeddaemon.workers.engines import Encoded, EngineFacts, Ids, Rows
 from embeddaemon.workers.engines.torch_engine.attention import groups_of
 from embeddaemon.workers.engines.torch_engine.families import bert
 from embeddaemon.workers.engines.torch_engine.pooling import pool
+from embeddaemon.workers.engines.torch_engine.rounding import rounded_up
 from embeddaemon.workers.tokenization import Tokenizer
 
 
@@ -41,8 +42,10 @@ class TorchModel:
         if not len(lengths):
             return np.empty((0, self._card.dim), dtype=np.float32)
         groups = groups_of(lengths.tolist())
-        hidden = bert.forward(self._model, self._tensor(ids), self._tensor(_positions(lengths)), groups)
-        prompts = None if prompt_lengths is None else self._tensor(prompt_lengths)
+        row_tokens = rounded_up(len(ids)) if self._device.type == "cpu" else len(ids)
+        row, positions = (self._tensor(values, row_tokens) for values in (ids, _positions(lengths)))
+        hidden = bert.forward(self._model, row, positions, groups)  # (row tokens, hidden)
+        prompts = None if prompt_lengths is None else self._tensor(prompt_lengths, len(prompt_lengths))
         rows: Rows = pool(hidden, groups, self._card.pooling, prompts).cpu().numpy()  # (texts, dim)
         return rows
 
@@ -50,9 +53,12 @@ class TorchModel:
         """See LoadedModel."""
         torch.set_num_threads(threads)
 
-    def _tensor(self, values: Ids) -> torch.Tensor:
+    def _tensor(self, values: Ids, length: int) -> torch.Tensor:
+        """The values and zeros up to ``length``."""
         # A copy: the caller's memory may be read-only, and torch looks up embeddings fastest by int64.
-        return torch.from_numpy(values.astype(np.int64)).to(self._device)
+        copied = np.zeros(length, dtype=np.int64)
+        copied[: len(values)] = values
+        return torch.from_numpy(copied).to(self._device)
 
 
 def _positions(lengths: Ids) -> Ids:
