@@ -57,7 +57,7 @@ serve: $(BIN)/.daemon
 	@$(BIN)/embeddaemon serve $(ARGS)
 
 bench: $(BIN)/.bench
-	@for script in $(BENCHMARKS); do echo "== $$script" && $(BIN)/python $$script $(ARGS) || exit 1; done
+	@for script in $(BENCHMARKS); do echo "== $$script" && $(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" $(ARGS) || exit 1; done
 
 # ---- Checking ----
 
