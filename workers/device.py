@@ -7,18 +7,15 @@ called in the fork server.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 
+from embeddaemon.config.hardware import computes_bfloat16
 from embeddaemon.errors import UnsupportedModel
 
 _LOG = logging.getLogger(__name__)
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-# Elsewhere bfloat16 is computed by converting, slower than float32.
-_CPU_FLAGS_FOR_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 _AMPERE = 8
 """Compute capability from which CUDA devices have bfloat16 units."""
@@ -62,16 +59,4 @@ def _has_mps() -> bool:
 def _computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= _AMPERE
-    return device.type == "cpu" and not _CPU_FLAGS_FOR_BFLOAT16.isdisjoint(cpu_flags())
-
-
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """What the processor says that it can do; empty where nobody says."""
-    try:
-        with cpuinfo.open(encoding="ascii", errors="replace") as lines:
-            for line in lines:
-                if line.startswith(("flags", "Features")):
-                    return frozenset(line.partition(":")[2].split())
-    except OSError:
-        pass
-    return frozenset()
+    return device.type == "cpu" and computes_bfloat16()

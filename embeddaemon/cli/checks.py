@@ -18,6 +18,7 @@ from embeddaemon.cli.forktest import start_fork_server
 from embeddaemon.cli.serve import DAEMON_MODULES
 from embeddaemon.client.sync import Client
 from embeddaemon.config.flags import Flags
+from embeddaemon.config.hardware import CPUINFO, computes_bfloat16, processor_flags, usable_cores
 from embeddaemon.config.loading import load
 from embeddaemon.errors import ConfigError, DaemonUnreachable, EmbedDaemonError
 from embeddaemon.governor.budget import format_bytes
@@ -37,7 +38,6 @@ _FEATURES = (
     "bf16",
     "asimd",
 )
-_FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 _LITTLE_MEMORY_BYTES = 1024**3
 _FEW_DESCRIPTORS = 1024
 
@@ -67,7 +67,7 @@ def python() -> Finding:
     return Finding("python", State.GOOD, f"{platform.python_version()} on {platform.platform(terse=True)}")
 
 
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
+def processor(cpuinfo: Path = CPUINFO) -> Finding:
     """What the processor can do that makes models fast."""
     try:
         text = cpuinfo.read_text()
@@ -75,17 +75,17 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
         return Finding(
             "processor", State.NOTE, f"{platform.processor() or platform.machine()}, features are not told here"
         )
-    flags = set((_first(r"^(?:flags|Features)\s*:\s*(.*)$", text) or "").split())
+    flags = processor_flags(cpuinfo)
     name = _first(r"^model name\s*:\s*(.*)$", text) or platform.machine()
     found = f"{name}: {' '.join(one for one in _FEATURES if one in flags) or 'none of the known features'}"
-    if flags & _FAST_BFLOAT16:
+    if computes_bfloat16(flags):
         return Finding("processor", State.GOOD, found)
     return Finding("processor", State.NOTE, f"{found}; no fast bfloat16, so precision auto is float32")
 
 
 def cores() -> Finding:
     """The cores that we may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cores()
     quota = _cpu_quota()
     if quota is not None and quota < usable:
         remedy = "set threads of the models to the quota, or raise it" if quota < 1 else None

@@ -73,7 +73,8 @@ def order_for(state: State, model: ModelState) -> LoadOrder:
     assert model.card is not None
     return LoadOrder(
         card=model.card,
-        device=device_of(state, model.spec),
+        # A template is for the CPU; who loads for itself finds out what "auto" is, with the driver at hand.
+        device="cpu" if has_template(state, model) else model.spec.device,
         precision=model.spec.precision,
         token_budget=model.spec.token_budget,
         limits=state.settings.limits,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from embeddaemon.config import hardware
 from embeddaemon.errors import UnsupportedModel
 from embeddaemon.workers import device
 
@@ -28,13 +29,13 @@ def test_auto_precision_is_what_the_processor_does_fast(
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\n{line}\n\nprocessor\t: 1\n")
-    flags = device.cpu_flags(cpuinfo)
-    monkeypatch.setattr(device, "cpu_flags", lambda: flags)
+    computes = hardware.computes_bfloat16(hardware.processor_flags(cpuinfo))
+    monkeypatch.setattr(device, "computes_bfloat16", lambda: computes)
     assert device.resolve_precision("auto", CPU) is expected
 
 
 def test_processor_that_says_nothing_has_no_flags(tmp_path: Path) -> None:
-    assert device.cpu_flags(tmp_path / "nothing") == frozenset()
+    assert hardware.processor_flags(tmp_path / "nothing") == frozenset()
 
 
 def test_named_precision_is_itself() -> None:
