@@ -124,6 +124,25 @@ def test_packed_equals_one_by_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(embedder.embed(TEXTS), alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 63, 64, 65, 80, 100, 127])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.06)])
+def test_row_is_filled_up_without_a_trace(length: int, precision: str, tolerance: float, tmp_path: Path) -> None:
+    """Rows of many tokens, with filler after the last text or not, and texts filled up for attention."""
+    tiny = TinyBert(pooling={"pooling_mode": ["mean", "max", "lasttoken"]}, normalize=False, positions=128)
+    folder = tiny.write(tmp_path)
+    exact, embedder = embedder_of(folder).model, embedder_of(folder, precision)
+    lengths = np.array([3, length, length, 40], dtype=np.int32)
+    ids = np.arange(lengths.sum(), dtype=np.int32) % embedder.card.vocabulary
+    starts = np.cumsum(lengths) - lengths
+    alone = [
+        exact.forward(ids[start : start + one], np.array([one]), None)
+        for start, one in zip(starts, lengths, strict=True)
+    ]
+    together = embedder.model.forward(ids, lengths, None)
+    assert together.shape == (4, 96)
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=tolerance)
+
+
 def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:
     folder = TinyBert().write(tmp_path)
     exact, fast = embedder_of(folder), embedder_of(folder, "bfloat16")

@@ -11,10 +11,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME = "embeddaemon_packed"
+
+# On the CPU in 16 bits torch makes a kernel for each length above 64 and keeps it, per thread: lengths up to 512 take
+# 300 MB, rounded to multiples of 16 they take 6. It costs nothing in speed (20 texts of 101: 2.4 ms instead of 2.8).
+_FREE_LENGTH = 64
+_LENGTH_STEP = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +87,21 @@ def _attend(
 ) -> torch.Tensor:
     """One group. (1, heads, tokens, head dim) in, (texts, length, heads, head dim) out."""
     query, key, value = (_texts_of(projected, group) for projected in (query, key, value))
-    attended = scaled_dot_product_attention(query, key, value, scale=scaling)  # (texts, heads, length, head dim)
-    return attended.transpose(1, 2)
+    filler = _filler(query, group.length)
+    if filler == 0:
+        attended = scaled_dot_product_attention(query, key, value, scale=scaling)  # (texts, heads, length, head dim)
+        return attended.transpose(1, 2)
+    query, key, value = (pad(projected, (0, 0, 0, filler)) for projected in (query, key, value))
+    mask = query.new_zeros(1, 1, 1, group.length + filler)
+    mask[..., group.length :] = float("-inf")
+    attended = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    return attended[:, :, : group.length].transpose(1, 2)
+
+
+def _filler(query: torch.Tensor, length: int) -> int:
+    """By how many masked tokens each text of a group is made longer."""
+    makes_kernels = query.device.type == "cpu" and query.dtype != torch.float32
+    return -length % _LENGTH_STEP if makes_kernels and length > _FREE_LENGTH else 0
 
 
 def _texts_of(projected: torch.Tensor, group: LengthGroup) -> torch.Tensor:
