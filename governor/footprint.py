@@ -31,7 +31,7 @@ WORKER_FLOOR_BYTES = 32 * MIB
 SPAWNED_RUNTIME_BYTES = 400 * MIB
 # What a worker adds while it computes: oneDNN's kernels, one per rounded row and shape of weights.
 # After 20,000 short texts, 2,100 of mixed lengths and 200 long ones a worker peaked at 270 (one thread: 277) and rested
-# at 231 (251), in bf16; the activations below are 163 of that and the process 14.
+# at 231 (251), in bf16. Not measured by itself: it is what the process (14) and activations (163, below) leave.
 KERNEL_BYTES = 112 * MIB
 # What the allocator keeps beyond what tensors need, at glibc's defaults: 8,192 tokens peak at 163 where the formula has
 # 132, and 110-140 of it stay. (Thresholds of 128 KiB: 70, and two fifths of the speed lost.) float32 is not measured.
