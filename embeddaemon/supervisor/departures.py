@@ -42,7 +42,8 @@ def give_up(state: State, worker: Worker, why: DeathClass, now: float) -> None:
 
 def end_child(state: State, child: Child, why: DeathClass, now: float) -> None:
     """Kill a process, remembering why; its end is reported as any other. Nothing new is given to it."""
-    child.ending = child.ending or why
+    if child.ending is None:
+        child.ending, child.ending_at = why, now
     worker = worker_of(state, child)
     if worker is not None and worker.state is not WorkerState.DRAINING:
         worker.becomes(WorkerState.DRAINING, now)

@@ -192,10 +192,12 @@ def _fork_server_gone(state: State, child: Child, death: DeathClass, exit_code: 
     if death in _BLAMELESS:
         return
     state.fork_server_failures += 1
-    free = FREE_FAILURES if child.is_ready else 0
+    # While it imports it may be killed like any other process; what it says itself will be said again.
+    was_killed = child.load_error is None and child.ending is None and exit_code is not None and exit_code < 0
+    free = FREE_FAILURES if child.is_ready or was_killed else 0
     state.fork_server_retry_at = now + _delay(state.fork_server_failures - free, state.random())
     state.log("error", "fork_server_died", death=death.value, exit_code=exit_code, was_ready=child.is_ready)
-    if child.is_ready:
+    if child.is_ready or (was_killed and state.fork_server_failures <= FREE_FAILURES):
         return
     error = child.load_error or FailedLoad(f"the fork server {explain(death, exit_code)}; the daemon's log says why")
     for model in state.models.values():

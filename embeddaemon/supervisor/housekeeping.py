@@ -18,8 +18,11 @@ HOUSEKEEPING_SECONDS = 0.2
 SAMPLE_SECONDS = 1.0
 """Between two samples of memory: cheap (some small files), and the governor's numbers are no older than this."""
 
-FORK_SECONDS = 30.0
-"""A forked worker that is not READY after so long will not be: forking takes milliseconds."""
+FORK_SECONDS = 15.0
+"""What was not forked, or a forked worker that is not READY, after so long will not be: forking takes milliseconds."""
+
+REPORT_SECONDS = 5.0
+"""From a kill until its end must be reported: whoever forked it and says nothing stands still itself."""
 
 SCALE_DOWN_AFTER_SECONDS = 30.0
 """A worker beyond the minimum that is idle so long goes."""
@@ -38,6 +41,7 @@ def look_after(state: State, now: float) -> None:
         _send_idle_away(state, model, now)
         _scale_down(state, model, now)
     _end_endless_loads(state, now)
+    _end_forkers_that_stand_still(state, now)
     write_off(state, now)
     if state.children and now - state.sampled_at >= SAMPLE_SECONDS:
         state.sampled_at = now
@@ -46,15 +50,23 @@ def look_after(state: State, now: float) -> None:
 
 
 def _forgive_own_silence(state: State, now: float) -> None:
-    if now - state.looked_at > STANDSTILL_SECONDS:
+    gap = now - state.looked_at
+    if gap > STANDSTILL_SECONDS:
         for model in state.models.values():
             for worker in model.workers.values():
                 worker.heard_at = now
+                worker.started_at += gap
+        for child in state.children.values():
+            child.started_at += gap
+            if child.ending_at is not None:
+                child.ending_at += gap
     state.looked_at = now
 
 
 def _look_after_worker(state: State, model: ModelState, worker: Worker, now: float) -> None:
-    if state.children[worker.child].ending is not None:
+    child = state.children[worker.child]
+    if child.ending is not None or (child.pid is None and child.parent is not None):
+        # What is not born yet is its forker's fault.
         return
     ready_by = FORK_SECONDS if model.template is not None else state.settings.load_timeout_seconds
     if worker.state in COMING:
@@ -73,6 +85,19 @@ def _end_endless_loads(state: State, now: float) -> None:
         if now - child.started_at > state.settings.load_timeout_seconds:
             state.log("error", "load_timeout", what=child.kind.value, model=child.model, child=child.number)
             end_child(state, child, DeathClass.LOAD_TIMEOUT, now)
+
+
+def _end_forkers_that_stand_still(state: State, now: float) -> None:
+    """What it does not fork or does not report would keep its slot, its lease and its model for ever."""
+    for child in list(state.children.values()):
+        forker = None if child.parent is None else state.children.get(child.parent)
+        if forker is None or forker.is_leaving:
+            continue
+        is_unborn = child.pid is None and now - child.started_at > FORK_SECONDS
+        is_unreported = child.ending_at is not None and now - child.ending_at > REPORT_SECONDS
+        if is_unborn or is_unreported:
+            state.log("error", "forker_stands_still", what=forker.kind.value, model=forker.model, pid=forker.pid)
+            end_child(state, forker, DeathClass.SILENT, now)
 
 
 def _expire_waiters(state: State, model: ModelState, now: float) -> None:

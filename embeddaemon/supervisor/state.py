@@ -70,6 +70,8 @@ class Child:
     """When its control socket, or that of a process above it, was at its end: its own end is still to be reported."""
     ending: DeathClass | None = None
     """Why we are ending it, once we are; else its exit code tells."""
+    ending_at: float | None = None
+    """Since when we are."""
     load_error: EmbedDaemonError | None = None
 
     @property
@@ -107,6 +109,8 @@ class ModelState:
 
     spec: ModelSpec
     card: ModelCard | None = None
+    is_card_fresh: bool = False
+    """Read since the model was last loaded: a folder may have changed since then."""
     footprint: Footprint | None = None
     folder: str | None = None
     """Where a hub model was fetched to."""

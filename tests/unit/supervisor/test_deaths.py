@@ -7,7 +7,8 @@ from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol import control
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.endings import WRITE_OFF_SECONDS
-from embeddaemon.supervisor.events import ChildReaped, ControlLost, ForkerSaid, StartFailed
+from embeddaemon.supervisor.events import ChildReaped, ControlLost, ForkerSaid, StartFailed, TimePassed
+from embeddaemon.supervisor.housekeeping import FORK_SECONDS, REPORT_SECONDS
 from embeddaemon.supervisor.state import ChildKind
 from tests.support.supervisor_story import Story, spec
 from tests.support.supervisor_world import Life, Process
@@ -289,3 +290,67 @@ def test_orphan_whose_end_nobody_reports_is_written_off() -> None:
     assert f"template:mini/{template.child}" not in story.leased()
     story.answer_everything()
     assert story.outcome(id_) == "ok"
+
+
+def test_template_that_stands_still_and_forks_nothing_is_replaced() -> None:
+    story, id_ = busy_story(request_timeout_seconds=60.0)
+    template, worker = story.one(ChildKind.TEMPLATE), story.one(ChildKind.WORKER)
+    story.kill(worker)
+    story.step("reap", worker.child)
+    story.step("control", template.child)
+    assert story.one(ChildKind.WORKER).life is Life.ORDERED
+    story.pass_time(FORK_SECONDS + 0.5)
+    assert not template.is_alive
+    story.answer_everything()
+    story.pass_time(1.0)
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+
+
+def test_fork_server_that_stands_still_and_forks_nothing_is_replaced() -> None:
+    story = Story(request_timeout_seconds=60.0)
+    id_ = story.ask()
+    template = story.run_until_ordered(ChildKind.TEMPLATE)
+    fork_server = story.one(ChildKind.FORK_SERVER)
+    assert template.life is Life.ORDERED
+    story.pass_time(FORK_SECONDS + 0.5)
+    assert not fork_server.is_alive
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+
+
+def test_template_that_stands_still_and_reports_no_end_does_not_hold_up_an_unload() -> None:
+    story, id_ = busy_story(drain_seconds=2.0, request_timeout_seconds=60.0)
+    template, worker = story.one(ChildKind.TEMPLATE), story.one(ChildKind.WORKER)
+    unloaded = story.unload()
+    story.kill(worker, 0)  # drained, and nobody reports it
+    story.pass_time(2.0 + REPORT_SECONDS + 0.5)
+    assert not template.is_alive
+    story.answer_everything()
+    assert story.outcome(unloaded) == "ok"
+    assert story.outcome(id_) == "ok"
+
+
+def test_supervisor_that_stood_still_itself_blames_no_forker() -> None:
+    story = Story(request_timeout_seconds=600.0)
+    id_ = story.ask()
+    story.run_until_ordered(ChildKind.TEMPLATE)
+    fork_server = story.one(ChildKind.FORK_SERVER)
+    story.now += 2 * FORK_SECONDS
+    story.tell(TimePassed())
+    story.pass_time(1.0)
+    assert fork_server.is_alive
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+
+
+def test_fork_server_killed_while_it_imports_loses_no_request_but_one_that_always_dies_says_so() -> None:
+    story = Story()
+    id_ = story.ask()
+    story.kill(story.run_until_ordered(ChildKind.FORK_SERVER))
+    story.run_until_ordered(ChildKind.FORK_SERVER)
+    assert story.outcome(id_) == "open"
+    story.kill(story.one(ChildKind.FORK_SERVER), -11)
+    story.run()
+    assert story.outcome(id_) == "load_failed"
+    assert "SIGSEGV" in story.error(id_).message
