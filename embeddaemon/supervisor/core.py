@@ -205,7 +205,7 @@ class Supervisor:
 
     def _card_read(self, event: CardRead, now: float) -> None:
         model = self._state.models[event.model]
-        model.is_reading = False
+        model.is_reading, model.is_card_fresh = False, True
         try:
             card_learned(self._state, model, event.card)
         except EmbedDaemonError as error:

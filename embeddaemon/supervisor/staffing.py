@@ -58,7 +58,7 @@ def staff(state: State, model: ModelState, now: float) -> None:
         model.stop_waiting()
         return
     template = state.template_of(model)
-    if model.card is None or model.footprint is None:
+    if model.card is None or model.footprint is None or (model.is_absent and not model.is_card_fresh):
         _learn(state, model, now)
     elif not has_template(state, model):
         _start_workers(state, model, None, now)
@@ -115,7 +115,7 @@ def _start_template(state: State, model: ModelState, now: float) -> None:
         return
     child = new_child(state, ChildKind.TEMPLATE, peak_bytes, now, model=model.name, parent=fork_server.number)
     reserve_first_worker(state, child, first_worker_bytes, now)
-    model.template = child.number
+    model.template, model.is_card_fresh = child.number, False
     state.commands.append(StartTemplate(child.number, order_for(state, model)))
     state.log("info", "template_starting", model=model.name, child=child.number, lease_bytes=peak_bytes)
 
@@ -158,6 +158,7 @@ def _start_worker(state: State, model: ModelState, slot: int, template: Child | 
     number = None if parent is None else parent.number
     child = new_child(state, ChildKind.WORKER, lease_bytes, now, model=model.name, parent=number, slot=slot)
     worker = _next_incarnation(state, model, slot, child, now)
+    model.is_card_fresh = False
     state.commands.append(
         StartWorker(
             child=child.number,

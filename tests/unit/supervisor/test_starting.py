@@ -5,7 +5,7 @@ import math
 import pytest
 
 from embeddaemon.config.settings import StartMethod
-from embeddaemon.errors import CorruptModel, HubUnreachable
+from embeddaemon.errors import CorruptModel, FailedLoad, HubUnreachable
 from embeddaemon.governor.budget import MIB
 from embeddaemon.governor.footprint import FORK_SERVER_BYTES
 from embeddaemon.supervisor import commands as do
@@ -330,3 +330,21 @@ def test_request_that_comes_during_an_unload_brings_the_model_back_after_it() ->
 def test_unload_of_what_is_not_loaded_is_answered_at_once() -> None:
     story = Story()
     assert story.outcome(story.unload()) == "ok"
+
+
+def test_folder_is_read_again_before_every_load_and_not_for_every_request() -> None:
+    story = Story()
+    for loads in (1, 2):
+        story.ask()
+        story.ask()
+        story.answer_everything()
+        assert story.count(do.ReadCard) == loads
+        story.unload()
+        story.run()
+
+
+def test_folder_that_broke_since_it_was_read_first_is_an_error_of_its_own() -> None:
+    story = Story()
+    story.card_errors["mini"] = FailedLoad("the folder is gone")
+    assert story.outcome(story.ask()) == "load_failed"
+    assert story.count(do.StartForkServer) == 0
