@@ -15,7 +15,7 @@ from pathlib import Path
 import zmq
 
 from embeddaemon.errors import ConfigError
-from embeddaemon.protocol.endpoints import socket_path
+from embeddaemon.protocol.endpoints import MAX_SOCKET_PATH_BYTES, socket_path
 from embeddaemon.protocol.limits import MAX_HEADER_BYTES, Limits
 
 _BACKLOG = 512
@@ -35,6 +35,7 @@ class Listener:
 
     def open(self, context: zmq.Context[zmq.Socket[bytes]], limits: Limits) -> zmq.Socket[bytes]:
         """Bind, listen, and hand libzmq the descriptor. Raises ConfigError when the place is not ours to take."""
+        _check_length(self._path)
         _prepare_folder(self._path.parent)
         self._lock = _lock(self._path.with_name(self._path.name + ".lock"), self.endpoint)
         listening = _bind(self._path)
@@ -90,6 +91,15 @@ def set_options(router: zmq.Socket[bytes], *, max_message_bytes: int) -> None:
     router.setsockopt(zmq.SNDHWM, 4096)
     router.setsockopt(zmq.RCVHWM, 4096)
     router.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
+
+
+def _check_length(path: Path) -> None:
+    """The workers' socket has the longer name."""
+    size, limit = len(os.fsencode(path)), MAX_SOCKET_PATH_BYTES - len(_LINK_SUFFIX)
+    if size > limit:
+        raise ConfigError(
+            f"the socket's path {path} has {size} bytes, a daemon's may have {limit}: choose a shorter one"
+        )
 
 
 def _prepare_folder(folder: Path) -> None:

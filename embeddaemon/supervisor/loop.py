@@ -81,6 +81,7 @@ class Daemon:
             Governor(budget, minimum_residence_seconds=settings.min_residence_seconds),
             random.random,
         )
+        _open_standard_descriptors()
         self._learn_cards()
         self._wakeup = _catch_signals()
         self._parent = ParentWatch() if settings.exit_with_parent else None
@@ -196,6 +197,8 @@ class Daemon:
             if signal.SIGCHLD in received:
                 for event in (*self._processes.read_controls(), *self._processes.reap()):
                     self._handle(event)
+            if signal.SIGHUP in received:
+                log.info(fields("signal_ignored", signal="SIGHUP"))
             for number in received & {signal.SIGTERM, signal.SIGINT}:
                 self._handle(DrainRequested(signal.Signals(number).name))
 
@@ -225,12 +228,21 @@ def _peer_address(frame: zmq.Frame) -> str:
         return ""
 
 
+def _open_standard_descriptors() -> None:
+    """Started with one of them closed, the first socket would take its number, and what is printed would go there."""
+    null = os.open(os.devnull, os.O_RDWR)
+    while null <= 2:
+        os.set_inheritable(null, True)  # noqa: FBT003 - the standard library's signature
+        null = os.open(os.devnull, os.O_RDWR)
+    os.close(null)
+
+
 def _catch_signals() -> socket.socket:
     """A socket that becomes readable at a signal, with the signals' numbers: handlers do nothing but that."""
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setblocking(False)  # noqa: FBT003 - the standard library's signature
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, lambda _number, _frame: None)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)

@@ -25,6 +25,7 @@ from embeddaemon.supervisor.events import ChildReaped, ControlLost, Event, Forke
 FORK_SERVER_COMMAND = (sys.executable, "-m", "embeddaemon.workers.preload")
 SPAWN_COMMAND = (sys.executable, "-m", "embeddaemon.workers.main", "--spawn")
 
+_STDERR = 2
 _PR_SET_CHILD_SUBREAPER = 36
 
 _ENVIRONMENT = {
@@ -34,6 +35,9 @@ _ENVIRONMENT = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking if there is a GPU makes no CUDA context
 }
 _NOT_THEIRS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+
+_NO_DESCRIPTORS = "a process cannot be started: the daemon has no file descriptors left; raise `ulimit -n`"
 
 
 @dataclass(slots=True)
@@ -64,13 +68,16 @@ class Processes:
 
     def start_fork_server(self, command: StartForkServer) -> Event | None:
         """Start it with its end of a control socket; it says when it is ready."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pair = _socket_pair()
+        if pair is None:
+            return StartFailed(command.child, FailedLoad(_NO_DESCRIPTORS))
+        ours, theirs = pair
         arguments = ["--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid())]
         try:
             popen = subprocess.Popen(
                 [*self._fork_server_command, *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
+                stdout=_STDERR,
                 pass_fds=[theirs.fileno()],
                 env=_environment(),
             )
@@ -91,7 +98,10 @@ class Processes:
         return self._order_with_socket(command.child, control.ForkFetcher(command.child, command.source))
 
     def _order_with_socket(self, child: int, message: control.ForkTemplate | control.ForkFetcher) -> Event | None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pair = _socket_pair()
+        if pair is None:
+            return StartFailed(child, FailedLoad(_NO_DESCRIPTORS))
+        ours, theirs = pair
         try:
             failed = self._order(self._fork_server, child, message, [theirs.fileno()])
         finally:
@@ -124,7 +134,8 @@ class Processes:
         if connection is None:
             return ControlLost(forker)
         try:
-            socket.send_fds(connection, [control.encode(message)], descriptors)
+            # One that has not read all that fits into its socket will not read this either.
+            socket.send_fds(connection, [control.encode(message)], descriptors, socket.MSG_DONTWAIT)
         except ProtocolError as error:
             return StartFailed(child, FailedLoad(f"it cannot be described to the process that forks: {error.message}"))
         except OSError:
@@ -139,7 +150,7 @@ class Processes:
             popen = subprocess.Popen(
                 [*self._spawn_command, "--parent-pid", str(os.getpid())],
                 stdin=subprocess.PIPE,
-                stdout=sys.stderr.fileno(),
+                stdout=_STDERR,
                 env=_environment(),
             )
             assert popen.stdin is not None
@@ -241,6 +252,13 @@ class Processes:
         self._controls.clear()
         for child in list(self._processes):
             self._forget(child)
+
+
+def _socket_pair() -> tuple[socket.socket, socket.socket] | None:
+    try:
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:
+        return None
 
 
 def _environment() -> dict[str, str]:

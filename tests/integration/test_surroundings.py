@@ -1,0 +1,142 @@
+"""What a daemon is started with and what happens around it: descriptors, signals, paths, a folder that changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embeddaemon.protocol.endpoints import MAX_SOCKET_PATH_BYTES
+from embeddaemon.protocol.messages import Document, Unload, Vectors
+from tests.support.daemon import is_gone, running_daemon, stub_folder
+from tests.support.raw_client import RawClient
+from tests.support.waiting import seconds, wait_until
+
+PROGRAM = Path(__file__).parents[1] / "support" / "stub_daemon.py"
+
+
+def model(folder: Path, **options: Any) -> dict[str, Any]:
+    return {"name": "stub", "source": f"path:{folder}", **options}
+
+
+@contextmanager
+def started(redirections: str, endpoint: str, folder: Path, **settings: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A daemon that a shell started with these redirections."""
+    arguments = json.dumps({"endpoint": endpoint, "models": [model(stub_folder(folder))], **settings})
+    command = ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, str(PROGRAM), arguments]
+    daemon = subprocess.Popen(command)
+    try:
+        yield daemon
+    finally:
+        daemon.terminate()
+        try:
+            daemon.wait(seconds(15))
+        finally:
+            daemon.kill()
+            daemon.wait()
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_daemon_serves_without_the_standard_descriptors(socket_folder: Path, tmp_path: Path, closed: str) -> None:
+    endpoint = f"ipc://{socket_folder}/s"
+    with started(closed, endpoint, tmp_path / "m") as daemon, RawClient(endpoint) as client:
+        assert client.embed(["hello"]).shape == (1, 8)
+        daemon.terminate()
+        assert daemon.wait(seconds(15)) == 0
+
+
+@pytest.mark.parametrize("stdin", ["</dev/null", "0<&-"])
+def test_stdin_that_is_nobodys_end_does_not_stop_a_daemon_that_ends_with_its_parent(
+    socket_folder: Path, tmp_path: Path, stdin: str
+) -> None:
+    endpoint = f"ipc://{socket_folder}/s"
+    redirections = f"{stdin} 2>{tmp_path}/log"
+    with started(redirections, endpoint, tmp_path / "m", exit_with_parent=True), RawClient(endpoint) as client:
+        for _ in range(3):
+            assert client.embed(["hello"]).shape == (1, 8)
+        assert "draining" not in (tmp_path / "log").read_text()
+
+
+def test_end_of_stdin_stops_a_daemon_that_ends_with_its_parent(socket_folder: Path, tmp_path: Path) -> None:
+    endpoint = f"ipc://{socket_folder}/s"
+    settings = {"endpoint": endpoint, "models": [model(stub_folder(tmp_path / "m"))], "exit_with_parent": True}
+    with subprocess.Popen([sys.executable, str(PROGRAM), json.dumps(settings)], stdin=subprocess.PIPE) as daemon:
+        with RawClient(endpoint) as client:
+            client.embed(["hello"])
+        assert daemon.stdin is not None
+        daemon.stdin.close()
+        assert daemon.wait(seconds(5)) == 0
+
+
+def test_hangup_is_ignored(socket_folder: Path, tmp_path: Path) -> None:
+    with running_daemon(socket_folder, models=[model(stub_folder(tmp_path / "m"))]) as running:
+        running.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "SIGHUP" in running.output(), describe=running.output)
+        with running.client() as client:
+            assert client.embed(["hello"]).shape == (1, 8)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_path_that_is_too_long_for_the_workers_socket_is_refused_before_anything_is_made(
+    socket_folder: Path, tmp_path: Path, beyond: int
+) -> None:
+    room = MAX_SOCKET_PATH_BYTES - len(".w") + beyond
+    path = socket_folder / ("s" * (room - len(os.fsencode(socket_folder)) - 1))
+    with started(f"2>{tmp_path}/log", f"ipc://{path}", tmp_path / "m") as daemon:
+        if not beyond:
+            with RawClient(f"ipc://{path}") as client:
+                assert client.embed(["hello"]).shape == (1, 8)
+            return
+        assert daemon.wait(seconds(10)) != 0
+        assert "shorter" in (tmp_path / "log").read_text()
+        assert not list(socket_folder.iterdir())
+
+
+def test_model_folder_that_changed_is_read_again_by_the_next_load(socket_folder: Path, tmp_path: Path) -> None:
+    folder = stub_folder(tmp_path / "m")
+    with running_daemon(socket_folder, models=[model(folder)]) as running, running.client() as client:
+        stub_folder(folder, dim=4)
+        assert client.embed(["changed since the start"]).shape == (1, 4)
+        client.unload("stub")
+        stub_folder(folder, dim=16)
+        assert client.embed(["changed"]).shape == (1, 16)
+        client.unload("stub")
+        shutil.rmtree(folder)
+        assert client.embed_error(["deleted"]).code == "model_not_found"
+        stub_folder(folder)
+        assert isinstance(client.load("stub"), Document)
+        assert client.embed(["back again"]).shape == (1, 8)
+
+
+@pytest.mark.slow
+def test_template_that_was_stopped_for_ever_is_replaced(socket_folder: Path, tmp_path: Path) -> None:
+    models = [model(stub_folder(tmp_path / "m"))]
+    with running_daemon(socket_folder, models=models) as running, running.client(timeout_seconds=40) as client:
+        client.embed(["warm"])
+        stopped = running.named("ed-template")[0]
+        stopped.suspend()
+        running.named("ed-worker")[0].kill()
+        client.ask(["hello"], deadline_ms=35_000)
+        assert isinstance(client.receive()[0], Vectors), running.output()
+        assert is_gone(stopped)
+
+
+@pytest.mark.slow
+def test_model_whose_template_was_stopped_for_ever_can_be_unloaded(socket_folder: Path, tmp_path: Path) -> None:
+    models = [model(stub_folder(tmp_path / "m"))]
+    settings: dict[str, Any] = {"drain_seconds": 1.0}
+    with running_daemon(socket_folder, models=models, **settings) as running, running.client() as client:
+        client.embed(["warm"])
+        running.named("ed-template")[0].suspend()
+        client.send(Unload(id=client.next_id(), model="stub", deadline_ms=25_000))
+        answer, _ = client.receive(30)
+        assert isinstance(answer, Document), (answer, running.output())
