@@ -25,16 +25,20 @@ def test_hub_model_is_fetched_served_and_then_there_without_the_hub(
     with running_hub() as hub:
         hub.repositories["tiny/bert"] = Repository.of_folder(folder)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        with running_daemon(socket_folder, models=models, engine="torch") as daemon:
-            with daemon.client(timeout_seconds=60) as client:
-                states = {model["name"]: model["state"] for model in client.models()["models"]}
-                assert states == {"far": "unknown", "near": "available", "nothing": "unknown"}
-                assert client.embed_error(["a text"], model="nothing").code == "model_not_found"
-                fetched = client.embed(["the cat sat"], model="far")
-                assert np.allclose(fetched, client.embed(["the cat sat"], model="near"), atol=1e-6)
-    with running_daemon(socket_folder, models=models[:1], engine="torch") as daemon:
-        with daemon.client(timeout_seconds=60) as client:
-            assert np.allclose(client.embed(["the cat sat"], model="far"), fetched, atol=1e-6)
+        with (
+            running_daemon(socket_folder, models=models, engine="torch") as daemon,
+            daemon.client(timeout_seconds=60) as client,
+        ):
+            states = {model["name"]: model["state"] for model in client.models()["models"]}
+            assert states == {"far": "unknown", "near": "available", "nothing": "unknown"}
+            assert client.embed_error(["a text"], model="nothing").code == "model_not_found"
+            fetched = client.embed(["the cat sat"], model="far")
+            assert np.allclose(fetched, client.embed(["the cat sat"], model="near"), atol=1e-6)
+    with (
+        running_daemon(socket_folder, models=models[:1], engine="torch") as daemon,
+        daemon.client(timeout_seconds=60) as client,
+    ):
+        assert np.allclose(client.embed(["the cat sat"], model="far"), fetched, atol=1e-6)
 
 
 def test_hub_that_cannot_be_reached_is_said_so_and_may_be_tried_again(
@@ -43,8 +47,10 @@ def test_hub_that_cannot_be_reached_is_said_so_and_may_be_tried_again(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     models = [{"name": "far", "source": "hub:tiny/bert"}]
-    with running_daemon(socket_folder, models=models, engine="torch") as daemon:
-        with daemon.client(timeout_seconds=60) as client:
-            error = client.embed_error(["a text"], deadline_ms=50_000)
-            assert error.code == "hub_unreachable"
-            assert error.retryable
+    with (
+        running_daemon(socket_folder, models=models, engine="torch") as daemon,
+        daemon.client(timeout_seconds=60) as client,
+    ):
+        error = client.embed_error(["a text"], deadline_ms=50_000)
+        assert error.code == "hub_unreachable"
+        assert error.retryable
