@@ -30,23 +30,28 @@ class Listener:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self._path = socket_path(endpoint)
+        self._lock_path = self._path.with_name(self._path.name + ".lock")
         self._lock: int | None = None
         self._inode: int | None = None
+        self._link_inode: int | None = None
 
     def open(self, context: zmq.Context[zmq.Socket[bytes]], limits: Limits) -> zmq.Socket[bytes]:
         """Bind, listen, and hand libzmq the descriptor. Raises ConfigError when the place is not ours to take."""
         _check_length(self._path)
         _prepare_folder(self._path.parent)
-        self._lock = _lock(self._path.with_name(self._path.name + ".lock"), self.endpoint)
-        listening = _bind(self._path)
-        self._inode = self._path.stat().st_ino
+        self._lock = _lock(self._lock_path, self.endpoint)
         router = context.socket(zmq.ROUTER)
         set_options(router, max_message_bytes=_largest_frame(limits))
         router.setsockopt(zmq.HANDSHAKE_IVL, 2000)
+        self._bind_clients(router)
+        return router
+
+    def _bind_clients(self, router: zmq.Socket[bytes]) -> None:
+        listening = _bind(self._path)
+        self._inode = _inode_of(self._path)
         # libzmq closes the descriptor that it is given.
         router.setsockopt(zmq.USE_FD, listening.detach())
         router.bind(self.endpoint)
-        return router
 
     @property
     def link_endpoint(self) -> str:
@@ -58,6 +63,10 @@ class Listener:
         assert self._lock is not None, "the lock comes first"
         router = context.socket(zmq.ROUTER)
         set_options(router, max_message_bytes=_MAX_LINK_BYTES)
+        self._bind_workers(router)
+        return router
+
+    def _bind_workers(self, router: zmq.Socket[bytes]) -> None:
         before = os.umask(0o177)
         try:
             router.bind(self.link_endpoint)
@@ -65,14 +74,38 @@ class Listener:
             raise ConfigError(f"the workers' socket {self.link_endpoint} cannot be bound: {error}") from error
         finally:
             os.umask(before)
-        return router
+        self._link_inode = _inode_of(self._link_path)
+
+    def keep_in_place(self, clients: zmq.Socket[bytes], workers: zmq.Socket[bytes]) -> list[str]:
+        """Put back what somebody deleted, such as a cleaner of /tmp: without it nobody new finds us.
+
+        Gives the names of what was put back. Raises ConfigError when another daemon has taken the place meanwhile.
+        The old listener stays with libzmq: told to unbind, it would remove the new file, some time later.
+        """
+        restored = []
+        if self._lock is None or _inode_of(self._lock_path) != os.fstat(self._lock).st_ino:
+            _prepare_folder(self._path.parent)
+            before, self._lock = self._lock, _lock(self._lock_path, self.endpoint)
+            if before is not None:
+                os.close(before)
+            restored.append(self._lock_path.name)
+        if _inode_of(self._path) != self._inode:
+            self._bind_clients(clients)
+            restored.append(self._path.name)
+        if _inode_of(self._link_path) != self._link_inode:
+            self._bind_workers(workers)
+            restored.append(self._link_path.name)
+        return restored
+
+    @property
+    def _link_path(self) -> Path:
+        return self._path.with_name(self._path.name + _LINK_SUFFIX)
 
     def close(self) -> None:
         """Remove the socket files, if they are still ours, and let go of the lock."""
-        if self._lock is not None:
-            self._path.with_name(self._path.name + _LINK_SUFFIX).unlink(missing_ok=True)
-        if self._inode is not None and self._path.exists() and self._path.stat().st_ino == self._inode:
-            self._path.unlink()
+        for path, inode in ((self._link_path, self._link_inode), (self._path, self._inode)):
+            if inode is not None and _inode_of(path) == inode:
+                path.unlink()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -91,6 +124,13 @@ def set_options(router: zmq.Socket[bytes], *, max_message_bytes: int) -> None:
     router.setsockopt(zmq.SNDHWM, 4096)
     router.setsockopt(zmq.RCVHWM, 4096)
     router.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
+
+
+def _inode_of(path: Path) -> int | None:
+    try:
+        return path.lstat().st_ino
+    except OSError:
+        return None
 
 
 def _check_length(path: Path) -> None:

@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 MESSAGES_PER_TURN = 256
 """Read from one socket before the others get a look: one flooding client does not starve the rest."""
 
+LOOK_AT_FILES_SECONDS = 5.0
+"""Between two looks if our socket files are still there: three system calls."""
+
 _REQUEST_FRAMES = 3
 """The client's routing id, header, body."""
 
@@ -89,6 +92,7 @@ class Daemon:
         self._listener = Listener(settings.endpoint)
         self._clients = self._listener.open(self._context, settings.limits)
         self._workers = self._listener.open_link(self._context)
+        self._next_look_at_files = time.monotonic() + LOOK_AT_FILES_SECONDS
         processes = Processes(
             self._listener.link_endpoint, settings.heartbeat_seconds, fork_server_command, spawn_command
         )
@@ -129,6 +133,7 @@ class Daemon:
             self._read_controls(ready)
             if self._wakeup.fileno() in ready:
                 self._read_signals()
+            self._look_at_files()
             if self._parent is not None and self._parent.is_gone():
                 self._parent = None
                 self._handle(DrainRequested("the process that started the daemon is gone"))
@@ -136,7 +141,7 @@ class Daemon:
 
     def _timeout_ms(self) -> int:
         due = self._core.next_due()
-        longest = 1000 if self._parent is not None else 60_000
+        longest = 1000 if self._parent is not None else int(LOOK_AT_FILES_SECONDS * 1000)
         return longest if due is None else min(longest, max(0, int((due - time.monotonic()) * 1000) + 1))
 
     def _follow_controls(self, poller: zmq.Poller, polled: set[int]) -> set[int]:
@@ -208,6 +213,17 @@ class Daemon:
             following = self._executor.execute(command)
             if following is not None:
                 self._handle(following)
+
+    def _look_at_files(self) -> None:
+        if time.monotonic() < self._next_look_at_files:
+            return
+        self._next_look_at_files = time.monotonic() + LOOK_AT_FILES_SECONDS
+        try:
+            for name in self._listener.keep_in_place(self._clients, self._workers):
+                log.warning(fields("file_put_back", name=name, endpoint=self._settings.endpoint))
+        except ConfigError as error:
+            self._next_look_at_files = float("inf")
+            self._handle(DrainRequested(f"nobody can reach us any more: {error}"))
 
     def close(self) -> None:
         """Nothing of ours stays behind."""

@@ -17,7 +17,7 @@ import pytest
 
 from embeddaemon.protocol.endpoints import MAX_SOCKET_PATH_BYTES
 from embeddaemon.protocol.messages import Document, Unload, Vectors
-from tests.support.daemon import is_gone, running_daemon, stub_folder
+from tests.support.daemon import RunningDaemon, is_gone, running_daemon, stub_folder
 from tests.support.raw_client import RawClient
 from tests.support.waiting import seconds, wait_until
 
@@ -140,3 +140,49 @@ def test_model_whose_template_was_stopped_for_ever_can_be_unloaded(socket_folder
         client.send(Unload(id=client.next_id(), model="stub", deadline_ms=25_000))
         answer, _ = client.receive(30)
         assert isinstance(answer, Document), (answer, running.output())
+
+
+def test_files_that_somebody_deleted_are_put_back(socket_folder: Path, tmp_path: Path) -> None:
+    models = [model(stub_folder(tmp_path / "m"))]
+    with running_daemon(socket_folder, models=models) as running, running.client() as client:
+        client.embed(["connected before"])
+        for file in ("s", "s.w", "s.lock"):
+            (socket_folder / file).unlink()
+        wait_until(lambda: running.output().count("file_put_back") == 3, 10, describe=running.output)
+        running.named("ed-worker")[0].kill()
+        assert client.embed(["by a worker that came after"]).shape == (1, 8)
+        with running.client() as newcomer:
+            assert newcomer.embed(["a client that came after"]).shape == (1, 8)
+        second = RunningDaemon(socket_folder, {"models": models})
+        assert second.process.wait(seconds(10)) != 0
+
+
+def test_daemon_whose_place_was_taken_by_another_stops_and_leaves_it_alone(socket_folder: Path, tmp_path: Path) -> None:
+    models = [model(stub_folder(tmp_path / "m"))]
+    first = RunningDaemon(socket_folder, {"models": models})
+    try:
+        first.wait_until_listening()
+        for file in ("s", "s.w", "s.lock"):
+            (socket_folder / file).unlink()
+        with running_daemon(socket_folder, models=models) as second:
+            assert first.process.wait(seconds(15)) == 0
+            with second.client() as client:
+                assert client.hello()["pid"] == second.process.pid
+                assert client.embed(["hello"]).shape == (1, 8)
+    finally:
+        first.process.kill()
+        first.process.wait()
+
+
+def test_client_that_left_thousands_of_requests_behind_costs_few_lines_of_the_log(
+    socket_folder: Path, tmp_path: Path
+) -> None:
+    models = [model(stub_folder(tmp_path / "m"))]
+    with running_daemon(socket_folder, models=models) as running, running.client() as client:
+        client.embed(["warm"])
+        with running.client() as vanishing:
+            for _ in range(400):
+                vanishing.ask(["nobody waits for this", "stall 0.001"])
+            vanishing.hello()
+        wait_until(lambda: client.status()["open"] == 0, describe=running.output)
+        assert 0 < running.output().count("not_delivered") < 10
