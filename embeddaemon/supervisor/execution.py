@@ -23,6 +23,10 @@ from embeddaemon.telemetry.logs import fields
 log = logging.getLogger(__name__)
 
 
+UNDELIVERED_LOG_SECONDS = 1.0
+"""Between two lines about messages that nobody took."""
+
+
 class Executor:
     """The hands: both ROUTERs, the processes, the probe. ``exit_code`` is set by the last command of all."""
 
@@ -33,24 +37,28 @@ class Executor:
         self._workers = workers
         self._processes = processes
         self._probe = probe
+        self._undelivered = 0
+        self._told_of_undelivered_at = float("-inf")
         self.exit_code: int | None = None
 
     def execute(self, command: do.Command) -> Event | None:  # noqa: C901, PLR0912 - one case per command
         """Do it. What it led to at once is returned as the next event."""
         match command:
             case do.Forward():
-                _send(self._clients, [command.client, *command.frames], "answer")
+                self._send(self._clients, [command.client, *command.frames], "answer")
             case do.SendDispatch():
                 routing = link.routing_id(command.worker, command.dispatch.incarnation)
-                _send(self._workers, [routing, link.encode_to_worker(command.dispatch), *command.payload], "dispatch")
+                self._send(
+                    self._workers, [routing, link.encode_to_worker(command.dispatch), *command.payload], "dispatch"
+                )
             case do.Reply():
                 frames: list[Any] = [command.client, codec.encode_answer(command.answer)]
                 if isinstance(command.answer, Document):
                     frames.append(codec.encode_document(command.document or {}))
-                _send(self._clients, frames, "answer")
+                self._send(self._clients, frames, "answer")
             case do.SendDrain():
                 routing = link.routing_id(command.worker, command.incarnation)
-                _send(self._workers, [routing, link.encode_to_worker(link.Drain(command.incarnation))], "drain")
+                self._send(self._workers, [routing, link.encode_to_worker(link.Drain(command.incarnation))], "drain")
             case do.Log():
                 level = logging.getLevelNamesMapping()[command.level.upper()]
                 log.log(level, fields(command.event, **command.fields))
@@ -74,6 +82,21 @@ class Executor:
                 assert_never(command)
         return None
 
+    def _send(self, router: zmq.Socket[bytes], frames: list[Any], what: str) -> None:
+        """Never waits: a peer that is gone or does not read loses its message, and the log says so once a second."""
+        try:
+            router.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError as error:
+            # EHOSTUNREACH: the peer left. EAGAIN: it does not read. A dead worker's requests come back when it is
+            # reaped. A client that left thousands of requests behind is worth one line, not thousands.
+            self._undelivered += 1
+            now = time.monotonic()
+            if now - self._told_of_undelivered_at < UNDELIVERED_LOG_SECONDS:
+                return
+            reason = str(error)
+            log.info(fields("not_delivered", what=what, peer=frames[0].hex(), reason=reason, count=self._undelivered))
+            self._undelivered, self._told_of_undelivered_at = 0, now
+
     def _sample(self) -> Event | None:
         """Memory now; nothing when it cannot be read (out of descriptors): the ledger speaks alone then."""
         try:
@@ -81,15 +104,6 @@ class Executor:
         except OSError as error:
             log.warning(fields("no_sample", error=str(error)))
             return None
-
-
-def _send(router: zmq.Socket[bytes], frames: list[Any], what: str) -> None:
-    """Never waits: a peer that is gone or does not read loses its message, and the log says so."""
-    try:
-        router.send_multipart(frames, zmq.NOBLOCK, copy=False)
-    except zmq.ZMQError as error:
-        # EHOSTUNREACH: the peer left. EAGAIN: it does not read. A dead worker's requests come back when it is reaped.
-        log.info(fields("not_delivered", what=what, peer=frames[0].hex(), reason=str(error)))
 
 
 def read(command: do.ReadCard) -> CardRead | CardFailed:
