@@ -124,6 +124,12 @@ def vector(ids: Sequence[int], dim: int) -> Rows:
     return (np.frombuffer(digest, dtype="<u4") / 2**31 - 1).astype(np.float32)
 
 
+def plain_vector(text: str, dim: int, *, vocabulary: int = 30_000) -> Rows:
+    """What the stub computes for a text that is no command and has no prompt."""
+    words = [2 + zlib.crc32(word.encode()) % (vocabulary - _RESERVED - 2) for word in text.split()]
+    return vector([START, *words, END], dim)
+
+
 def _obey(command: str, row: Rows) -> None:
     match command.split():
         case ["crash", *_]:
