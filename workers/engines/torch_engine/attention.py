@@ -54,7 +54,7 @@ def groups_of(lengths: Sequence[int]) -> list[LengthGroup]:
 
 
 def packed_attention(
-    module: nn.Module,
+    module: nn.Module | None,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

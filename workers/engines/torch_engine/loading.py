@@ -7,18 +7,20 @@ to one thread first. CUDA is touched only when the order's device is a CUDA devi
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from embeddaemon.models.jsonfile import read_json
 from embeddaemon.models.order import LoadOrder
 from embeddaemon.workers.device import resolve_device, resolve_precision
 from embeddaemon.workers.engines import EngineFacts
-from embeddaemon.workers.engines.torch_engine import attention
+from embeddaemon.workers.engines.torch_engine import attention, encoder
 from embeddaemon.workers.engines.torch_engine.families import bert
-from embeddaemon.workers.engines.torch_engine.model import TorchModel
+from embeddaemon.workers.engines.torch_engine.model import Encode, TorchModel
 from embeddaemon.workers.tokenization import load_tokenizer
 
 _NEEDED = ("torch", "transformers.models.bert.modeling_bert", "tokenizers", "numpy")
@@ -53,9 +55,16 @@ def load(order: LoadOrder) -> TorchModel:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         weights_bytes=sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()),
     )
-    model = TorchModel(module, tokenizer, card, facts)
+    model = TorchModel(_encode(module, device), tokenizer, card, facts)
     warm_up(model, card.max_tokens, card.vocabulary)
     return model
+
+
+def _encode(module: nn.Module, device: torch.device) -> Encode:
+    """The fastest forward there is for this module here. The functional one holds its own weights: the module goes."""
+    if device.type == "cpu" and encoder.suits(module):
+        return encoder.Encoder(module).forward
+    return partial(bert.forward, module)
 
 
 def warm_up(model: TorchModel, max_tokens: int, vocabulary: int) -> None:

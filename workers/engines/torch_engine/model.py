@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from embeddaemon.models.card import ModelCard
 from embeddaemon.workers.engines import Encoded, EngineFacts, Ids, Rows
-from embeddaemon.workers.engines.torch_engine.attention import groups_of
-from embeddaemon.workers.engines.torch_engine.families import bert
+from embeddaemon.workers.engines.torch_engine.attention import LengthGroup, groups_of
 from embeddaemon.workers.engines.torch_engine.pooling import pool
 from embeddaemon.workers.engines.torch_engine.rounding import rounded_up
 from embeddaemon.workers.tokenization import Tokenizer
+
+Encode = Callable[[torch.Tensor, torch.Tensor, Sequence[LengthGroup]], torch.Tensor]
+"""A family's forward: ids and positions (tokens,) to the last hidden state (tokens, hidden)."""
 
 
 class TorchModel:
     """One model in memory on one device."""
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, card: ModelCard, facts: EngineFacts) -> None:
-        self._model = model
+    def __init__(self, encode: Encode, tokenizer: Tokenizer, card: ModelCard, facts: EngineFacts) -> None:
+        self._encode = encode
         self._tokenizer = tokenizer
         self._card = card
         self._facts = facts
@@ -44,7 +45,7 @@ class TorchModel:
         groups = groups_of(lengths.tolist())
         row_tokens = rounded_up(len(ids)) if self._device.type == "cpu" else len(ids)
         row, positions = (self._tensor(values, row_tokens) for values in (ids, _positions(lengths)))
-        hidden = bert.forward(self._model, row, positions, groups)  # (row tokens, hidden)
+        hidden = self._encode(row, positions, groups)  # (row tokens, hidden)
         prompts = None if prompt_lengths is None else self._tensor(prompt_lengths, len(prompt_lengths))
         rows: Rows = pool(hidden, groups, self._card.pooling, prompts).cpu().numpy()  # (texts, dim)
         return rows

@@ -1,0 +1,109 @@
+"""The functional forward against transformers' own class, and packed linear layers against the public operators."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from embeddaemon.models.jsonfile import read_json
+from embeddaemon.workers.engines.torch_engine import attention, encoder, linear
+from embeddaemon.workers.engines.torch_engine.attention import groups_of
+from embeddaemon.workers.engines.torch_engine.families import bert
+from tests.support.checkpoints import TinyBert
+from tests.support.embedding import card_of, cosines, embedder_of
+
+LENGTHS = [1, 2, 2, 7, 7, 7, 20, 31]
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 8e-2}
+
+
+def native(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    attention.register()
+    card = card_of(folder)
+    return bert.build(read_json(Path(card.transformer_folder, "config.json")).values, card, dtype)
+
+
+def tokens(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.arange(sum(lengths)) * 7 % 60 + 1
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    return ids, positions
+
+
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+@pytest.mark.parametrize("filler", [0, 10])
+def test_functional_forward_equals_the_native_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, filler: int, packs: bool
+) -> None:
+    if not packs:
+        monkeypatch.setattr(linear, "can_pack", lambda _dtype: False)
+    model = native(TinyBert(layers=3, heads=2).write(tmp_path), dtype)
+    assert encoder.suits(model)
+    ids, positions = tokens([*LENGTHS, filler] if filler else LENGTHS)
+    groups = groups_of(LENGTHS)
+    with torch.inference_mode():
+        expected = bert.forward(model, ids, positions, groups)[: sum(LENGTHS)]
+        found = encoder.Encoder(model).forward(ids, positions, groups)[: sum(LENGTHS)]
+    assert (found - expected).abs().max() < TOLERANCES[dtype]
+
+
+def test_other_activation_is_left_to_the_native_class(tmp_path: Path) -> None:
+    folder = TinyBert(config={"hidden_act": "relu"}).write(tmp_path)
+    assert not encoder.suits(native(folder, torch.float32))
+    assert embedder_of(folder).embed(["the red planet"]).shape == (1, 32)
+
+
+@pytest.mark.parametrize("activation", list(linear.Activation))
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_packed_layer_computes_what_the_public_operators_do(
+    activation: linear.Activation, dtype: torch.dtype, tolerance: float
+) -> None:
+    if not linear.can_pack(dtype):
+        pytest.skip(f"this processor or this torch packs no {dtype}")
+    generator = torch.Generator().manual_seed(3)
+    weight, bias, rows = (torch.randn(*shape, generator=generator) for shape in ((24, 16), (24,), (9, 16)))
+    layer = linear.linear((weight / 4).to(dtype), bias.to(dtype), activation)
+    expected = torch.nn.functional.linear(rows.to(dtype), (weight / 4).to(dtype), bias.to(dtype))
+    if activation is linear.Activation.GELU:
+        expected = torch.nn.functional.gelu(expected)
+    assert (layer(rows.to(dtype)) - expected).abs().max() < tolerance
+
+
+def test_operator_that_is_missing_is_replaced_by_the_public_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> linear.Linear:
+        raise AttributeError("no such operator in this torch")
+
+    linear.can_pack.cache_clear()
+    monkeypatch.setattr(linear, "_packed", missing)
+    try:
+        assert not linear.can_pack(torch.float32)
+        layer = linear.linear(torch.ones(2, 3), torch.zeros(2))
+        assert layer(torch.ones(1, 3)).tolist() == [[3.0, 3.0]]
+    finally:
+        linear.can_pack.cache_clear()
+
+
+def test_operator_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(weight: torch.Tensor, bias: torch.Tensor, _: linear.Activation) -> linear.Linear:
+        return lambda rows: torch.nn.functional.linear(rows, weight, bias) + 1
+
+    linear.can_pack.cache_clear()
+    monkeypatch.setattr(linear, "_packed", wrong)
+    try:
+        assert not linear.can_pack(torch.float32)
+    finally:
+        linear.can_pack.cache_clear()
+
+
+def test_vectors_of_the_functional_forward_equal_those_of_the_native_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = TinyBert().write(tmp_path)
+    texts = ["the red planet", "a", "What moon was known, and why?"]
+    ours = embedder_of(folder).embed(texts)
+    monkeypatch.setattr(encoder, "suits", lambda _model: False)
+    theirs = embedder_of(folder).embed(texts)
+    assert np.abs(ours - theirs).max() < 1e-5
+    assert cosines(ours, theirs).min() > 1 - 1e-6
