@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import sys
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -134,8 +135,7 @@ class Processes:
         if connection is None:
             return ControlLost(forker)
         try:
-            # One that has not read all that fits into its socket will not read this either.
-            socket.send_fds(connection, [control.encode(message)], descriptors, socket.MSG_DONTWAIT)
+            _send_packet(connection, control.encode(message), descriptors)
         except ProtocolError as error:
             return StartFailed(child, FailedLoad(f"it cannot be described to the process that forks: {error.message}"))
         except OSError:
@@ -252,6 +252,15 @@ class Processes:
         self._controls.clear()
         for child in list(self._processes):
             self._forget(child)
+
+
+def _send_packet(connection: socket.socket, packet: bytes, descriptors: list[int]) -> None:
+    """Never waits: a process that has not read all that fits into its socket will not read this either.
+
+    Not ``socket.send_fds``, which forgets its flags.
+    """
+    passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+    connection.sendmsg([packet], passed, socket.MSG_DONTWAIT)
 
 
 def _socket_pair() -> tuple[socket.socket, socket.socket] | None:
