@@ -163,7 +163,7 @@ class Supervisor:
         staff(self._state, model, now)
 
     def _unload(self, model: ModelState, waiter: Waiter, now: float) -> None:
-        if model.is_absent and not model.is_unloading:
+        if model.is_absent and model.fetcher is None and not model.is_unloading:
             unload(self._state, model, now)
             document = {"model": model.name, "state": "available"}
             self._state.commands.append(Reply(waiter.client, Document(id=waiter.id), document))

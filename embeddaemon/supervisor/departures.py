@@ -14,9 +14,11 @@ def unload(state: State, model: ModelState, now: float) -> None:
     """Drain its workers; when the last is gone its template goes too. Work that waits brings it back after."""
     model.is_wanted = False
     model.stop_waiting()
-    if model.is_absent:
+    if model.is_absent and model.fetcher is None:
         return
     model.is_unloading = True
+    if model.fetcher is not None:
+        end_child(state, state.children[model.fetcher], DeathClass.STOPPED, now)
     for worker in list(model.workers.values()):
         drain(state, worker, now)
     template = state.template_of(model)

@@ -348,3 +348,21 @@ def test_folder_that_broke_since_it_was_read_first_is_an_error_of_its_own() -> N
     story.card_errors["mini"] = FailedLoad("the folder is gone")
     assert story.outcome(story.ask()) == "load_failed"
     assert story.count(do.StartForkServer) == 0
+
+
+def test_unload_ends_a_fetch_that_is_under_way_and_gives_its_lease_back() -> None:
+    story = Story(spec(source="hub:org/mini"))
+    id_ = story.ask(deadline_ms=500)
+    fetcher = story.run_until_ordered(ChildKind.FETCHER)
+    story.step("fork", fetcher.child)
+    story.step("control", story.one(ChildKind.FORK_SERVER).child)
+    story.pass_time(1.0)
+    assert story.outcome(id_) == "expired"
+    unloaded = story.unload()
+    assert not fetcher.is_alive
+    story.run()
+    assert story.outcome(unloaded) == "ok"
+    assert set(story.leased()) == {"fork-server"}
+    again = story.ask()
+    story.answer_everything()
+    assert story.outcome(again) == "ok"
