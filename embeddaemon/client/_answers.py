@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,10 @@ def _array(frame: memoryview, dtype: str) -> Any:
     array = np.frombuffer(frame, dtype)
     keeps_frame = frame.nbytes > _COPIED_BYTES and array.flags.aligned and array.flags.writeable
     return array if keeps_frame else array.copy()
+
+
+OnTruncated = Callable[[int], None]
+"""Told the index of a text that was cut to the model's maximum."""
 
 
 class Assembler:

@@ -38,6 +38,8 @@ def reason_nobody_listens(path: Path) -> str | None:
         except FileNotFoundError:
             return "there is no such socket"
         except ConnectionRefusedError:
+            if not path.is_socket():
+                return "what is there is no socket"
             return "the socket is left over, the process behind it is gone"
         except PermissionError:
             return "this user may not use the socket"

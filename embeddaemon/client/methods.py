@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from embeddaemon.client import _operations as operations
 from embeddaemon.client import _requests as requests
-from embeddaemon.client._answers import vectors_of
+from embeddaemon.client._answers import OnTruncated, vectors_of
 from embeddaemon.client._operations import Operation
 from embeddaemon.client._progress import Progress, reporting
 from embeddaemon.client._requests import Pieces
@@ -128,12 +128,13 @@ class Methods(abc.ABC):
         precision: str = "float32",
         lane: str | None = None,
         timeout: float | None = None,
+        on_truncated: OnTruncated | None = None,
     ) -> Generator[FloatArray, None, None]:
         """Any number of texts to their vectors, piece by piece: arrays (texts, dim), in order, in constant memory.
 
         ``texts`` is read as answers come, some pieces ahead. ``timeout`` bounds the wait for each piece. Errors as in
         ``embed``, raised where the stream reaches them; their ``details["index"]`` counts from the first text of the
-        stream.
+        stream, and so does the index that ``on_truncated`` is told of each text that was cut.
         """
         request = requests.embed_request(
             model=model,
@@ -146,14 +147,22 @@ class Methods(abc.ABC):
             lane=lane,
         )
         source = requests.checked_texts(requests.as_stream(texts))
-        return self._stream(requests.text_pieces(request, source), timeout)
+        return self._stream(requests.text_pieces(request, source), timeout, on_truncated)
 
-    def _stream(self, pieces: Pieces, timeout: float | None) -> Generator[FloatArray, None, None]:
+    def _stream(
+        self, pieces: Pieces, timeout: float | None, on_truncated: OnTruncated | None
+    ) -> Generator[FloatArray, None, None]:
         # Closed by hand: a consumer that leaves early must not leave pieces in flight until the garbage collector
         # comes.
+        done = 0
         with contextlib.closing(self._answers(pieces, timeout, bounds_piece=True)) as answers:
             for answered in answers:
-                yield vectors_of(answered)[1]
+                header, vectors = vectors_of(answered)
+                if on_truncated is not None:
+                    for index in header.truncated:
+                        on_truncated(done + index)
+                done += header.count
+                yield vectors
 
     def embed_ids(
         self,

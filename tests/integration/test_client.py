@@ -104,6 +104,13 @@ def test_truncated_indices_are_those_of_the_call(client: Client) -> None:
     assert client.embed_detailed(texts).truncated == (70,)
 
 
+def test_stream_tells_which_texts_were_cut(client: Client) -> None:
+    texts = ["short"] * 70 + ["word " * 30] + ["short"] * 70
+    cut: list[int] = []
+    assert sum(len(part) for part in client.embed_stream(texts, on_truncated=cut.append)) == 141
+    assert cut == [70]
+
+
 def test_small_call_is_interactive_and_large_one_is_bulk(client: Client, daemon: FakeDaemon) -> None:
     client.embed(["a"] * 64)
     client.embed(["a"] * 65)
@@ -350,6 +357,13 @@ def test_socket_that_a_dead_daemon_left_is_told_apart(socket_folder: Path) -> No
     with Client(f"ipc://{path}", patience=IMPATIENT) as client, pytest.raises(DaemonUnreachable, match="left over"):
         client.embed("a")
     path.unlink()
+
+
+def test_file_that_is_no_socket_is_told_apart(socket_folder: Path) -> None:
+    path = socket_folder / "s"
+    path.touch()
+    with Client(f"ipc://{path}", patience=IMPATIENT) as client, pytest.raises(DaemonUnreachable, match="no socket"):
+        client.embed("a")
 
 
 def test_listener_that_is_no_daemon_is_told_apart(socket_folder: Path) -> None:

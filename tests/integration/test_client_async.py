@@ -137,6 +137,17 @@ def test_time_out_of_asyncio_and_of_the_call_both_end_it(daemon: FakeDaemon) -> 
     asyncio.run(ask())
 
 
+def test_stream_tells_which_texts_were_cut(daemon: FakeDaemon) -> None:
+    async def main() -> list[int]:
+        cut: list[int] = []
+        async with AsyncClient(daemon.endpoint) as client:
+            async for _ in client.embed_stream(["short"] * 70 + ["word " * 30], on_truncated=cut.append):
+                pass
+        return cut
+
+    assert asyncio.run(main()) == [70]
+
+
 def test_stream_that_is_left_early_leaves_nothing_in_flight(daemon: FakeDaemon) -> None:
     async def ask() -> None:
         async with connect(daemon) as client:
