@@ -12,13 +12,14 @@ from embeddaemon.errors import ConfigError, DaemonUnreachable, EmbedDaemonError,
 
 
 class Exit(IntEnum):
-    """What a script can tell from the exit code. In ``--help`` and docs/cli.md."""
+    """What a script can tell from the exit code. In ``--help`` and docs/configuration.md."""
 
     OK = 0
     FAILED = 1
     USAGE = 2
     UNREACHABLE = 3
     REFUSED = 4
+    HUNG_UP = 129
     INTERRUPTED = 130
     BROKEN_PIPE = 141
     TERMINATED = 143

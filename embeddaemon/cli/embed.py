@@ -17,6 +17,7 @@ from embeddaemon.cli import connect, target, texts
 from embeddaemon.cli.console import Exit, say
 from embeddaemon.cli.vectors import FORMATS, writer_for
 from embeddaemon.client.sync import Client
+from embeddaemon.errors import Invalid
 
 STANDARD = "-"
 
@@ -39,6 +40,20 @@ class Request:
     prompt: str | None
     dimensions: int | None
     truncate: bool
+
+
+@dataclass(slots=True)
+class Cut:
+    """The texts that were cut to the model's maximum: counted, since a list of them could grow with the input."""
+
+    texts: int = 0
+    first: int | None = None
+
+    def add(self, index: int) -> None:
+        """One more, in the order of the texts."""
+        self.texts += 1
+        if self.first is None:
+            self.first = index
 
 
 @click.command(name="embed", short_help="Turn texts into vectors.")
@@ -91,16 +106,25 @@ def embed_command(
     request = Request(model=model, task=task, prompt=prompt, dimensions=dimensions, truncate=truncate)
     shown = sys.stderr.isatty() and (len(given) > 1 or not given) if progress is None else progress
     with ExitStack() as stack:
-        stack.enter_context(ended_by_sigterm())
+        stack.enter_context(ended_by_signals())
         several, total = _texts(given, source, stack, count=shown)
         client = stack.enter_context(Client(endpoint, timeout=timeout))
         bar = stack.enter_context(tqdm(total=total, unit=" texts", file=sys.stderr, disable=not shown))
-        written = _embed(client, several, request, where, bar)
+        stack.enter_context(_lines_named(_name_of_lines(given, source)))
+        written, cut = _embed(client, several, request, where, bar)
+    if cut.texts:
+        say(
+            f"note: {_count(cut.texts, 'text')} longer than the model takes and cut, the first is text {cut.first}; "
+            "--no-truncate fails instead"
+        )
     if where.path is not None:
-        say(f"{written} vectors written to {where.path}")
+        say(f"{_count(written, 'vector')} written to {where.path}")
 
 
-def _embed(client: Client, several: Iterable[str], request: Request, where: Output, bar: tqdm[NoReturn]) -> int:
+def _embed(
+    client: Client, several: Iterable[str], request: Request, where: Output, bar: tqdm[NoReturn]
+) -> tuple[int, Cut]:
+    cut = Cut()
     with _opened(where) as file:
         writer = writer_for(where.form, file, request.model or client.hello().default_model)
         pieces = client.embed_stream(
@@ -110,6 +134,7 @@ def _embed(client: Client, several: Iterable[str], request: Request, where: Outp
             prompt=request.prompt,
             dimensions=request.dimensions,
             truncate=request.truncate,
+            on_truncated=cut.add,
         )
         for rows in pieces:
             writer.write(rows)
@@ -117,7 +142,7 @@ def _embed(client: Client, several: Iterable[str], request: Request, where: Outp
         if not writer.count and where.form != "jsonl":
             writer.write(client.embed([], model=request.model, dimensions=request.dimensions))  # (0, dim)
         writer.finish()
-        return writer.count
+        return writer.count, cut
 
 
 def output_of(output: str | None, form: str | None) -> Output:
@@ -162,19 +187,53 @@ def _texts(
     if count and file.seekable():
         total = texts.count_lines(file)
         file.seek(0)
-    read = texts.read_jsonl if source.lower().endswith((".jsonl", ".ndjson")) else texts.read_lines
+    read = texts.read_jsonl if _is_jsonl(source) else texts.read_lines
     return read(file, source), total
 
 
+def _name_of_lines(given: tuple[str, ...], source: str | None) -> str | None:
+    """What the texts are the lines of; None where a text's number is not that of its line, less one."""
+    if given or (source is not None and _is_jsonl(source)):
+        return None
+    return "standard input" if source is None or source == STANDARD else source
+
+
+def _is_jsonl(source: str) -> bool:
+    return source.lower().endswith((".jsonl", ".ndjson"))
+
+
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Within the block SIGTERM ends the program as an exception does, so that a file half written is removed."""
+def _lines_named(name: str | None) -> Iterator[None]:
+    """An error about one text says in which line a person finds it: texts count from 0, editors from 1."""
+    try:
+        yield
+    except Invalid as error:
+        index = error.details.get("index")
+        if name is not None and isinstance(index, int):
+            error.message = f"{name}, line {index + 1}: {error.message}"
+        raise
 
-    def end(*_: object) -> None:
-        sys.exit(Exit.TERMINATED)
 
-    before = signal.signal(signal.SIGTERM, end)
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP, a terminal that is closed, end the program as an exception does.
+
+    So a file half written is removed. SIGHUP that is ignored stays ignored: that is what nohup is for.
+    """
+
+    def end(number: int, _: object) -> None:
+        sys.exit(Exit.TERMINATED if number == signal.SIGTERM else Exit.HUNG_UP)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

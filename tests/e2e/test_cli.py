@@ -99,6 +99,22 @@ def test_every_way_in_and_out_gives_the_same_vectors(daemon: Daemon, tmp_path: P
         assert np.sum(wanted * found, axis=1).min() > 0.9999
 
 
+def test_texts_that_were_cut_are_told_of(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "t.txt"
+    file.write_text("short\n" * 70 + "word " * 600 + "\nshort\n")
+    done = daemon.run("embed", "-i", str(file), "-o", str(tmp_path / "v.npy"))
+    notes = done.stderr.decode().splitlines()
+    assert notes[0].startswith("note: 1 text longer than the model takes and cut, the first is text 70;")
+    assert notes[1].startswith("72 vectors written to ")
+
+
+def test_text_that_is_refused_is_named_by_its_line(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "t.txt"
+    file.write_text("short\n" * 70 + "word " * 600 + "\n")
+    done = daemon.run("embed", "-i", str(file), "--no-truncate", code=1)
+    assert f"error: {file}, line 71: text 70 has " in done.stderr.decode()
+
+
 def test_no_texts_are_an_empty_matrix(daemon: Daemon, tmp_path: Path) -> None:
     daemon.run("embed", "-i", "-", "-o", str(tmp_path / "none.npy"))
     assert np.load(tmp_path / "none.npy").shape == (0, 384)
@@ -159,7 +175,7 @@ def test_reader_that_leaves_ends_the_command_quietly(daemon: Daemon, tmp_path: P
     process.stderr.close()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_embed_leaves_the_old_file_and_no_other(
     daemon: Daemon, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
