@@ -122,17 +122,22 @@ def descriptors() -> Finding:
 
 def libraries() -> Finding:
     """What the daemon needs beside the client."""
-    versions: dict[str, str] = {}
-    missing: list[str] = []
-    for name in DAEMON_MODULES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            missing.append(name)
-    if missing:
+    if missing := _missing_libraries():
         remedy = "pip install 'embeddaemon[daemon]'; a client alone does not need it"
         return Finding("libraries", State.BROKEN, f"missing: {', '.join(missing)}", remedy)
-    return Finding("libraries", State.GOOD, ", ".join(f"{name} {number}" for name, number in versions.items()))
+    return Finding("libraries", State.GOOD, ", ".join(f"{name} {version(name)}" for name in DAEMON_MODULES))
+
+
+def _missing_libraries() -> list[str]:
+    return [name for name in DAEMON_MODULES if not _is_installed(name)]
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def devices() -> Finding:
@@ -149,6 +154,8 @@ def fork_server() -> Finding:
     """Starts the process that workers are forked from, as the daemon does, and ends it again."""
     if not sys.platform.startswith("linux"):
         return Finding("fork server", State.NOTE, f"not used on {sys.platform}: workers start by spawn, in seconds")
+    if missing := _missing_libraries():
+        return Finding("fork server", State.NOTE, f"not tried: {', '.join(missing)} missing")
     try:
         started = start_fork_server()
     except EmbedDaemonError as error:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -12,7 +15,9 @@ from embeddaemon.config import report
 from embeddaemon.config.flags import Flags
 from embeddaemon.config.given import dotted
 from embeddaemon.config.loading import Loaded, load
+from embeddaemon.config.settings import Settings
 from embeddaemon.errors import ConfigError, FailedLoad
+from embeddaemon.models.card import ModelCard
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.sources import SourceKind, locate, parse_source
 from embeddaemon.models.spec import ModelSpec
@@ -35,15 +40,15 @@ def config_check(*, config_file: Path | None) -> None:
     Looks into the folders of the models too, and loads none. Models of the hub are not fetched for it.
     """
     loaded = _load(config_file)
-    for spec in loaded.settings.models:
-        _check_model(spec)
+    cards = {spec.name: _card(spec) for spec in loaded.settings.models}
+    _check_estimates(loaded.settings, {name: card for name, card in cards.items() if card is not None})
     for variable in loaded.ignored:
         say(f"note: {variable} is not one of ours and is passed over")
     files = ", ".join(str(path) for path in loaded.files) or "no file"
     put(f"the configuration is right ({files}; {len(loaded.settings.models)} model(s))")
 
 
-@config_command.command(name="show")
+@config_command.command(name="show", short_help="Print every value and where it came from.")
 @_config_option
 @click.option("--json", "as_json", is_flag=True, help="For programs: key, value and origin.")
 def config_show(*, config_file: Path | None, as_json: bool) -> None:
@@ -59,11 +64,30 @@ def _load(config_file: Path | None) -> Loaded:
     return load(config_file=config_file, environment=os.environ, flags=Flags())
 
 
-def _check_model(spec: ModelSpec) -> None:
+def _card(spec: ModelSpec) -> ModelCard | None:
+    """What the model's folder says; None for a model of the hub."""
     source = parse_source(spec.source)
     if source.kind is SourceKind.HUB:
-        return
+        return None
     try:
-        read_card(spec, locate(source))
+        return read_card(spec, locate(source))
     except FailedLoad as error:
         raise ConfigError(f"models.{spec.name}: {error.message}", cause=error.cause) from error
+
+
+def _check_estimates(settings: Settings, cards: Mapping[str, ModelCard]) -> None:
+    """Raises ConfigError where a declared estimate cannot hold its model, as ``serve`` would."""
+    if importlib.util.find_spec("psutil") is None:  # a client's install, which cannot serve
+        return
+    # Here and not above: `config show` and a client's install need no supervisor.
+    from embeddaemon.governor.budget import budget_from  # noqa: PLC0415
+    from embeddaemon.governor.core import Governor  # noqa: PLC0415
+    from embeddaemon.governor.probes import probe_for_this_machine  # noqa: PLC0415
+    from embeddaemon.supervisor.core import Supervisor  # noqa: PLC0415
+    from embeddaemon.supervisor.events import CardRead  # noqa: PLC0415
+    from embeddaemon.supervisor.machine import this_machine  # noqa: PLC0415
+
+    budget = budget_from(settings.memory_budget, probe_for_this_machine().limit(), settings.memory_reserve)
+    supervisor = Supervisor(settings, this_machine(), Governor(budget), random.random)
+    for name, card in cards.items():
+        supervisor.learn_card(CardRead(name, card))

@@ -95,8 +95,12 @@ def package_version(name: str) -> str | None:
 def _on_disk(name: str) -> Path:
     try:
         folder = Path(name).expanduser().resolve(strict=True)
+    except FileNotFoundError:
+        raise ModelNotFound(
+            f"there is no model folder {name}: mend the path, or put the model there", details={"path": name}
+        ) from None
     except (OSError, RuntimeError) as error:
-        raise ModelNotFound(f"there is no model folder {name}: {error}", details={"path": name}) from error
+        raise ModelNotFound(f"the model folder {name} cannot be opened: {error}", details={"path": name}) from error
     if not folder.is_dir():
         raise ModelNotFound(f"{folder} is a file; a model is a folder with a config.json", details={"path": name})
     return folder

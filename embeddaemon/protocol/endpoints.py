@@ -40,7 +40,8 @@ def checked(endpoint: str) -> str:
         )
     if not endpoint.startswith("ipc:///"):
         raise ConfigError(
-            f"endpoint {endpoint!r}: must be ipc:// followed by an absolute path, as ipc:///run/embeddaemon/{SOCKET_NAME}"
+            f"endpoint {endpoint!r}: must be an absolute path, or ipc:// and one, as "
+            f"ipc:///run/embeddaemon/{SOCKET_NAME}"
         )
     size = len(endpoint.removeprefix("ipc://").encode())
     if size > MAX_SOCKET_PATH_BYTES:

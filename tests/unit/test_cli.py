@@ -32,6 +32,7 @@ from embeddaemon.errors import (
     UnknownModel,
     WorkerCrashed,
 )
+from tests.support.checkpoints import TinyBert
 
 COMMANDS = ("serve", "embed", "status", "ps", "models", "load", "unload", "doctor", "config")
 
@@ -98,7 +99,7 @@ def test_version_is_shown() -> None:
         (["embed", "x", "--task", "a", "--prompt", "b"], "give one of them"),
         (["embed", "x", "-o", "out.txt"], "ends with .npy, .jsonl or .json"),
         (["embed", "x", "--timeout", "0"], "--timeout"),
-        (["embed", "x", "--endpoint", "tcp://1.2.3.4:5"], "must be ipc://"),
+        (["embed", "x", "--endpoint", "tcp://1.2.3.4:5"], "must be an absolute path, or ipc://"),
         (["serve", "--model", "mini"], "must be NAME=SOURCE"),
         (["serve", "--memory-budget", "lots"], "flag --memory-budget: daemon.memory_budget = 'lots'"),
         (["serve", "--config", "/nowhere.toml"], "/nowhere.toml"),
@@ -188,6 +189,16 @@ def test_config_check_looks_into_the_models_folders(tmp_path: Path) -> None:
     assert "nowhere" in result.stderr
 
 
+def test_config_check_refuses_an_estimate_that_cannot_hold_the_model(tmp_path: Path) -> None:
+    folder = TinyBert().write(tmp_path / "model")
+    file = tmp_path / "e.toml"
+    file.write_text(f'[models.mini]\nsource = "path:{folder}"\nestimate = "1KiB"\n')
+    result = run("config", "check", "--config", str(file))
+    assert result.exit_code == Exit.USAGE
+    assert "models.mini.estimate" in result.stderr
+    assert "cannot hold the model" in result.stderr
+
+
 def test_config_check_of_the_defaults_is_right() -> None:
     result = run("config", "check")
     assert result.exit_code == 0
@@ -207,6 +218,12 @@ def test_doctor_says_what_is_broken_and_ends_with_1(monkeypatch: pytest.MonkeyPa
     assert "→ pip install 'embeddaemon[daemon]'" in result.stdout
     assert result.stdout.endswith("broken: libraries\n")
     assert json.loads(run("doctor", "--json").stdout)["ok"] is False
+
+
+def test_doctor_in_a_clients_install_starts_no_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "DAEMON_MODULES", ("no_such_module_here",))
+    found = checks.fork_server()
+    assert (found.state, "no_such_module_here missing" in found.found) == (State.NOTE, True)
 
 
 def test_processor_without_fast_bfloat16_is_noted(tmp_path: Path) -> None:
