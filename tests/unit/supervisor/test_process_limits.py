@@ -43,9 +43,8 @@ def test_order_to_a_process_that_reads_nothing_does_not_wait_for_it(processes: P
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     processes._controls[1] = ours
     with theirs:
-        for child in range(2, 100_000):
-            order = StartWorker(child=child, worker=0, incarnation=1, threads=1, template=1, order=None)
-            lost = processes.start_worker(order)
-            if lost is not None:
-                break
-        assert lost == ControlLost(1)
+        orders = (
+            StartWorker(child=child, worker=0, incarnation=1, threads=1, template=1, order=None)
+            for child in range(2, 100_000)
+        )
+        assert next(filter(None, map(processes.start_worker, orders))) == ControlLost(1)
