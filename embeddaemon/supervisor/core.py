@@ -57,6 +57,10 @@ class Supervisor:
         """Before the start: what a folder says. Raises ConfigError when the declared estimate cannot hold the model."""
         card_learned(self._state, self._state.models[card_read.model], card_read.card)
 
+    def learn_error(self, card_failed: CardFailed) -> None:
+        """Before the start: what is wrong with a folder. It is read again by the first request."""
+        self._state.models[card_failed.model].error = card_failed.error
+
     def start(self, now: float) -> list[Command]:
         """Bring up what is to be there before anybody asks."""
         for model in self._state.models.values():

@@ -42,7 +42,7 @@ def models(state: State, now: float) -> dict[str, Any]:
 
 def _model(state: State, model: ModelState, now: float) -> dict[str, Any]:
     card, spec, footprint = model.card, model.spec, model.footprint
-    error = model.error if now < model.retry_at and not model.workers else None
+    error = None if model.serving else model.error
     estimate = None
     if footprint is not None:
         estimate = {
@@ -84,15 +84,18 @@ def _model(state: State, model: ModelState, now: float) -> dict[str, Any]:
 
 
 def state_of(model: ModelState, now: float) -> str:
-    """One word: ready, unloading, failed, waiting (for memory), loading, available, or unknown (never fetched)."""
+    """One word: ready, unloading, waiting (for memory), loading, failed, available, or unknown (never fetched).
+
+    What failed stays failed until it is tried again and loads: a model that cannot be loaded is never "available".
+    """
     if model.is_unloading:
         return "unloading"
     if model.serving:
         return "ready"
-    if model.error is not None and now < model.retry_at:
-        return "failed"
-    if model.is_wanted:
+    if model.is_wanted and now >= model.retry_at:
         return "waiting" if model.waiting is not None else "loading"
+    if model.error is not None:
+        return "failed"
     return "available" if model.card is not None else "unknown"
 
 

@@ -112,7 +112,8 @@ class Daemon:
                     self._core.learn_card(card_read)
                 case CardFailed(error=error) if isinstance(error, ConfigError):
                     raise error
-                case CardFailed(error=error):
+                case CardFailed(error=error) as card_failed:
+                    self._core.learn_error(card_failed)
                     log.error(fields("model_unusable", model=spec.name, code=error.code, error=str(error)))
 
     def serve(self) -> int:

@@ -179,3 +179,20 @@ def test_nobody_survives_a_killed_supervisor(socket_folder: Path, tmp_path: Path
         below = running.descendants()
         running.kill_supervisor()
         wait_until(lambda: all(is_gone(process) for process in below), 1.0, describe=lambda: below)
+
+
+def test_model_that_is_broken_from_the_start_is_shown_as_failed_and_served_once_it_is_mended(
+    socket_folder: Path, tmp_path: Path
+) -> None:
+    folder = stub_folder(tmp_path / "m")
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").unlink()
+    with running_daemon(socket_folder, models=[model(folder)]) as running, running.client() as client:
+        (shown,) = client.models()["models"]
+        assert shown["state"] == "failed"
+        assert shown["error"]["code"] == "model_corrupt"
+        assert client.embed_error(["hello"]).code == "model_corrupt"
+        (folder / "config.json").write_text(config)
+        wait_until(lambda: not client.status()["models"][0]["retry_seconds"], describe=running.output)
+        assert client.embed(["hello"]).shape == (1, 8)
+        assert client.models()["models"][0]["state"] == "ready"

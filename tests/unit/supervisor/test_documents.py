@@ -57,6 +57,19 @@ def test_failed_model_says_why() -> None:
     assert model["error"]["code"] == "model_corrupt"
 
 
+def test_failed_model_stays_failed_until_it_is_tried_again_and_loads() -> None:
+    story = Story()
+    story.ask()
+    story.fail_to_load(story.run_until_ordered(ChildKind.TEMPLATE), CorruptModel("bad weights"))
+    story.run()
+    story.pass_time(600)
+    assert state_of(story) == "failed"
+    story.ask()
+    assert state_of(story) == "loading"
+    story.run()
+    assert state_of(story) == "ready"
+
+
 def test_model_that_waits_for_memory_says_for_how_much() -> None:
     story = Story()
     story.free_bytes = 100 * MIB
