@@ -11,14 +11,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from embeddaemon.errors import InvalidInput, ProtocolError, TextTooLong, UnknownDimensions, UnknownTask
+from embeddaemon.errors import InvalidInput, ProtocolError, TextTooLong
 from embeddaemon.models.card import ModelCard
+from embeddaemon.models.offers import check_dimensions, check_precision, check_task
 from embeddaemon.protocol import codec
 from embeddaemon.protocol.messages import Body, Embed, ModelRequest, Texts, TokenIds, Tokenize
 from embeddaemon.workers.engines import Encoded, Ids, LoadedModel
-
-PRECISIONS = ("float32",)
-"""Of the vectors that are sent."""
 
 T = TypeVar("T", str, tuple[int, ...])
 
@@ -49,8 +47,9 @@ def read_request(header: bytes) -> ModelRequest:
 
 def tokenize(request: ModelRequest, body: Body, model: LoadedModel, card: ModelCard) -> Tokenized:
     """Checks the request against the model and makes ids of its texts. Raises Invalid."""
-    if isinstance(request, Embed):
-        _check_options(request, card)
+    check_precision(request)
+    check_dimensions(request, card)
+    check_task(request, card)
     prompt = _prompt(request, card)
     if isinstance(body, Texts):
         texts, positions = _unique(body.texts)
@@ -72,33 +71,8 @@ def tokenize(request: ModelRequest, body: Body, model: LoadedModel, card: ModelC
     )
 
 
-def _check_options(request: Embed, card: ModelCard) -> None:
-    if request.precision not in PRECISIONS:
-        raise InvalidInput(
-            f"precision {request.precision!r} is not offered, offered are: {', '.join(PRECISIONS)}",
-            details={"offered": list(PRECISIONS)},
-        )
-    offered = offered_dimensions(card)
-    if request.dimensions is not None and request.dimensions not in offered:
-        raise UnknownDimensions(
-            f"{card.name} does not offer {request.dimensions} dimensions, offered are: {', '.join(map(str, offered))}",
-            details={"offered": offered},
-        )
-
-
-def offered_dimensions(card: ModelCard) -> list[int]:
-    """What a request may ask for, descending, the model's own included."""
-    return sorted({card.dim, *card.dimensions}, reverse=True)
-
-
 def _prompt(request: ModelRequest, card: ModelCard) -> str:
     """The request's own prompt, else its task's, else that of the model's default task."""
-    if request.task is not None and request.task not in card.prompts:
-        known = sorted(card.prompts)
-        raise UnknownTask(
-            f"{card.name} has no task {request.task!r}, known are: {', '.join(known) or 'none'}",
-            details={"known": known},
-        )
     if request.prompt is not None:
         return request.prompt
     task = request.task or card.default_task

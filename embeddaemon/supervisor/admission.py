@@ -10,22 +10,17 @@ from embeddaemon.errors import (
     Expired,
     Forbidden,
     InputTooLarge,
-    InvalidInput,
     NoHeadroom,
     ProtocolError,
-    UnknownDimensions,
     UnknownModel,
-    UnknownTask,
     error_for,
 )
 from embeddaemon.governor.core import Never, Wait
 from embeddaemon.models.card import ModelCard
-from embeddaemon.protocol.messages import Embed, Load, ModelRequest, Unload
+from embeddaemon.models.offers import check_dimensions, check_precision, check_task
+from embeddaemon.protocol.messages import Load, ModelRequest, Unload
 from embeddaemon.supervisor.events import RequestReceived
 from embeddaemon.supervisor.state import ModelState, State
-
-OUTPUT_PRECISIONS = ("float32",)
-"""Of the vectors in an answer."""
 
 
 def model_of(state: State, name: str | None) -> ModelState:
@@ -72,35 +67,20 @@ def check_request(state: State, model: ModelState, event: RequestReceived, now: 
             f"the body has {event.body_bytes} bytes, the limit is {limit}",
             details={"bytes": event.body_bytes, "limit": limit},
         )
-    check_options(model.card, event.request)
+    check_offers(model.card, event.request)
     if (refusal := refusal_of(model, now)) is not None:
         raise refusal
     check_queue(state, model, event.body_bytes)
 
 
-def check_options(card: ModelCard | None, request: ModelRequest) -> None:
-    """Task, dimensions and precision against the model. What is not known yet, the worker checks."""
-    if isinstance(request, Embed) and request.precision not in OUTPUT_PRECISIONS:
-        allowed = list(OUTPUT_PRECISIONS)
-        raise InvalidInput(
-            f"precision {request.precision!r} is not offered; offered are {', '.join(allowed)}",
-            details={"offered": allowed},
-        )
+def check_offers(card: ModelCard | None, request: ModelRequest) -> None:
+    """The request's options against the model. What is left open here, the worker checks."""
+    check_precision(request)
     if card is None:
         return
-    if request.task is not None and request.prompt is None and request.task not in card.prompts:
-        known = sorted(card.prompts)
-        raise UnknownTask(
-            f"model {card.name!r} has no task {request.task!r}; known are {', '.join(known) or 'none'}",
-            details={"known": known},
-        )
-    if isinstance(request, Embed) and request.dimensions is not None and request.dimensions not in card.dimensions:
-        offered = list(card.dimensions)
-        raise UnknownDimensions(
-            f"model {card.name!r} does not offer {request.dimensions} dimensions; "
-            f"offered are {', '.join(map(str, offered))}",
-            details={"offered": offered},
-        )
+    if request.prompt is None:
+        check_task(request, card)
+    check_dimensions(request, card)
 
 
 def refusal_of(model: ModelState, now: float) -> EmbedDaemonError | None:

@@ -218,7 +218,7 @@ class Supervisor:
         for entry in list(model.queue):
             # What could not be checked before the model was known.
             try:
-                admission.check_options(model.card, entry.request)
+                admission.check_offers(model.card, entry.request)
             except EmbedDaemonError as error:
                 end_with_error(self._state, entry, error)
         staff(self._state, model, now)
