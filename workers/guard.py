@@ -24,8 +24,6 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
 _OOM_SCORE_MAX = 1000
-_INHERITED = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC")
-"""systemd's, meant for the supervisor alone."""
 
 
 class Role(Enum):
@@ -51,8 +49,6 @@ def enter(role: Role, expected_parent: int) -> None:
     own_signals()
     _set_name(role.value)
     raise_oom_score(_OOM_SCORES[role])
-    for name in _INHERITED:
-        os.environ.pop(name, None)
 
 
 def _die_with_parent(expected_parent: int) -> None:

@@ -38,7 +38,6 @@ class OpenRequest:
     """Workers that died under it, by their own fault or its."""
     worker: int | None = None
     """The slot that holds it; None while it waits."""
-    dispatch: int | None = None
 
     @property
     def is_suspect(self) -> bool:

@@ -36,7 +36,7 @@ _ENVIRONMENT = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking if there is a GPU makes no CUDA context
 }
 _NOT_THEIRS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
-
+"""systemd's, meant for the supervisor alone."""
 
 _NO_DESCRIPTORS = "a process cannot be started: the daemon has no file descriptors left; raise `ulimit -n`"
 
@@ -238,10 +238,6 @@ class Processes:
                 signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
             else:
                 os.kill(process.pid, signal.SIGKILL)
-
-    def pid_of(self, child: int) -> int | None:
-        process = self._processes.get(child)
-        return None if process is None else process.pid
 
     def close(self) -> None:
         """Let go of everything: whoever still lives reads end-of-file and dies."""

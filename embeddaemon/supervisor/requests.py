@@ -85,7 +85,7 @@ def _dispatch(state: State, model: ModelState, worker: Worker, now: float) -> No
     payload: list[object] = []
     taken = model.queue.take()
     for entry in taken:
-        entry.worker, entry.dispatch = worker.number, number
+        entry.worker = worker.number
         items.append(
             link.Item(
                 serial=entry.serial,
@@ -163,7 +163,7 @@ def take_back(state: State, worker: Worker, death: DeathClass, exit_code: int | 
     worker.dispatches.clear()
     model = state.models[worker.model]
     for entry in sorted(held, key=lambda each: each.serial, reverse=True):
-        entry.worker = entry.dispatch = None
+        entry.worker = None
         entry.attempts += death not in (DeathClass.PARENT_DIED, DeathClass.STOPPED)
         model.queue.put_back(entry)
         if entry.attempts >= MAX_ATTEMPTS:
