@@ -1,14 +1,15 @@
 """The seam between a worker and what computes in it: ids and lengths in, float32 rows out.
 
-``LoadedModel`` is the seam. The torch engine (``torch_engine``) is the default; each engine is a folder beside it with
-a function ``load(order: LoadOrder) -> LoadedModel``.
+``LoadedModel`` is the seam; an engine whose device computes beside the processor is ``Overlapping`` as well. The torch
+engine (``torch_engine``) is the default; each engine is a folder beside it with a function
+``load(order: LoadOrder) -> LoadedModel``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -66,3 +67,24 @@ class LoadedModel(Protocol):
     def use_threads(self, threads: int) -> None:
         """Compute with that many threads from now on; called once in a worker, before its first forward."""
         ...
+
+
+class Pending(Protocol):
+    """One micro-batch that a device computes."""
+
+    def rows(self) -> Rows:
+        """Waits for the rows; called once. Raises what went wrong on the device, DeviceLost among it."""
+        ...
+
+
+@runtime_checkable
+class Overlapping(LoadedModel, Protocol):
+    """An engine whose device computes beside the processor: the next micro-batch may begin before this one's rows."""
+
+    def begin(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Pending:
+        """As ``forward``, which is this and ``rows``, without waiting. Results come in the order of the beginnings."""
+        ...
+
+
+class DeviceLost(Exception):
+    """The device computes nothing any more in this process, which must end: its successor may find it well."""

@@ -7,8 +7,10 @@ to one thread first. CUDA is touched only when the order's device is a CUDA devi
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +19,9 @@ from torch import nn
 from embeddaemon.models.jsonfile import read_json
 from embeddaemon.models.order import LoadOrder
 from embeddaemon.workers.device import resolve_device, resolve_precision
-from embeddaemon.workers.engines import EngineFacts
-from embeddaemon.workers.engines.torch_engine import attention, encoder
+from embeddaemon.workers.engines import EngineFacts, LoadedModel
+from embeddaemon.workers.engines.torch_engine import attention, encoder, varlen
+from embeddaemon.workers.engines.torch_engine.accelerated import AcceleratedModel
 from embeddaemon.workers.engines.torch_engine.families import bert
 from embeddaemon.workers.engines.torch_engine.model import Encode, TorchModel
 from embeddaemon.workers.tokenization import load_tokenizer
@@ -37,7 +40,7 @@ def preload() -> None:
     assert not initialized, "CUDA does not survive a fork"
 
 
-def load(order: LoadOrder) -> TorchModel:
+def load(order: LoadOrder) -> LoadedModel:
     """The order's model, warm. Raises FailedLoad's children: CorruptModel, UnsupportedModel."""
     attention.register()
     card = order.card
@@ -55,20 +58,38 @@ def load(order: LoadOrder) -> TorchModel:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         weights_bytes=sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()),
     )
-    model = TorchModel(_encode(module, device), tokenizer, card, facts)
+    if device.type == "cpu":
+        model: LoadedModel = TorchModel(_encode(module), tokenizer, card, facts)
+    else:
+        model = AcceleratedModel(_encode_there(module, device, dtype), tokenizer, card, facts)
     warm_up(model, card.max_tokens, card.vocabulary)
+    if device.type != "cpu":  # its memory has its full size before the first request
+        full = [min(card.max_tokens, order.token_budget)] * max(1, order.token_budget // card.max_tokens)
+        forward_any(model, full, card.vocabulary)
     return model
 
 
-def _encode(module: nn.Module, device: torch.device) -> Encode:
+def _encode(module: nn.Module) -> Encode:
     """The fastest forward there is for this module here. The functional one holds its own weights: the module goes."""
-    if device.type == "cpu" and encoder.suits(module):
+    if encoder.suits(module):
         return encoder.Encoder(module).forward
     return partial(bert.forward, module)
 
 
-def warm_up(model: TorchModel, max_tokens: int, vocabulary: int) -> None:
+def _encode_there(module: nn.Module, device: torch.device, dtype: torch.dtype) -> Encode:
+    """The module's own forward with the attention that is fastest on that device."""
+    config: Any = module.config  # transformers': each family has its own class
+    head_dim = config.hidden_size // config.num_attention_heads
+    varlen.install(module, varlen.choose(device, dtype, config.num_attention_heads, head_dim))
+    return partial(bert.forward, module)
+
+
+def warm_up(model: LoadedModel, max_tokens: int, vocabulary: int) -> None:
     """A few short forwards, so that no request pays for what is compiled or allocated only once."""
     for lengths in _WARM_UP_LENGTHS:
-        cut = np.minimum(np.array(lengths, dtype=np.int32), max_tokens)
-        model.forward(np.arange(cut.sum(), dtype=np.int32) % vocabulary, cut, None)
+        forward_any(model, [min(length, max_tokens) for length in lengths], vocabulary)
+
+
+def forward_any(model: LoadedModel, lengths: Sequence[int], vocabulary: int) -> None:
+    """A forward of texts of these lengths, whatever they say."""
+    model.forward(np.arange(sum(lengths), dtype=np.int32) % vocabulary, np.array(lengths, dtype=np.int32), None)

@@ -1,4 +1,4 @@
-"""A loaded model of the torch engine: the ``LoadedModel`` of the seam."""
+"""A loaded model of the torch engine on the CPU: the ``LoadedModel`` of the seam. For other devices: accelerated.py."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from embeddaemon.workers.engines import Encoded, EngineFacts, Ids, Rows
 from embeddaemon.workers.engines.torch_engine.attention import LengthGroup, groups_of
 from embeddaemon.workers.engines.torch_engine.pooling import pool
 from embeddaemon.workers.engines.torch_engine.rounding import rounded_up
+from embeddaemon.workers.engines.torch_engine.row import positions_of
 from embeddaemon.workers.tokenization import Tokenizer
 
 Encode = Callable[[torch.Tensor, torch.Tensor, Sequence[LengthGroup]], torch.Tensor]
@@ -19,14 +20,13 @@ Encode = Callable[[torch.Tensor, torch.Tensor, Sequence[LengthGroup]], torch.Ten
 
 
 class TorchModel:
-    """One model in memory on one device."""
+    """One model in memory."""
 
     def __init__(self, encode: Encode, tokenizer: Tokenizer, card: ModelCard, facts: EngineFacts) -> None:
         self._encode = encode
         self._tokenizer = tokenizer
         self._card = card
         self._facts = facts
-        self._device = torch.device(facts.device)
 
     @property
     def facts(self) -> EngineFacts:
@@ -43,26 +43,21 @@ class TorchModel:
         if not len(lengths):
             return np.empty((0, self._card.dim), dtype=np.float32)
         groups = groups_of(lengths.tolist())
-        row_tokens = rounded_up(len(ids)) if self._device.type == "cpu" else len(ids)
-        row, positions = (self._tensor(values, row_tokens) for values in (ids, _positions(lengths)))
+        row_tokens = rounded_up(len(ids))
+        row, positions = (_tensor(values, row_tokens) for values in (ids, positions_of(lengths)))
         hidden = self._encode(row, positions, groups)  # (row tokens, hidden)
-        prompts = None if prompt_lengths is None else self._tensor(prompt_lengths, len(prompt_lengths))
-        rows: Rows = pool(hidden, groups, self._card.pooling, prompts).cpu().numpy()  # (texts, dim)
+        prompts = None if prompt_lengths is None else _tensor(prompt_lengths, len(prompt_lengths))
+        rows: Rows = pool(hidden, groups, self._card.pooling, prompts).numpy()  # (texts, dim)
         return rows
 
     def use_threads(self, threads: int) -> None:
         """See LoadedModel."""
         torch.set_num_threads(threads)
 
-    def _tensor(self, values: Ids, length: int) -> torch.Tensor:
-        """The values and zeros up to ``length``."""
-        # A copy: the caller's memory may be read-only, and torch looks up embeddings fastest by int64.
-        copied = np.zeros(length, dtype=np.int64)
-        copied[: len(values)] = values
-        return torch.from_numpy(copied).to(self._device)
 
-
-def _positions(lengths: Ids) -> Ids:
-    """0, 1, 2 … anew for each text. (texts,) to (tokens,)."""
-    starts = np.cumsum(lengths, dtype=np.int32) - lengths
-    return np.arange(int(lengths.sum()), dtype=np.int32) - np.repeat(starts, lengths).astype(np.int32)
+def _tensor(values: Ids, length: int) -> torch.Tensor:
+    """The values and zeros up to ``length``."""
+    # A copy: the caller's memory may be read-only, and torch looks up embeddings fastest by int64.
+    copied = np.zeros(length, dtype=np.int64)
+    copied[: len(values)] = values
+    return torch.from_numpy(copied)
