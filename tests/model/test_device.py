@@ -56,3 +56,37 @@ def test_auto_device_without_a_gpu_is_the_cpu() -> None:
 def test_device_that_is_not_known_is_refused(name: str) -> None:
     with pytest.raises(UnsupportedModel):
         device.resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((6, 1), torch.float32)],
+)
+def test_auto_precision_on_cuda_is_what_that_generation_does_fast(
+    capability: tuple[int, int], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    assert device.resolve_precision("auto", torch.device("cuda", 0)) is expected
+
+
+def test_auto_precision_on_mps_is_float32() -> None:
+    assert device.resolve_precision("auto", torch.device("mps")) is torch.float32
+
+
+@pytest.mark.parametrize(("version", "is_served"), [(13, False), (14, True)])
+def test_bfloat16_on_mps_needs_a_macos_that_has_it(
+    version: int, is_served: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, _minor: version >= major)
+    mps = torch.device("mps")
+    assert device.resolve_precision("float16", mps) is torch.float16
+    if is_served:
+        assert device.resolve_precision("bfloat16", mps) is torch.bfloat16
+        return
+    with pytest.raises(UnsupportedModel, match="macOS 14"):
+        device.resolve_precision("bfloat16", mps)
+
+
+def test_float16_on_the_cpu_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="float16"):
+        device.resolve_precision("float16", CPU)
