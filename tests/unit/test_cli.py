@@ -34,7 +34,7 @@ from embeddaemon.errors import (
 )
 from tests.support.checkpoints import TinyBert
 
-COMMANDS = ("serve", "embed", "status", "ps", "models", "load", "unload", "doctor", "config")
+COMMANDS = ("serve", "embed", "status", "ps", "models", "load", "unload", "bench", "doctor", "config")
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +99,8 @@ def test_version_is_shown() -> None:
         (["embed", "x", "--task", "a", "--prompt", "b"], "give one of them"),
         (["embed", "x", "-o", "out.txt"], "ends with .npy, .jsonl or .json"),
         (["embed", "x", "--timeout", "0"], "--timeout"),
+        (["bench", "--seconds", "0"], "--seconds"),
+        (["bench", "--clients", "0"], "--clients"),
         (["embed", "x", "--endpoint", "tcp://1.2.3.4:5"], "must be an absolute path, or ipc://"),
         (["serve", "--model", "mini"], "must be NAME=SOURCE"),
         (["serve", "--memory-budget", "lots"], "flag --memory-budget: daemon.memory_budget = 'lots'"),
@@ -114,7 +116,9 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(arguments: list[str], wo
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["embed", "x"], ["status"], ["ps"], ["models"], ["load", "m"], ["unload", "m"]])
+@pytest.mark.parametrize(
+    "arguments", [["embed", "x"], ["status"], ["ps"], ["models"], ["load", "m"], ["unload", "m"], ["bench"]]
+)
 def test_missing_daemon_ends_with_3_and_says_how_to_start_it(arguments: list[str]) -> None:
     result = run(*arguments, "--endpoint", "/tmp/embeddaemon-test-nobody.sock")
     assert result.exit_code == Exit.UNREACHABLE
