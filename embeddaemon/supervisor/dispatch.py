@@ -1,24 +1,25 @@
-"""Requests that wait and how they are handed out: two lanes per model key, whole requests, bounded in bytes. Pure."""
+"""Requests that wait, and which worker gets how many of them next: two lanes, whole requests, sized by time. Pure."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from embeddaemon.protocol.messages import Lane, ModelRequest
+from embeddaemon.supervisor.lifecycle import Worker
+from embeddaemon.supervisor.pace import DISPATCH_SECONDS, Pace
 
 CREDITS = 2
-"""Dispatches that a worker may hold: one computing, one tokenizing."""
+"""Dispatches of each lane that a worker may hold: one computing, one tokenizing. The lanes do not share them: whoever
+is interactive finds a worker that takes it at once, and a worker computes what is interactive first."""
 
-MAX_DISPATCH_BYTES = 16 * 1024
-"""Of bodies in one dispatch: a few thousand tokens, tens of milliseconds of a small model. One request may be more."""
-
-MAX_DISPATCH_REQUESTS = 64
+MAX_DISPATCH_REQUESTS = 256
 """Requests in one dispatch: what is lost together is asked again together."""
 
-BULK_TURN = 8
-"""While both lanes wait, every eighth dispatch is bulk: interactive goes first, bulk never stands still."""
+HOLD_BACK = 5
+"""A bulk dispatch that takes so many times as long as the work in it has been held back enough: its worker gets nothing
+interactive until it is through. With what is interactive and held then, bulk keeps a tenth of a worker's time."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,67 +49,89 @@ class OpenRequest:
         return now >= self.deadline
 
 
-@dataclass(slots=True)
 class Queue:
     """Requests of one model key that are accepted and not dispatched."""
 
-    interactive: deque[OpenRequest] = field(default_factory=deque)
-    bulk: deque[OpenRequest] = field(default_factory=deque)
-    _since_bulk: int = 0
-    waiting_bytes: int = 0
+    def __init__(self) -> None:
+        self.waiting_bytes = 0
+        self._lanes: dict[Lane, deque[OpenRequest]] = {lane: deque() for lane in Lane}
 
     def __len__(self) -> int:
-        return len(self.interactive) + len(self.bulk)
+        return sum(map(len, self._lanes.values()))
 
     def __iter__(self) -> Iterator[OpenRequest]:
-        yield from self.interactive
-        yield from self.bulk
-
-    def _lane(self, request: OpenRequest) -> deque[OpenRequest]:
-        return self.bulk if request.request.lane is Lane.BULK else self.interactive
+        for lane in self._lanes.values():
+            yield from lane
 
     def add(self, request: OpenRequest) -> None:
-        self._lane(request).append(request)
+        self._lanes[request.request.lane].append(request)
         self.waiting_bytes += request.body_bytes
 
     def put_back(self, request: OpenRequest) -> None:
         """To the front: it has waited already."""
-        self._lane(request).appendleft(request)
+        self._lanes[request.request.lane].appendleft(request)
         self.waiting_bytes += request.body_bytes
 
     def remove(self, request: OpenRequest) -> None:
-        self._lane(request).remove(request)
+        self._lanes[request.request.lane].remove(request)
         self.waiting_bytes -= request.body_bytes
 
     def oldest(self) -> float | None:
         """When the request that waits longest was received."""
-        heads = [lane[0].received_at for lane in (self.interactive, self.bulk) if lane]
-        return min(heads) if heads else None
+        return min((lane[0].received_at for lane in self._lanes.values() if lane), default=None)
 
-    def head(self) -> OpenRequest | None:
-        """The request that would go next."""
-        lane = self._next_lane()
-        return lane[0] if lane else None
+    def head(self, lane: Lane) -> OpenRequest | None:
+        """The request of a lane that goes next."""
+        waiting = self._lanes[lane]
+        return waiting[0] if waiting else None
 
-    def _next_lane(self) -> deque[OpenRequest]:
-        if self.interactive and self.bulk:
-            return self.bulk if self._since_bulk >= BULK_TURN - 1 else self.interactive
-        return self.interactive or self.bulk
+    def has_suspect_first(self) -> bool:
+        """Whether the next request of a lane is one that must go alone."""
+        return any(lane[0].is_suspect for lane in self._lanes.values() if lane)
 
-    def take(self) -> list[OpenRequest]:
-        """The next dispatch: whole requests of one lane within the bounds, in order; a suspect goes alone."""
-        lane = self._next_lane()
+    def take(self, lane: Lane, most_bytes: int) -> list[OpenRequest]:
+        """The next dispatch: whole requests of one lane, in order, as many as fit and at least one; a suspect alone."""
+        waiting = self._lanes[lane]
         taken: list[OpenRequest] = []
         size = 0
-        while lane and len(taken) < MAX_DISPATCH_REQUESTS:
-            candidate = lane[0]
-            if taken and (size + candidate.body_bytes > MAX_DISPATCH_BYTES or candidate.is_suspect):
+        while waiting and len(taken) < MAX_DISPATCH_REQUESTS:
+            candidate = waiting[0]
+            if taken and (size + candidate.body_bytes > most_bytes or candidate.is_suspect):
                 break
-            taken.append(lane.popleft())
+            taken.append(waiting.popleft())
             size += candidate.body_bytes
             if candidate.is_suspect:
                 break
-        if taken:
-            self._since_bulk = 0 if lane is self.bulk else self._since_bulk + 1
-            self.waiting_bytes -= size
+        self.waiting_bytes -= size
         return taken
+
+
+def worker_for(queue: Queue, lane: Lane, workers: Sequence[Worker], pace: Pace, now: float) -> Worker | None:
+    """The worker that gets the next dispatch of a lane, the one with the least to do; None when all have enough."""
+    head = queue.head(lane)
+    assert head is not None, "a worker for nothing: bug"
+    free = [worker for worker in workers if not worker.exclusive]
+    if head.is_suspect:
+        room = [worker for worker in free if not worker.dispatches]
+    else:
+        if queue.has_suspect_first() and free:
+            # One is kept from new work until it is empty: a suspect would wait for ever beside a busy lane.
+            free.remove(min(free, key=lambda worker: worker.held_bytes))
+        room = [worker for worker in free if has_room(worker, lane, pace, now)]
+    return min(room, key=lambda worker: (worker.holds(lane), worker.held_bytes), default=None)
+
+
+def has_room(worker: Worker, lane: Lane, pace: Pace, now: float) -> bool:
+    """Whether a worker may get one more dispatch of a lane."""
+    if worker.holds(lane) >= CREDITS:
+        return False
+    return lane is Lane.BULK or not holds_bulk_back(worker, pace, now)
+
+
+def holds_bulk_back(worker: Worker, pace: Pace, now: float) -> bool:
+    """Whether the bulk dispatch that a worker should be computing has waited long enough for interactive ones."""
+    for dispatch in worker.dispatches.values():
+        if dispatch.lane is Lane.BULK:
+            since = max(dispatch.sent_at, worker.bulk_through_at)
+            return now - since > HOLD_BACK * max(pace.seconds(dispatch.size), DISPATCH_SECONDS)
+    return False

@@ -148,7 +148,7 @@ def _worker_gone(
     model = state.models[worker.model]
     is_done = death is DeathClass.STOPPED and not worker.dispatches
     worker.becomes(WorkerState.STOPPED if is_done else WorkerState.FAILED, now)
-    del model.workers[worker.slot]
+    del model.workers[worker.slot], state.workers[worker.number]
     if is_done:
         state.log("info", "worker_stopped", worker=worker.label, exit_code=exit_code)
         return

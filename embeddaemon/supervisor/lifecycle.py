@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from embeddaemon.protocol.control import EXIT_FORK_FAILED, EXIT_LOAD_FAILED
+from embeddaemon.protocol.messages import Lane
+from embeddaemon.supervisor.pace import Meter
 
 
 class WorkerState(Enum):
@@ -50,6 +52,19 @@ class IllegalTransition(AssertionError):
     """A worker was asked to go where its state does not lead: a bug of ours. Nothing was changed."""
 
 
+@dataclass(slots=True)
+class Dispatched:
+    """A dispatch that a worker holds."""
+
+    lane: Lane
+    sent_at: float
+    sizes: dict[int, int]
+    """Body bytes of its requests that have not ended, by serial."""
+    size: int
+    """Body bytes of all of it."""
+    computed_bytes: int = 0
+
+
 @dataclass(slots=True, kw_only=True)
 class Worker:
     """One incarnation. Times are monotonic seconds, sizes bytes."""
@@ -71,8 +86,11 @@ class Worker:
     progress: int = 0
     private_bytes: int = 0
     threads: int = 0
-    dispatches: dict[int, set[int]] = field(default_factory=dict)
-    """Dispatch number to the serials of its requests that have not ended."""
+    dispatches: dict[int, Dispatched] = field(default_factory=dict)
+    """What it holds by number, in the order in which it was sent."""
+    bulk_through_at: float = 0.0
+    """When it was last through with a bulk dispatch."""
+    meter: Meter = field(default_factory=Meter)
     exclusive: bool = False
     """It holds a suspect alone; nothing else may join."""
     story: deque[str] = field(default_factory=lambda: deque(maxlen=_STORY_LENGTH))
@@ -83,7 +101,31 @@ class Worker:
 
     @property
     def in_flight(self) -> int:
-        return sum(len(serials) for serials in self.dispatches.values())
+        return sum(len(dispatch.sizes) for dispatch in self.dispatches.values())
+
+    @property
+    def held_bytes(self) -> int:
+        """Of all the dispatches that it holds."""
+        return sum(dispatch.size for dispatch in self.dispatches.values())
+
+    def holds(self, lane: Lane) -> int:
+        """How many dispatches of a lane."""
+        return sum(dispatch.lane is lane for dispatch in self.dispatches.values())
+
+    def ended(self, serial: int, now: float, *, is_computed: bool) -> Dispatched | None:
+        """A request that it held ended there; the dispatch that is through with it, if one is."""
+        for number, dispatch in self.dispatches.items():
+            size = dispatch.sizes.pop(serial, None)
+            if size is None:
+                continue
+            dispatch.computed_bytes += size if is_computed else 0
+            if dispatch.sizes:
+                return None
+            del self.dispatches[number]
+            if dispatch.lane is Lane.BULK:
+                self.bulk_through_at = now
+            return dispatch
+        return None
 
     def becomes(self, state: WorkerState, now: float) -> None:
         """Walk one transition. Raises IllegalTransition with the recent story."""

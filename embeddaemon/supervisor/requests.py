@@ -10,12 +10,12 @@ from typing import Any
 from embeddaemon.errors import EmbedDaemonError, Expired, Invalid, Refused, WorkerCrashed, error_for
 from embeddaemon.protocol import link
 from embeddaemon.protocol.codec import error_answer
-from embeddaemon.protocol.messages import Document, ModelRequest
+from embeddaemon.protocol.messages import Document, Lane, ModelRequest
 from embeddaemon.supervisor import admission
 from embeddaemon.supervisor.commands import Forward, Reply, SendDispatch
-from embeddaemon.supervisor.dispatch import CREDITS, OpenRequest
+from embeddaemon.supervisor.dispatch import OpenRequest, worker_for
 from embeddaemon.supervisor.events import RequestReceived
-from embeddaemon.supervisor.lifecycle import DeathClass, Worker, explain
+from embeddaemon.supervisor.lifecycle import DeathClass, Dispatched, Worker, explain
 from embeddaemon.supervisor.state import ModelState, State
 
 MAX_ATTEMPTS = 2
@@ -63,27 +63,21 @@ def refuse(state: State, client: bytes, id_: int, error: EmbedDaemonError) -> No
 
 
 def pump(state: State, model: ModelState, now: float) -> None:
-    """Hand out what waits, to the workers with the most room, until credits or requests run out."""
-    while model.queue:
-        worker = _worker_with_room(model)
-        if worker is None:
-            return
-        _dispatch(state, model, worker, now)
+    """Hand out what waits, interactive first, until the workers have enough or nothing waits."""
+    workers = model.serving
+    for lane in Lane:
+        while model.queue.head(lane) is not None:
+            worker = worker_for(model.queue, lane, workers, model.pace, now)
+            if worker is None:
+                break
+            _dispatch(state, model, worker, lane, now)
 
 
-def _worker_with_room(model: ModelState) -> Worker | None:
-    head = model.queue.head()
-    room = [worker for worker in model.serving if len(worker.dispatches) < CREDITS and not worker.exclusive]
-    if head is not None and head.is_suspect:
-        room = [worker for worker in room if not worker.dispatches]
-    return min(room, key=lambda worker: (len(worker.dispatches), worker.in_flight), default=None)
-
-
-def _dispatch(state: State, model: ModelState, worker: Worker, now: float) -> None:
+def _dispatch(state: State, model: ModelState, worker: Worker, lane: Lane, now: float) -> None:
     number = state.next_serial()
     items: list[link.Item] = []
     payload: list[object] = []
-    taken = model.queue.take()
+    taken = model.queue.take(lane, model.pace.dispatch_bytes)
     for entry in taken:
         entry.worker = worker.number
         items.append(
@@ -95,7 +89,8 @@ def _dispatch(state: State, model: ModelState, worker: Worker, now: float) -> No
             )
         )
         payload += (entry.header, entry.body)
-    worker.dispatches[number] = {entry.serial for entry in taken}
+    sizes = {entry.serial: entry.body_bytes for entry in taken}
+    worker.dispatches[number] = Dispatched(lane, now, sizes, sum(sizes.values()))
     worker.exclusive = taken[0].is_suspect
     worker.settles(now)
     state.commands.append(SendDispatch(worker.number, link.Dispatch(worker.incarnation, number, tuple(items)), payload))
@@ -111,13 +106,10 @@ def _close(state: State, entry: OpenRequest) -> None:
 
 def end_with_result(state: State, worker: Worker, result: link.Result, frames: list[Any], now: float) -> None:
     """A worker's answer: on to the client, and the credit back when its dispatch is through."""
-    for number, serials in worker.dispatches.items():
-        if result.serial in serials:
-            serials.discard(result.serial)
-            if not serials:
-                del worker.dispatches[number]
-            break
+    through = worker.ended(result.serial, now, is_computed=not result.code)
     model = state.models[worker.model]
+    if through is not None and (measured := worker.meter.through(through.computed_bytes, through.sent_at, now)):
+        model.pace.learn(measured)
     worker.settles(now)
     model.last_used = now
     entry = state.open.get(result.serial)
@@ -159,7 +151,8 @@ def take_back(state: State, worker: Worker, death: DeathClass, exit_code: int | 
 
     Nobody is blamed for a worker that went with its parent or that was asked to go.
     """
-    held = [state.open[serial] for serials in worker.dispatches.values() for serial in serials if serial in state.open]
+    serials = [serial for dispatch in worker.dispatches.values() for serial in dispatch.sizes]
+    held = [state.open[serial] for serial in serials if serial in state.open]
     worker.dispatches.clear()
     model = state.models[worker.model]
     for entry in sorted(held, key=lambda each: each.serial, reverse=True):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from embeddaemon.config.settings import StartMethod
 from embeddaemon.governor.footprint import FORK_SERVER_BYTES
 from embeddaemon.supervisor.commands import ReadCard, StartFetcher, StartForkServer, StartTemplate, StartWorker
-from embeddaemon.supervisor.dispatch import CREDITS
 from embeddaemon.supervisor.learning import has_template, is_to_be_fetched, order_for, threads_of
 from embeddaemon.supervisor.lifecycle import Worker
 from embeddaemon.supervisor.room import (
@@ -135,9 +134,9 @@ def _lacks_worker(model: ModelState, now: float) -> bool:
         return True
     if len(staying) >= model.spec.workers.max or len(serving) < len(staying):
         return False
+    # What waits in the queue waits because every worker is full: pump hands out whatever can be.
     oldest = model.queue.oldest()
-    is_full = all(len(worker.dispatches) >= CREDITS for worker in serving)
-    return is_full and oldest is not None and now - oldest > SCALE_UP_AFTER_SECONDS
+    return oldest is not None and now - oldest > SCALE_UP_AFTER_SECONDS
 
 
 def _start_worker(state: State, model: ModelState, slot: int, template: Child | None, now: float) -> bool:
@@ -186,15 +185,11 @@ def _next_incarnation(state: State, model: ModelState, slot: int, child: Child, 
         heard_at=now,
         idle_since=now,
     )
-    model.workers[slot] = worker
+    model.workers[slot] = state.workers[worker.number] = worker
     return worker
 
 
 def find_worker(state: State, number: int, incarnation: int) -> Worker | None:
     """The worker of a link message, if it is that slot's living incarnation."""
-    index, slot = divmod(number, MAX_WORKERS_PER_MODEL)
-    names = list(state.models)
-    if index >= len(names):
-        return None
-    worker = state.models[names[index]].workers.get(slot)
+    worker = state.workers.get(number)
     return worker if worker is not None and worker.incarnation == incarnation else None

@@ -16,6 +16,7 @@ from embeddaemon.models.spec import ModelSpec
 from embeddaemon.supervisor.commands import Command, Log
 from embeddaemon.supervisor.dispatch import OpenRequest, Queue
 from embeddaemon.supervisor.lifecycle import COMING, SERVING, DeathClass, Worker
+from embeddaemon.supervisor.pace import Pace
 from embeddaemon.supervisor.timers import Timers
 
 
@@ -122,6 +123,7 @@ class ModelState:
     incarnations: Counter[int] = field(default_factory=Counter)
     """The last incarnation of each slot that ever lived."""
     queue: Queue = field(default_factory=Queue)
+    pace: Pace = field(default_factory=Pace)
     is_wanted: bool = False
     """Somebody asked for it and nothing has sent it away since."""
     is_unloading: bool = False
@@ -181,6 +183,8 @@ class State:
     models: dict[str, ModelState]
     timers: Timers = field(default_factory=Timers)
     children: dict[int, Child] = field(default_factory=dict)
+    workers: dict[int, Worker] = field(default_factory=dict)
+    """The living ones of all models by the number that they have on the link."""
     fork_server: int | None = None
     fork_server_failures: int = 0
     fork_server_retry_at: float = 0.0

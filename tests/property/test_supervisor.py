@@ -11,7 +11,7 @@ from embeddaemon.errors import CorruptModel, HubUnreachable
 from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.dispatch import CREDITS, MAX_DISPATCH_BYTES, MAX_DISPATCH_REQUESTS
+from embeddaemon.supervisor.dispatch import CREDITS, MAX_DISPATCH_REQUESTS
 from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS
 from embeddaemon.supervisor.room import TURN_SECONDS
 from embeddaemon.supervisor.state import ChildKind
@@ -56,7 +56,7 @@ class SupervisorStory(RuleBasedStateMachine):
             load_timeout_seconds=40.0,
         )
         self.asked: dict[int, float] = {}
-        self.sizes: dict[int, int] = {}
+        self.sent: dict[int, tuple[Lane, int]] = {}
         self.incarnations: dict[int, int] = {}
         self.seen = 0
 
@@ -73,7 +73,8 @@ class SupervisorStory(RuleBasedStateMachine):
         for _ in range(times):
             id_ = self.story.ask(name, lane=lane, deadline_ms=deadline_ms, body_bytes=body_bytes)
             self.asked[id_] = self.story.now + deadline_ms / 1000
-            self.sizes.update({serial: entry.body_bytes for serial, entry in self.story.state.open.items()})
+            for serial, entry in self.story.state.open.items():
+                self.sent[serial] = (entry.request.lane, entry.body_bytes)
 
     @rule(name=names, deadline_ms=st.integers(50, 30_000))
     def load(self, name: str, deadline_ms: int) -> None:
@@ -195,13 +196,16 @@ class SupervisorStory(RuleBasedStateMachine):
             if isinstance(command, do.StartWorker):
                 assert command.incarnation == self.incarnations.get(command.worker, 0) + 1
                 self.incarnations[command.worker] = command.incarnation
-            if isinstance(command, do.SendDispatch):
-                assert 1 <= len(command.dispatch.items) <= MAX_DISPATCH_REQUESTS
-                sizes = [self.sizes[item.serial] for item in command.dispatch.items]
-                assert len(sizes) == 1 or sum(sizes) <= MAX_DISPATCH_BYTES
         self.seen = len(self.story.commands)
+        for dispatch, most_bytes in self.story.dispatched:
+            requests = [self.sent[item.serial] for item in dispatch.items]
+            assert 1 <= len(requests) <= MAX_DISPATCH_REQUESTS
+            assert len(requests) == 1 or sum(size for _, size in requests) <= most_bytes
+            assert len({lane for lane, _ in requests}) == 1
+        self.story.dispatched.clear()
         for worker in self.story.living(ChildKind.WORKER):
-            assert len(worker.dispatches) <= CREDITS
+            held = [self.sent[min(serials)][0] for serials in worker.dispatches]
+            assert max(held.count(lane) for lane in Lane) <= CREDITS
 
     @invariant()
     def nothing_waits_beside_an_idle_worker(self) -> None:
@@ -212,7 +216,7 @@ class SupervisorStory(RuleBasedStateMachine):
     def queues_know_their_bytes(self) -> None:
         for model in self.story.state.models.values():
             assert model.queue.waiting_bytes == sum(entry.body_bytes for entry in model.queue)
-            assert len(model.queue) <= 8 + CREDITS * MAX_DISPATCH_REQUESTS * 3
+            assert len(model.queue) <= 8 + len(Lane) * CREDITS * MAX_DISPATCH_REQUESTS * 3
 
     def teardown(self) -> None:
         if not hasattr(self, "story"):

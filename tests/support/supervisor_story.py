@@ -66,6 +66,8 @@ class Story:
         self.now = 100.0
         self.free_bytes = LIMIT.bytes
         self.commands: list[do.Command] = []
+        self.dispatched: list[tuple[link.Dispatch, int]] = []
+        """Each with the most bytes that its model's dispatches may have at that moment."""
         self.answers: dict[tuple[bytes, int], list[do.Reply | do.Forward]] = {}
         self.card_errors: dict[str, EmbedDaemonError] = {}
         self.exit_code: int | None = None
@@ -101,6 +103,10 @@ class Story:
                     self.tell(card_read(each.name) if error is None else CardFailed(each.name, error))
                 case do.Exit():
                     self.exit_code = command.code
+                case do.SendDispatch(dispatch=dispatch):
+                    model = self.state.models[dispatch.items[0].model]
+                    self.dispatched.append((dispatch, model.pace.dispatch_bytes))
+                    self.world.obey(command)
                 case _:
                     for event in self.world.obey(command):
                         self.tell(event)

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from embeddaemon.protocol.messages import Lane
 from embeddaemon.supervisor.lifecycle import (
     ENDED,
     TRANSITIONS,
     DeathClass,
+    Dispatched,
     IllegalTransition,
     Worker,
     WorkerState,
@@ -35,7 +37,7 @@ def test_illegal_transition_raises_with_the_story_and_changes_nothing() -> None:
 def test_worker_is_busy_while_it_holds_a_dispatch() -> None:
     one = worker()
     one.becomes(WorkerState.READY, 1.0)
-    one.dispatches[5] = {1, 2}
+    one.dispatches[5] = Dispatched(Lane.BULK, 1.5, {1: 10, 2: 10}, 20)
     one.settles(2.0)
     assert (one.state, one.in_flight) == (WorkerState.BUSY, 2)
     one.dispatches.clear()

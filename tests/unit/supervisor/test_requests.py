@@ -5,9 +5,9 @@ import pytest
 from embeddaemon.errors import ProtocolError
 from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol.limits import Limits
-from embeddaemon.protocol.messages import Embed, Lane, Load, Tokenize, Unload
+from embeddaemon.protocol.messages import Embed, Load, Tokenize, Unload
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.dispatch import BULK_TURN, CREDITS, MAX_DISPATCH_BYTES, MAX_DISPATCH_REQUESTS
+from embeddaemon.supervisor.dispatch import CREDITS, MAX_DISPATCH_REQUESTS
 from embeddaemon.supervisor.events import RequestMalformed, RequestReceived
 from embeddaemon.supervisor.state import ChildKind
 from tests.support.supervisor_story import CLIENT, Story, spec
@@ -33,10 +33,15 @@ def test_request_goes_to_an_idle_worker_in_the_same_step() -> None:
     assert dispatch.dispatch.items[0].expires_in_ms == 30_000
 
 
+def full(story: Story) -> int:
+    """Bytes of a body that fills a dispatch."""
+    return story.model().pace.dispatch_bytes
+
+
 def test_worker_holds_two_dispatches_and_gets_the_next_for_one_that_is_through() -> None:
     story = ready_story()
     for _ in range(4):
-        story.ask(body_bytes=20_000)
+        story.ask(body_bytes=full(story))
     worker = story.one(ChildKind.WORKER)
     assert len(worker.held) == CREDITS
     story.answer_one(worker)
@@ -46,44 +51,27 @@ def test_worker_holds_two_dispatches_and_gets_the_next_for_one_that_is_through()
 
 def test_small_requests_that_wait_go_together() -> None:
     story = Story()
-    for _ in range(100):
+    for _ in range(300):
         story.ask(body_bytes=10)
     story.run()
     assert [len(each.dispatch.items) for each in dispatches(story)] == [
         MAX_DISPATCH_REQUESTS,
-        100 - MAX_DISPATCH_REQUESTS,
+        300 - MAX_DISPATCH_REQUESTS,
     ]
 
 
 def test_dispatch_is_bounded_in_bytes() -> None:
     story = Story()
     for _ in range(5):
-        story.ask(body_bytes=MAX_DISPATCH_BYTES // 2)
+        story.ask(body_bytes=full(story) // 2)
     story.run()
     assert [len(each.dispatch.items) for each in dispatches(story)] == [2, 2]
-
-
-def test_interactive_goes_before_bulk_and_bulk_never_stands_still() -> None:
-    story = ready_story()
-    for _ in range(CREDITS):
-        story.ask(body_bytes=20_000)
-    bulk = story.ask(lane=Lane.BULK, body_bytes=20_000)
-    interactive = [story.ask(body_bytes=20_000) for _ in range(BULK_TURN + 4)]
-    worker = story.one(ChildKind.WORKER)
-    order = []
-    while worker.held:
-        story.answer_one(worker)
-        story.deliver(worker)
-        order = [id_ for id_ in [*interactive, bulk] if story.outcome(id_) == "ok"]
-        if bulk in order:
-            break
-    assert 2 <= len(order) - 1 <= BULK_TURN
 
 
 def test_requests_of_one_lane_are_computed_in_order() -> None:
     story = Story()
     for _ in range(20):
-        story.ask(body_bytes=4000)
+        story.ask(body_bytes=full(story) // 3)
     story.run()
     worker = story.one(ChildKind.WORKER)
     seen: list[object] = []
@@ -99,7 +87,7 @@ def test_two_workers_share_what_waits() -> None:
     story.load()
     story.run()
     for _ in range(4):
-        story.ask(body_bytes=20_000)
+        story.ask(body_bytes=full(story))
     assert sorted(len(each.held) for each in story.living(ChildKind.WORKER)) == [2, 2]
 
 
