@@ -6,12 +6,14 @@ Used by every codec of this package; knows no message.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 
 from embeddaemon.errors import ProtocolError
 from embeddaemon.protocol.limits import MAX_HEADER_BYTES, MAX_HEADER_MAP
+
+T = TypeVar("T")
 
 _MISSING = object()
 
@@ -65,18 +67,18 @@ class Fields:
         self._what = what
 
     def _wrong(self, key: str, value: object, wanted: str) -> ProtocolError:
+        if value is _MISSING:
+            return ProtocolError(f"{self._what}: {key!r} is missing")
         return ProtocolError(f"{self._what}: {key!r} must be {wanted}, not {type(value).__name__}")
 
-    def _take(self, key: str, default: object) -> Any:
+    def _take(self, key: str, default: object, kind: type[T], wanted: str) -> T:
         value = self._values.pop(key, default)
-        if value is _MISSING:
-            raise ProtocolError(f"{self._what}: {key!r} is missing")
-        return value
+        if type(value) is kind:  # msgpack makes no subclasses, and a boolean is no integer here
+            return value
+        raise self._wrong(key, value, wanted)
 
     def integer(self, key: str, *, default: object = _MISSING, low: int = 0, high: int = 2**63 - 1) -> int:
-        value = self._take(key, default)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise self._wrong(key, value, "an integer")
+        value = self._take(key, default, int, "an integer")
         if not low <= value <= high:
             raise ProtocolError(f"{self._what}: {key!r} is {value}, allowed are {low} to {high}")
         return value
@@ -85,39 +87,29 @@ class Fields:
         return None if self.is_absent(key) else self.integer(key, low=low, high=high)
 
     def text(self, key: str, *, default: object = _MISSING) -> str:
-        value = self._take(key, default)
-        if not isinstance(value, str):
-            raise self._wrong(key, value, "text")
-        return value
+        return self._take(key, default, str, "text")
 
     def text_or_none(self, key: str) -> str | None:
         return None if self.is_absent(key) else self.text(key)
 
     def boolean(self, key: str, *, default: object = _MISSING) -> bool:
-        value = self._take(key, default)
-        if not isinstance(value, bool):
-            raise self._wrong(key, value, "true or false")
-        return value
+        return self._take(key, default, bool, "true or false")
 
     def number(self, key: str, *, default: object = _MISSING) -> float:
-        value = self._take(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise self._wrong(key, value, "a number")
-        return float(value)
+        value = self._values.pop(key, default)
+        if type(value) is int or type(value) is float:
+            return float(value)
+        raise self._wrong(key, value, "a number")
 
     def mapping(self, key: str, *, default: object = _MISSING) -> dict[str, Any]:
-        value = self._take(key, default)
-        if not isinstance(value, dict):
-            raise self._wrong(key, value, "a map")
+        value: dict[str, Any] = self._take(key, default, dict, "a map")
         return value
 
     def mapping_or_none(self, key: str) -> dict[str, Any] | None:
         return None if self.is_absent(key) else self.mapping(key)
 
     def sequence(self, key: str, *, default: object = _MISSING) -> list[Any]:
-        value = self._take(key, default)
-        if not isinstance(value, list):
-            raise self._wrong(key, value, "an array")
+        value: list[Any] = self._take(key, default, list, "an array")
         return value
 
     def integers(self, key: str, *, default: object = _MISSING) -> tuple[int, ...]:

@@ -54,44 +54,48 @@ class Queue:
 
     def __init__(self) -> None:
         self.waiting_bytes = 0
-        self._lanes: dict[Lane, deque[OpenRequest]] = {lane: deque() for lane in Lane}
+        self._interactive: deque[OpenRequest] = deque()
+        self._bulk: deque[OpenRequest] = deque()
 
     def __len__(self) -> int:
-        return sum(map(len, self._lanes.values()))
+        return len(self._interactive) + len(self._bulk)
 
     def __iter__(self) -> Iterator[OpenRequest]:
-        for lane in self._lanes.values():
-            yield from lane
+        yield from self._interactive
+        yield from self._bulk
+
+    def _lane(self, lane: Lane) -> deque[OpenRequest]:
+        return self._bulk if lane is Lane.BULK else self._interactive
 
     def add(self, request: OpenRequest) -> None:
-        self._lanes[request.request.lane].append(request)
+        self._lane(request.request.lane).append(request)
         self.waiting_bytes += request.body_bytes
 
     def put_back(self, request: OpenRequest) -> None:
         """To the front: it has waited already."""
-        self._lanes[request.request.lane].appendleft(request)
+        self._lane(request.request.lane).appendleft(request)
         self.waiting_bytes += request.body_bytes
 
     def remove(self, request: OpenRequest) -> None:
-        self._lanes[request.request.lane].remove(request)
+        self._lane(request.request.lane).remove(request)
         self.waiting_bytes -= request.body_bytes
 
     def oldest(self) -> float | None:
         """When the request that waits longest was received."""
-        return min((lane[0].received_at for lane in self._lanes.values() if lane), default=None)
+        return min((lane[0].received_at for lane in (self._interactive, self._bulk) if lane), default=None)
 
     def head(self, lane: Lane) -> OpenRequest | None:
         """The request of a lane that goes next."""
-        waiting = self._lanes[lane]
+        waiting = self._lane(lane)
         return waiting[0] if waiting else None
 
     def has_suspect_first(self) -> bool:
         """Whether the next request of a lane is one that must go alone."""
-        return any(lane[0].is_suspect for lane in self._lanes.values() if lane)
+        return any(lane[0].is_suspect for lane in (self._interactive, self._bulk) if lane)
 
     def take(self, lane: Lane, most_bytes: int) -> list[OpenRequest]:
         """The next dispatch: whole requests of one lane, in order, as many as fit and at least one; a suspect alone."""
-        waiting = self._lanes[lane]
+        waiting = self._lane(lane)
         taken: list[OpenRequest] = []
         size = 0
         while waiting and len(taken) < MAX_DISPATCH_REQUESTS:

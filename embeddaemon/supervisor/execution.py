@@ -13,7 +13,7 @@ from embeddaemon.errors import EmbedDaemonError, FailedLoad
 from embeddaemon.governor.probes import Probe
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.sources import locate, parse_source
-from embeddaemon.protocol import codec, link
+from embeddaemon.protocol import codec, link, wire
 from embeddaemon.protocol.messages import Document
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.events import CardFailed, CardRead, Event, SampleTaken
@@ -85,7 +85,7 @@ class Executor:
     def _send(self, router: zmq.Socket[bytes], frames: list[Any], what: str) -> None:
         """Never waits: a peer that is gone or does not read loses its message, and the log says so once a second."""
         try:
-            router.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            wire.send(router, frames)
         except zmq.ZMQError as error:
             # EHOSTUNREACH: the peer left. EAGAIN: it does not read. A dead worker's requests come back when it is
             # reaped. A client that left thousands of requests behind is worth one line, not thousands.

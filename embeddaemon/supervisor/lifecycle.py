@@ -93,7 +93,7 @@ class Worker:
     meter: Meter = field(default_factory=Meter)
     exclusive: bool = False
     """It holds a suspect alone; nothing else may join."""
-    story: deque[str] = field(default_factory=lambda: deque(maxlen=_STORY_LENGTH))
+    story: deque[tuple[WorkerState, WorkerState, float]] = field(default_factory=lambda: deque(maxlen=_STORY_LENGTH))
 
     @property
     def label(self) -> str:
@@ -130,11 +130,11 @@ class Worker:
     def becomes(self, state: WorkerState, now: float) -> None:
         """Walk one transition. Raises IllegalTransition with the recent story."""
         if state not in TRANSITIONS[self.state]:
-            story = " ".join(self.story)
+            story = " ".join(f"{before.value}->{after.value}@{at:.3f}" for before, after, at in self.story)
             raise IllegalTransition(
                 f"worker {self.label}: {self.state.value} -> {state.value} does not exist; story: {story}"
             )
-        self.story.append(f"{self.state.value}->{state.value}@{now:.3f}")
+        self.story.append((self.state, state, now))
         self.state = state
 
     def settles(self, now: float) -> None:

@@ -12,7 +12,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import zmq
@@ -22,7 +22,7 @@ from embeddaemon.errors import ConfigError, ProtocolError
 from embeddaemon.governor.budget import budget_from
 from embeddaemon.governor.core import Governor
 from embeddaemon.governor.probes import Probe, probe_for_this_machine
-from embeddaemon.protocol import codec, link
+from embeddaemon.protocol import codec, link, wire
 from embeddaemon.protocol.messages import Load, Unload
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.core import Supervisor
@@ -119,7 +119,7 @@ class Daemon:
     def serve(self) -> int:
         self._execute(self._core.start(time.monotonic()))
         poller = zmq.Poller()
-        polled: set[int] = set()
+        polled: Mapping[int, int] = {}
         poller.register(self._clients, zmq.POLLIN)
         poller.register(self._workers, zmq.POLLIN)
         poller.register(self._wakeup, zmq.POLLIN)
@@ -145,12 +145,13 @@ class Daemon:
         longest = 1000 if self._parent is not None else int(LOOK_AT_FILES_SECONDS * 1000)
         return longest if due is None else min(longest, max(0, int((due - time.monotonic()) * 1000) + 1))
 
-    def _follow_controls(self, poller: zmq.Poller, polled: set[int]) -> set[int]:
-        wanted = set(self._processes.descriptors())
-        for descriptor in polled - wanted:
-            poller.unregister(descriptor)
-        for descriptor in wanted - polled:
-            poller.register(descriptor, zmq.POLLIN)
+    def _follow_controls(self, poller: zmq.Poller, polled: Mapping[int, int]) -> Mapping[int, int]:
+        wanted = self._processes.descriptors
+        if wanted is not polled:
+            for descriptor in polled.keys() - wanted.keys():
+                poller.unregister(descriptor)
+            for descriptor in wanted.keys() - polled.keys():
+                poller.register(descriptor, zmq.POLLIN)
         return wanted
 
     def _handle(self, event: Event) -> None:
@@ -163,9 +164,8 @@ class Daemon:
 
     def _read(self, router: zmq.Socket[bytes], event_of: Callable[[list[zmq.Frame]], Event | None]) -> None:
         for _ in range(MESSAGES_PER_TURN):
-            try:
-                frames = router.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            frames = wire.receive(router)
+            if frames is None:
                 return
             event = event_of(frames)
             if event is not None:
@@ -192,7 +192,7 @@ class Daemon:
             return None
 
     def _read_controls(self, ready: dict[Any, int]) -> None:
-        children = self._processes.descriptors()
+        children = self._processes.descriptors
         for descriptor in [each for each in ready if each in children]:
             for event in self._processes.read_control(children[descriptor]):
                 self._handle(event)

@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from embeddaemon.errors import FailedLoad, ProtocolError
@@ -64,6 +64,8 @@ class Processes:
         self._spawn_command = spawn_command
         self._fork_server: int | None = None
         self._controls: dict[int, socket.socket] = {}
+        self.descriptors: Mapping[int, int] = {}
+        """File descriptor of each control socket to the child behind it, for the poller. A new map at every change."""
         self._processes: dict[int, _Process] = {}
         _become_subreaper()
 
@@ -88,7 +90,7 @@ class Processes:
         finally:
             theirs.close()
         self._fork_server = command.child
-        self._controls[command.child] = ours
+        self._add_control(command.child, ours)
         self._note(command.child, popen.pid, popen)
         return None
 
@@ -110,7 +112,7 @@ class Processes:
         if failed is not None:
             ours.close()
             return failed
-        self._controls[child] = ours
+        self._add_control(child, ours)
         return None
 
     def start_worker(self, command: StartWorker) -> Event | None:
@@ -164,9 +166,13 @@ class Processes:
     def _note(self, child: int, pid: int, popen: subprocess.Popen[bytes] | None = None) -> None:
         self._processes[child] = _Process(pid, _open_pidfd(pid), popen)
 
-    def descriptors(self) -> dict[int, int]:
-        """File descriptor of each control socket to the child behind it, for the poller."""
-        return {connection.fileno(): child for child, connection in self._controls.items()}
+    def _add_control(self, child: int, connection: socket.socket) -> None:
+        self._controls[child] = connection
+        self.descriptors = {**self.descriptors, connection.fileno(): child}
+
+    def _close_control(self, child: int) -> None:
+        self._controls.pop(child).close()
+        self.descriptors = {number: each for number, each in self.descriptors.items() if each != child}
 
     def read_controls(self) -> Iterator[Event]:
         """Everything that waits on any control socket."""
@@ -184,7 +190,7 @@ class Processes:
             except OSError:
                 packet = b""
             if not packet:
-                self._controls.pop(child).close()
+                self._close_control(child)
                 yield ControlLost(child)
                 return
             message = control.decode(packet)

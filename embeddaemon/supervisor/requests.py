@@ -64,8 +64,10 @@ def refuse(state: State, client: bytes, id_: int, error: EmbedDaemonError) -> No
 
 def pump(state: State, model: ModelState, now: float) -> None:
     """Hand out what waits, interactive first, until the workers have enough or nothing waits."""
+    if not model.queue:
+        return
     workers = model.serving
-    for lane in Lane:
+    for lane in (Lane.INTERACTIVE, Lane.BULK):
         while model.queue.head(lane) is not None:
             worker = worker_for(model.queue, lane, workers, model.pace, now)
             if worker is None:
