@@ -20,6 +20,7 @@
         │   ├── BackingOff          the model failed lately, wait                 backing_off
         │   └── Forbidden           this user may not                             forbidden
         ├── Expired                 the deadline passed                           expired
+        ├── Cancelled               the client withdrew it                        cancelled
         └── Failed                  accepted, then an error
             ├── WorkerCrashed       its workers died under it                     worker_crashed
             ├── BadOutput           the model gave vectors that are not finite    bad_output
@@ -183,6 +184,12 @@ class Forbidden(Refused):
     """Only the daemon's own user or root may do this."""
 
     code = "forbidden"
+
+
+class Cancelled(RequestError):
+    """The client withdrew the request before it was answered."""
+
+    code = "cancelled"
 
 
 class Expired(RequestError, TimeoutError):

@@ -34,6 +34,7 @@ from embeddaemon.protocol import bodies, codec
 from embeddaemon.protocol.limits import VERSION, Limits
 from embeddaemon.protocol.messages import (
     Answer,
+    Cancel,
     Document,
     Embed,
     Hello,
@@ -145,6 +146,8 @@ class MockClient(SentenceTransformerMethods):
             case Unload():
                 self._ready.discard(self._known(request.model))
                 return _document({"model": request.model, "state": "available"})
+            case Cancel():
+                return _document({"cancelled": 0})
             case _:
                 assert_never(request)
 

@@ -89,8 +89,9 @@ class Intake:
             log.warning(fields("message_dropped", worker=self._sender, incarnation=message.incarnation))
         elif isinstance(message, link.Drain):
             self._draining = True
-        else:
+        elif isinstance(message, link.Dispatch):
             self._take(message, frames[1:])
+        # Left is Cancel. What it names is with the model already; the supervisor drops its answer.
 
     def _take(self, dispatch: link.Dispatch, frames: list[bytes]) -> None:
         """Interactive requests are with the model before the first bulk one is tokenized."""

@@ -36,6 +36,8 @@ class Connection:
     ) -> None:
         """``bell`` becomes readable when the client is closed by another thread."""
         self.is_closed = False
+        self._is_at_rest = False
+        """Whether its thread waits in the middle of a step: nothing is half done then."""
         # Held by its thread in every step and by whoever closes the client: contended only then. Reentrant for the
         # sake of a signal handler that closes the client in the middle of a step.
         self._lock = threading.RLock()
@@ -94,7 +96,9 @@ class Connection:
             wakeup = self._wire.core.wakeup()
             assert wakeup is not None, "waiting for nothing: bug"
             nap_seconds = min(max(wakeup - time.monotonic(), 0.0), _LONGEST_NAP_SECONDS)
+            self._is_at_rest = True
             self._poller.poll(math.ceil(nap_seconds * 1000))
+            self._is_at_rest = False
             if self.is_closed:
                 raise ClientClosed
             self._wire.receive_all()
@@ -108,9 +112,13 @@ class Connection:
             try:
                 yield
             except BaseException:
-                # Ctrl-C anywhere in a step: decider and socket may disagree, and nobody else knows what was sent.
-                self.close()
+                # Ctrl-C while waiting changes nothing, and the call can still be withdrawn. Anywhere else in a step
+                # decider and socket may disagree, and nobody else knows what was sent.
+                if not self._is_at_rest:
+                    self.close()
                 raise
+            finally:
+                self._is_at_rest = False
 
     def close(self) -> None:
         """Drop the socket; whoever waits gets ClientClosed."""

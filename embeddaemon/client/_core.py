@@ -22,9 +22,11 @@ from embeddaemon.client._window import Answered, Call, Ended, Piece
 from embeddaemon.client.results import ServerInfo
 from embeddaemon.errors import EmbedDaemonError, ProtocolError
 from embeddaemon.protocol import codec
-from embeddaemon.protocol.messages import Answer, ErrorAnswer, Hello
+from embeddaemon.protocol.messages import Answer, Cancel, ErrorAnswer, Hello, Waiting
 
 _LONGEST_DEADLINE_MS = 7 * 24 * 3600 * 1000
+_MOST_CANCELLED = 1024
+"""Ids in one ``cancel``: what fits in a header."""
 _RETRIED_CODES = ("busy", "draining")
 """Refused only for now: with a hint when to come back, the piece waits and is sent again while its deadline allows."""
 
@@ -93,12 +95,13 @@ class ClientCore:
                 return []
 
     def abandon(self, call: Call) -> list[Action]:
-        """Forget a call whose outcomes nobody wants any more. Answers still to come will be strays."""
-        for flight in [flight for flight in self._flights.values() if flight.call is call]:
+        """Forget a call whose outcomes nobody wants any more, and say so. Answers still to come will be strays."""
+        abandoned = [flight for flight in self._flights.values() if flight.call is call]
+        for flight in abandoned:
             self._forget(flight)
         if not self._flights and self.phase in {Phase.CONNECTING, Phase.GREETING}:
             return self._closed()
-        return []
+        return self._withdraw(abandoned)
 
     def opened(self, now: float) -> list[Action]:
         """A new socket is connected."""
@@ -145,6 +148,8 @@ class ClientCore:
                 return [self._end(flight, error)]
             self.strays += 1
             return []
+        if isinstance(answer, Waiting):
+            return []
         if answer.id in self._hellos or (answer.id == 0 and self.phase is Phase.GREETING):
             return self._greeted(answer, behind, now)
         flight = self._sent.get(answer.id)
@@ -185,9 +190,10 @@ class ClientCore:
         return actions
 
     def _do_due(self, now: float) -> Iterator[Action]:
-        for flight in list(self._flights.values()):
-            if now >= flight.deadline + self._patience.late:
-                yield self._end(flight, self._expired(flight, now))
+        late = [flight for flight in self._flights.values() if now >= flight.deadline + self._patience.late]
+        for flight in late:
+            yield self._end(flight, self._expired(flight, now))
+        yield from self._withdraw(late)
         if self.phase is Phase.READY:
             yield from self._send_waiting(now)
         self._due = min((self._next_due(flight, now) for flight in self._flights.values()), default=math.inf)
@@ -290,6 +296,17 @@ class ClientCore:
         self._sent.pop(flight.id, None)
         if not self._flights:
             self._due = math.inf
+
+    def _withdraw(self, flights: Sequence[_Flight]) -> list[Action]:
+        """Tell the daemon which of its requests nobody waits for. Best effort: what it answers is not waited for."""
+        ids = tuple(flight.id for flight in flights if flight.id)
+        if self.phase is not Phase.READY:
+            return []
+        return [self._cancel(ids[start : start + _MOST_CANCELLED]) for start in range(0, len(ids), _MOST_CANCELLED)]
+
+    def _cancel(self, ids: tuple[int, ...]) -> Send:
+        self._ids += 1
+        return Send(codec.encode_request(Cancel(id=self._ids, ids=ids)), codec.EMPTY_BODY)
 
     def _fail_all(self, error: EmbedDaemonError) -> list[Action]:
         """Nothing in flight can be answered; the next call starts afresh."""

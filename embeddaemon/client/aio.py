@@ -87,6 +87,7 @@ class _Connection:
     def _abandon(self, call: Call) -> None:
         if not call.is_over and not self.is_closed:
             self._do(self._wire.core.abandon(call))
+            self._advance()
 
     async def _outcome(self, call: Call) -> None:
         """Until the call has a new outcome. Nothing is awaited between looking for one and coming here."""

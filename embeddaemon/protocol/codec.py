@@ -21,6 +21,7 @@ from embeddaemon.protocol.fields import Fields, pack, unpack
 from embeddaemon.protocol.limits import VERSION
 from embeddaemon.protocol.messages import (
     Answer,
+    Cancel,
     Document,
     Embed,
     ErrorAnswer,
@@ -35,6 +36,7 @@ from embeddaemon.protocol.messages import (
     Tokens,
     Unload,
     Vectors,
+    Waiting,
 )
 
 EMPTY_BODY = b""
@@ -75,6 +77,8 @@ def encode_request(request: Request) -> bytes:
             header |= {"op": "load", "model": request.model}
         case Unload():
             header |= {"op": "unload", "model": request.model}
+        case Cancel():
+            header |= {"op": "cancel", "ids": list(request.ids)}
         case _:
             assert_never(request)
     return pack(header)
@@ -139,8 +143,11 @@ def _decode_op(op: object, fields: Fields, id_: int, deadline_ms: int | None) ->
             return Load(id=id_, deadline_ms=deadline_ms, model=fields.text("model"))
         case "unload":
             return Unload(id=id_, deadline_ms=deadline_ms, model=fields.text("model"))
+        case "cancel":
+            return Cancel(id=id_, deadline_ms=deadline_ms, ids=fields.integers("ids"))
         case _:
-            raise ProtocolError(f"unknown op {op!r}, known are embed, hello, load, models, status, tokenize, unload")
+            known = "cancel, embed, hello, load, models, status, tokenize, unload"
+            raise ProtocolError(f"unknown op {op!r}, known are {known}")
 
 
 def request_id(header: bytes | memoryview) -> int:
@@ -151,8 +158,8 @@ def request_id(header: bytes | memoryview) -> int:
         return 0
 
 
-def encode_answer(answer: Answer) -> bytes:
-    """The header frame of an answer."""
+def encode_answer(answer: Answer | Waiting) -> bytes:
+    """The header frame of an answer, or of a sign of life."""
     match answer:
         case Vectors():
             return pack(_good(answer) | {"dim": answer.dim, "dtype": answer.dtype})
@@ -160,6 +167,8 @@ def encode_answer(answer: Answer) -> bytes:
             return pack(_good(answer) | {"dtype": "int32"})
         case Document():
             return pack({"id": answer.id, "ok": True})
+        case Waiting():
+            return pack({"id": 0, "ok": True, "waiting": answer.requests})
         case ErrorAnswer():
             error = {
                 "code": answer.code,
@@ -191,7 +200,7 @@ def _good(answer: Vectors | Tokens) -> dict[str, Any]:
     }
 
 
-def decode_answer(header: bytes | memoryview) -> Answer:
+def decode_answer(header: bytes | memoryview) -> Answer | Waiting:
     """The answer of a header frame. Raises ProtocolError. Unknown fields are passed over: a newer daemon adds some."""
     values = unpack(header, max_bytes=64 * 1024 * 1024, max_array=1 << 20, what="answer")
     fields = Fields(values, "answer")
@@ -200,6 +209,8 @@ def decode_answer(header: bytes | memoryview) -> Answer:
         return _decode_error(id_, fields.mapping("error"))
     if "dim" in values:
         return Vectors(id=id_, dim=fields.integer("dim"), dtype=fields.text("dtype"), **_decode_good(fields))
+    if "waiting" in values:
+        return Waiting(fields.integer("waiting"))
     if "count" in values:
         return Tokens(id=id_, **_decode_good(fields))
     return Document(id=id_)

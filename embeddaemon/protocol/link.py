@@ -1,9 +1,9 @@
 """Messages between the supervisor and its workers, over one private ipc ROUTER (the supervisor's) and DEALERs (theirs).
 
-A worker has two sockets: *intake* (routing id ``routing_id(worker, incarnation)``) receives ``Dispatch`` and ``Drain``
-and sends ``Ready`` (or ``LoadFailed``), ``Heartbeat`` and the answers of requests that never reached the model;
-*compute* only sends ``Result`` and at the end ``Drained``. Every message carries worker and incarnation; the supervisor
-drops what comes from an older life.
+A worker has two sockets: *intake* (routing id ``routing_id(worker, incarnation)``) receives ``Dispatch``, ``Cancel``
+and ``Drain`` and sends ``Ready`` (or ``LoadFailed``), ``Heartbeat`` and the answers of requests that never reached the
+model; *compute* only sends ``Result`` and at the end ``Drained``. Every message carries worker and incarnation; the
+supervisor drops what comes from an older life.
 
 Frames. ``Dispatch``: header, then for each item the client's own header and body, as they came. ``Result``: header,
 then the frames of the client's answer, ready to be sent on. The others: the header alone.
@@ -50,6 +50,14 @@ class Drain:
     """Take nothing new, finish what you hold, say ``Drained``, exit 0."""
 
     incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Nobody waits for these requests any more: end them as ``cancelled``, uncomputed where that is still possible."""
+
+    incarnation: int
+    serials: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +120,7 @@ class Drained:
     incarnation: int
 
 
-ToWorker = Dispatch | Drain
+ToWorker = Dispatch | Drain | Cancel
 FromWorker = Ready | LoadFailed | Heartbeat | Result | Drained
 
 
@@ -131,6 +139,8 @@ def encode_to_worker(message: ToWorker) -> bytes:
             )
         case Drain():
             return pack({"type": "drain", "incarnation": message.incarnation})
+        case Cancel():
+            return pack({"type": "cancel", "incarnation": message.incarnation, "serials": list(message.serials)})
         case _:
             assert_never(message)
 
@@ -149,6 +159,8 @@ def decode_to_worker(header: bytes | memoryview) -> ToWorker:
             )
         case "drain":
             message = Drain(incarnation=incarnation)
+        case "cancel":
+            message = Cancel(incarnation=incarnation, serials=fields.integers("serials"))
         case _:
             raise ProtocolError(f"link header: unknown type {kind!r}")
     fields.end()

@@ -90,8 +90,17 @@ class Unload:
     deadline_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Withdraw requests of this client by their ids; those that have ended, or never were, are passed over."""
+
+    id: int
+    ids: tuple[int, ...]
+    deadline_ms: int | None = None
+
+
 ModelRequest = Embed | Tokenize
-Request = Hello | Embed | Tokenize | Models | Status | Load | Unload
+Request = Hello | Embed | Tokenize | Models | Status | Load | Unload | Cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +175,14 @@ class ErrorAnswer:
     retry_after_ms: int | None = None
     cause: tuple[str, ...] = ()
     details: Mapping[str, Detail] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Not an answer: a sign of life to a client whose requests wait long. Its ``id`` on the wire is 0."""
+
+    requests: int
+    """Of this client that have not ended."""
 
 
 Answer = Vectors | Tokens | Document | ErrorAnswer

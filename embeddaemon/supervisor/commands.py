@@ -39,6 +39,23 @@ class SendDispatch:
 
 
 @dataclass(frozen=True, slots=True)
+class SendWaiting:
+    """Tell a client that its requests wait. That nobody is there any more is learned by it."""
+
+    client: bytes
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendCancel:
+    """Tell a worker that nobody waits for some of what it holds."""
+
+    worker: int
+    incarnation: int
+    serials: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SendDrain:
     """Tell a worker to finish what it holds and go."""
 
@@ -123,6 +140,8 @@ Command = (
     Reply
     | Forward
     | SendDispatch
+    | SendWaiting
+    | SendCancel
     | SendDrain
     | StartForkServer
     | StartTemplate

@@ -13,7 +13,7 @@ from embeddaemon.config.settings import Settings
 from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.core import Governor
 from embeddaemon.protocol import control
-from embeddaemon.protocol.messages import Document, Embed, Hello, Load, Models, Status, Tokenize, Unload
+from embeddaemon.protocol.messages import Cancel, Document, Embed, Hello, Load, Models, Status, Tokenize, Unload
 from embeddaemon.supervisor import admission, documents
 from embeddaemon.supervisor.arrivals import forked, forker_said, worker_said
 from embeddaemon.supervisor.commands import Command, Reply
@@ -24,6 +24,7 @@ from embeddaemon.supervisor.events import (
     CardRead,
     ChildReaped,
     ClientEvent,
+    ClientGone,
     ControlLost,
     DrainRequested,
     Event,
@@ -43,6 +44,7 @@ from embeddaemon.supervisor.staffing import staff, staff_all
 from embeddaemon.supervisor.state import Machine, ModelState, State, Waiter
 from embeddaemon.supervisor.stopping import advance_stop, drain_requested
 from embeddaemon.supervisor.timers import HOUSEKEEPING
+from embeddaemon.supervisor.withdrawals import cancel, client_gone
 
 
 class Supervisor:
@@ -76,7 +78,7 @@ class Supervisor:
     def handle(self, event: Event, now: float) -> list[Command]:
         """One event to the commands that follow from it."""
         match event:
-            case RequestReceived() | RequestMalformed():
+            case RequestReceived() | RequestMalformed() | ClientGone():
                 self._client_event(event, now)
             case WorkerSaid() | ForkerSaid() | ControlLost() | ChildReaped() | StartFailed():
                 self._process_event(event, now)
@@ -115,6 +117,9 @@ class Supervisor:
             state.counts["malformed"] += 1
             refuse(state, event.client, event.id, event.error)
             return
+        if isinstance(event, ClientGone):
+            client_gone(state, event.client)
+            return
         try:
             self._request(event, now)
         except EmbedDaemonError as error:
@@ -136,6 +141,9 @@ class Supervisor:
                 state.commands.append(Reply(event.client, Document(id=request.id), documents.status(state, now)))
             case Load() | Unload():
                 self._load_or_unload(event, request, now)
+            case Cancel():
+                document = {"cancelled": cancel(state, event.client, request.ids)}
+                state.commands.append(Reply(event.client, Document(id=request.id), document))
             case _:
                 assert_never(request)
 

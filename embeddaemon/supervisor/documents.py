@@ -114,6 +114,7 @@ def status(state: State, now: float) -> dict[str, Any]:
             "answered": counts["answered"],
             "failed": sum(count for key, count in counts.items() if key.startswith("failed.")),
             "expired": counts["expired"],
+            "cancelled": counts["cancelled"],
             "refused": sum(count for key, count in counts.items() if key.startswith("refused.")),
         },
         "counts": dict(counts),

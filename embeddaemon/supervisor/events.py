@@ -34,6 +34,13 @@ class RequestMalformed:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientGone:
+    """Something was sent to a client, and nobody is there any more."""
+
+    client: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSaid:
     """A message of a worker; ``frames`` is what follows a Result's header."""
 
@@ -109,6 +116,6 @@ class DrainRequested:
     reason: str
 
 
-ClientEvent = RequestReceived | RequestMalformed
+ClientEvent = RequestReceived | RequestMalformed | ClientGone
 ProcessEvent = WorkerSaid | ForkerSaid | ControlLost | ChildReaped | StartFailed
 Event = ClientEvent | ProcessEvent | CardRead | CardFailed | SampleTaken | TimePassed | DrainRequested

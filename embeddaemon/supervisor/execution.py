@@ -14,9 +14,9 @@ from embeddaemon.governor.probes import Probe
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.sources import locate, parse_source
 from embeddaemon.protocol import codec, link, wire
-from embeddaemon.protocol.messages import Document
+from embeddaemon.protocol.messages import Document, Waiting
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.events import CardFailed, CardRead, Event, SampleTaken
+from embeddaemon.supervisor.events import CardFailed, CardRead, ClientGone, Event, SampleTaken
 from embeddaemon.supervisor.process import Processes
 from embeddaemon.telemetry.logs import fields
 
@@ -45,7 +45,7 @@ class Executor:
         """Do it. What it led to at once is returned as the next event."""
         match command:
             case do.Forward():
-                self._send(self._clients, [command.client, *command.frames], "answer")
+                return self._answer([command.client, *command.frames])
             case do.SendDispatch():
                 routing = link.routing_id(command.worker, command.dispatch.incarnation)
                 self._send(
@@ -55,7 +55,16 @@ class Executor:
                 frames: list[Any] = [command.client, codec.encode_answer(command.answer)]
                 if isinstance(command.answer, Document):
                     frames.append(codec.encode_document(command.document or {}))
-                self._send(self._clients, frames, "answer")
+                return self._answer(frames)
+            case do.SendWaiting():
+                return self._answer([command.client, codec.encode_answer(Waiting(command.requests))])
+            case do.SendCancel():
+                routing = link.routing_id(command.worker, command.incarnation)
+                self._send(
+                    self._workers,
+                    [routing, link.encode_to_worker(link.Cancel(command.incarnation, command.serials))],
+                    "cancel",
+                )
             case do.SendDrain():
                 routing = link.routing_id(command.worker, command.incarnation)
                 self._send(self._workers, [routing, link.encode_to_worker(link.Drain(command.incarnation))], "drain")
@@ -82,20 +91,33 @@ class Executor:
                 assert_never(command)
         return None
 
-    def _send(self, router: zmq.Socket[bytes], frames: list[Any], what: str) -> None:
-        """Never waits: a peer that is gone or does not read loses its message, and the log says so once a second."""
+    def _answer(self, frames: list[Any]) -> ClientGone | None:
+        """To a client: its routing id, then what it gets."""
+        errno = self._send(self._clients, frames, "answer")
+        return ClientGone(frames[0]) if errno == zmq.EHOSTUNREACH else None
+
+    def _send(self, router: zmq.Socket[bytes], frames: list[Any], what: str) -> int | None:
+        """Never waits: a peer that is gone or does not read loses its message, and the log says so once a second.
+
+        Gives the number of the error, if there was one.
+        """
         try:
             wire.send(router, frames)
         except zmq.ZMQError as error:
             # EHOSTUNREACH: the peer left. EAGAIN: it does not read. A dead worker's requests come back when it is
-            # reaped. A client that left thousands of requests behind is worth one line, not thousands.
-            self._undelivered += 1
-            now = time.monotonic()
-            if now - self._told_of_undelivered_at < UNDELIVERED_LOG_SECONDS:
-                return
-            reason = str(error)
-            log.info(fields("not_delivered", what=what, peer=frames[0].hex(), reason=reason, count=self._undelivered))
-            self._undelivered, self._told_of_undelivered_at = 0, now
+            # reaped.
+            self._note_undelivered(frames[0], what, str(error))
+            return error.errno
+        return None
+
+    def _note_undelivered(self, peer: bytes, what: str, reason: str) -> None:
+        """A client that left thousands of requests behind is worth one line, not thousands."""
+        self._undelivered += 1
+        now = time.monotonic()
+        if now - self._told_of_undelivered_at < UNDELIVERED_LOG_SECONDS:
+            return
+        log.info(fields("not_delivered", what=what, peer=peer.hex(), reason=reason, count=self._undelivered))
+        self._undelivered, self._told_of_undelivered_at = 0, now
 
     def _sample(self) -> Event | None:
         """Memory now; nothing when it cannot be read (out of descriptors): the ledger speaks alone then."""

@@ -11,6 +11,7 @@ from embeddaemon.supervisor.lifecycle import COMING, DeathClass, Worker, WorkerS
 from embeddaemon.supervisor.requests import refuse
 from embeddaemon.supervisor.staffing import staff_all
 from embeddaemon.supervisor.state import ChildKind, ModelState, State
+from embeddaemon.supervisor.withdrawals import ask_who_is_there
 
 HOUSEKEEPING_SECONDS = 0.2
 """How often, while there is anything to look after."""
@@ -43,6 +44,7 @@ def look_after(state: State, now: float) -> None:
     _end_endless_loads(state, now)
     _end_forkers_that_stand_still(state, now)
     write_off(state, now)
+    ask_who_is_there(state, now)
     if state.children and now - state.sampled_at >= SAMPLE_SECONDS:
         state.sampled_at = now
         state.commands.append(TakeSample())

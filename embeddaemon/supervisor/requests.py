@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from embeddaemon.errors import EmbedDaemonError, Expired, Invalid, Refused, WorkerCrashed, error_for
+from embeddaemon.errors import Cancelled, EmbedDaemonError, Expired, Invalid, Refused, WorkerCrashed, error_for
 from embeddaemon.protocol import link
 from embeddaemon.protocol.codec import error_answer
 from embeddaemon.protocol.messages import Document, Lane, ModelRequest
@@ -50,9 +50,9 @@ def accept(state: State, event: RequestReceived, now: float) -> ModelState:
 
 
 def _outcome(error: EmbedDaemonError) -> str:
-    """Under which an ending is counted: said no, too late, or failed on our side."""
-    if isinstance(error, Expired):
-        return "expired"
+    """Under which an ending is counted: said no, too late, withdrawn, or failed on our side."""
+    if isinstance(error, Expired | Cancelled):
+        return error.code
     return f"refused.{error.code}" if isinstance(error, Refused | Invalid) else f"failed.{error.code}"
 
 
@@ -98,7 +98,7 @@ def _dispatch(state: State, model: ModelState, worker: Worker, lane: Lane, now: 
     state.commands.append(SendDispatch(worker.number, link.Dispatch(worker.incarnation, number, tuple(items)), payload))
 
 
-def _close(state: State, entry: OpenRequest) -> None:
+def close(state: State, entry: OpenRequest) -> None:
     """It ended: forget it. What a worker still holds of it is dropped when it comes."""
     del state.open[entry.serial]
     del state.ids[entry.client, entry.request.id]
@@ -118,7 +118,7 @@ def end_with_result(state: State, worker: Worker, result: link.Result, frames: l
     if entry is None or entry.worker != worker.number:
         state.counts["results_dropped"] += 1
     else:
-        _close(state, entry)
+        close(state, entry)
         state.counts[_outcome(error_for(result.code, "")) if result.code else "answered"] += 1
         state.counts["texts"] += result.texts
         state.counts["tokens"] += result.tokens
@@ -129,7 +129,7 @@ def end_with_result(state: State, worker: Worker, result: link.Result, frames: l
 
 def end_with_error(state: State, entry: OpenRequest, error: EmbedDaemonError) -> None:
     """Answer an accepted request with an error."""
-    _close(state, entry)
+    close(state, entry)
     state.counts[_outcome(error)] += 1
     state.commands.append(Reply(entry.client, error_answer(entry.request.id, error)))
 

@@ -200,6 +200,7 @@ class State:
     """Set once the processes are told to go: when we stop waiting for them."""
     is_over: bool = False
     sampled_at: float = float("-inf")
+    asked_who_is_there_at: float = float("-inf")
     looked_at: float = float("inf")
     """When time was last looked at; what comes much later than it should says that we ourselves stood still."""
     _numbers: int = 0

@@ -539,6 +539,21 @@ def test_child_that_exits_the_ordinary_way_leaves_its_parents_connection_alone(c
     assert client.embed("after").shape == (DIM,)
 
 
+def test_stream_that_is_left_early_is_withdrawn(client: Client, daemon: FakeDaemon) -> None:
+    def first_piece_only(request: Request, body: Body | None) -> Silence | None:
+        is_later = isinstance(request, Embed) and isinstance(body, Texts) and body.texts[0] != "0"
+        return Silence() if is_later else None
+
+    daemon.behaviour = first_piece_only
+    stream = client.embed_stream(str(number) for number in range(1000))
+    assert next(stream).shape[1] == DIM
+    stream.close()
+    wait_until(lambda: bool(daemon.withdrawn), describe=lambda: daemon.requests)
+    assert daemon.withdrawn == {request.id for request in daemon.embeds[1:]}
+    daemon.behaviour = obliging
+    assert client.embed("after").shape == (DIM,)
+
+
 def test_interrupted_call_leaves_a_client_that_works(client: Client, daemon: FakeDaemon) -> None:
     daemon.behaviour = _only_hello(Silence())
 
@@ -551,6 +566,8 @@ def test_interrupted_call_leaves_a_client_that_works(client: Client, daemon: Fak
     with pytest.raises(KeyboardInterrupt):
         client.embed("a")
     interrupting.join()
+    (asked,) = daemon.embeds
+    wait_until(lambda: daemon.withdrawn == {asked.id}, describe=lambda: daemon.requests)
     daemon.behaviour = obliging
     assert client.embed("a").shape == (DIM,)
 

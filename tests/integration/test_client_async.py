@@ -137,6 +137,22 @@ def test_time_out_of_asyncio_and_of_the_call_both_end_it(daemon: FakeDaemon) -> 
     asyncio.run(ask())
 
 
+def test_task_that_is_cancelled_withdraws_its_requests(daemon: FakeDaemon) -> None:
+    daemon.behaviour = silent
+
+    async def ask() -> None:
+        async with connect(daemon) as client:
+            asking = asyncio.create_task(client.embed("a"))
+            await until(daemon, 1)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            asked = {request.id for request in daemon.embeds}
+            await asyncio.to_thread(wait_until, lambda: daemon.withdrawn == asked, describe=lambda: daemon.requests)
+
+    asyncio.run(ask())
+
+
 def test_stream_tells_which_texts_were_cut(daemon: FakeDaemon) -> None:
     async def main() -> list[int]:
         cut: list[int] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -16,6 +18,7 @@ from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS
 from embeddaemon.supervisor.room import TURN_SECONDS
 from embeddaemon.supervisor.state import ChildKind
 from embeddaemon.supervisor.stopping import STOP_SECONDS
+from embeddaemon.supervisor.withdrawals import ASK_AFTER_SECONDS
 from tests.support.supervisor_story import Story, spec
 from tests.support.supervisor_world import Life, Process
 
@@ -27,8 +30,16 @@ picks = st.integers(0, 1000)
 names = st.sampled_from(["small", "large", "hub"])
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Something that must end."""
+
+    client: bytes
+    deadline: float
+
+
 class SupervisorStory(RuleBasedStateMachine):
-    """``asked`` has the deadline of every request, load and unload by its id."""
+    """``asked`` has who asked it, and the deadline, of every request, load and unload by its id."""
 
     @initialize(
         budget_mib=st.sampled_from([900, 1150, 2000]),
@@ -55,7 +66,9 @@ class SupervisorStory(RuleBasedStateMachine):
             max_queued_requests=8,
             load_timeout_seconds=40.0,
         )
-        self.asked: dict[int, float] = {}
+        self.asked: dict[int, Asked] = {}
+        self.client = b"1"
+        self.left_at: dict[bytes, float] = {}
         self.sent: dict[int, tuple[Lane, int]] = {}
         self.incarnations: dict[int, int] = {}
         self.seen = 0
@@ -71,18 +84,47 @@ class SupervisorStory(RuleBasedStateMachine):
     )
     def requests_come(self, name: str, lane: Lane, deadline_ms: int, body_bytes: int, times: int) -> None:
         for _ in range(times):
-            id_ = self.story.ask(name, lane=lane, deadline_ms=deadline_ms, body_bytes=body_bytes)
-            self.asked[id_] = self.story.now + deadline_ms / 1000
+            self.note(
+                self.story.ask(name, lane=lane, deadline_ms=deadline_ms, body_bytes=body_bytes, client=self.client),
+                deadline_ms,
+            )
             for serial, entry in self.story.state.open.items():
                 self.sent[serial] = (entry.request.lane, entry.body_bytes)
 
     @rule(name=names, deadline_ms=st.integers(50, 30_000))
     def load(self, name: str, deadline_ms: int) -> None:
-        self.asked[self.story.load(name, deadline_ms=deadline_ms)] = self.story.now + deadline_ms / 1000
+        self.note(self.story.load(name, deadline_ms=deadline_ms, client=self.client), deadline_ms)
 
     @rule(name=names, deadline_ms=st.integers(50, 30_000))
     def unload(self, name: str, deadline_ms: int) -> None:
-        self.asked[self.story.unload(name, deadline_ms=deadline_ms)] = self.story.now + deadline_ms / 1000
+        self.note(self.story.unload(name, deadline_ms=deadline_ms, client=self.client), deadline_ms)
+
+    @rule(picked=st.lists(picks, min_size=1, max_size=4), times=st.integers(1, 2))
+    def a_client_withdraws(self, picked: list[int], times: int) -> None:
+        """Some that are open, some that are not, some that never were; perhaps twice."""
+        mine = [id_ for id_, asked in self.asked.items() if asked.client == self.client]
+        ids = [*(mine[pick % len(mine)] for pick in picked if mine), 10**9]
+        for _ in range(times):
+            cancel = self.story.cancel(*ids, client=self.client)
+            assert self.story.answers.pop((self.client, cancel)), "a cancel without an answer"
+            self.story.documents -= 1
+        assert all(self.outcome(id_) != "open" for id_ in ids[:-1])
+
+    @rule()
+    def a_client_goes_and_another_comes(self) -> None:
+        self.story.leave(self.client)
+        self.left_at[self.client] = self.story.now
+        self.client = b"%d" % (len(self.left_at) + 1)
+
+    def note(self, id_: int, deadline_ms: int) -> None:
+        self.asked[id_] = Asked(self.client, self.story.now + deadline_ms / 1000)
+
+    def outcome(self, id_: int) -> str:
+        return self.story.outcome(id_, self.asked[id_].client)
+
+    def is_open(self, id_: int) -> bool:
+        """Without an answer, and somebody waits for it."""
+        return self.asked[id_].client == self.client and self.outcome(id_) == "open"
 
     # What processes do.
 
@@ -168,13 +210,33 @@ class SupervisorStory(RuleBasedStateMachine):
 
     @invariant()
     def every_request_ends_once_and_in_time(self) -> None:
-        for id_, deadline in self.asked.items():
-            outcome = self.story.outcome(id_)
-            if outcome == "open":
-                assert self.story.now <= deadline + HOUSEKEEPING_SECONDS + SLACK, f"request {id_} is late"
+        for id_, asked in self.asked.items():
+            if self.is_open(id_):
+                assert self.story.now <= asked.deadline + HOUSEKEEPING_SECONDS + SLACK, f"request {id_} is late"
         assert len(self.story.answers) <= len(self.asked)
-        open_ids = {entry.request.id for entry in self.story.state.open.values()}
-        assert all(self.story.outcome(id_) == "open" for id_ in open_ids)
+        entries = self.story.state.open.values()
+        assert all(self.outcome(entry.request.id) == "open" for entry in entries)
+        assert set(self.story.state.ids.values()) == set(self.story.state.open)
+
+    @invariant()
+    def every_ending_is_counted_once(self) -> None:
+        counts = self.story.state.counts
+        ended = sum(
+            count
+            for key, count in counts.items()
+            if key in ("answered", "expired", "cancelled") or key.startswith(("refused.", "failed."))
+        )
+        waiters = sum(len(model.load_waiters) + len(model.unload_waiters) for model in self.story.state.models.values())
+        # A load or an unload that is done is not counted.
+        done = self.story.documents
+        assert ended + done + waiters + len(self.story.state.open) == len(self.asked)
+
+    @invariant()
+    def nothing_is_kept_for_long_for_who_has_gone(self) -> None:
+        longest = 2 * ASK_AFTER_SECONDS + HOUSEKEEPING_SECONDS + SLACK
+        for entry in self.story.state.open.values():
+            left_at = self.left_at.get(entry.client)
+            assert left_at is None or self.story.now <= max(left_at, entry.received_at) + longest
 
     @invariant()
     def leases_are_those_of_our_processes_and_fit_the_budget(self) -> None:
@@ -234,7 +296,7 @@ class SupervisorStory(RuleBasedStateMachine):
             self.story.answer_everything()
             self.story.pass_time(2.0)
         self.story.run()
-        assert all(self.story.outcome(id_) != "open" for id_ in self.asked)
+        assert not any(self.is_open(id_) for id_ in self.asked)
         assert not self.story.state.open
         assert set(self.story.leased()) <= {"fork-server"}
         assert self.story.supervisor.next_due() is None or self.story.state.children
@@ -251,7 +313,7 @@ class SupervisorStory(RuleBasedStateMachine):
         self.story.run()
         self.story.pass_time(DRAIN_SECONDS + 2 * STOP_SECONDS + 3 * HOUSEKEEPING_SECONDS)
         assert self.story.exit_code == 0
-        assert all(self.story.outcome(id_) != "open" for id_ in self.asked)
+        assert not any(self.is_open(id_) for id_ in self.asked)
 
 
 TestSupervisor = SupervisorStory.TestCase

@@ -23,6 +23,7 @@ from embeddaemon.protocol.endpoints import socket_path
 from embeddaemon.protocol.limits import VERSION, Limits
 from embeddaemon.protocol.messages import (
     Body,
+    Cancel,
     Document,
     Embed,
     Hello,
@@ -129,6 +130,11 @@ class FakeDaemon:
     def embeds(self) -> list[Embed]:
         return [request for request in self.requests if isinstance(request, Embed)]
 
+    @property
+    def withdrawn(self) -> set[int]:
+        """Ids of the requests that clients have cancelled."""
+        return {id_ for request in self.requests if isinstance(request, Cancel) for id_ in request.ids}
+
     def _serve(self) -> None:
         router = self._context.socket(zmq.ROUTER)
         router.setsockopt(zmq.LINGER, 0)
@@ -200,6 +206,8 @@ class FakeDaemon:
                 return _document(request.id, {"model": request.model, "state": "ready", "seconds": 0.5})
             case Unload():
                 return _document(request.id, {"model": request.model, "state": "available"})
+            case Cancel():
+                return _document(request.id, {"cancelled": 0})
 
     def _hello(self) -> dict[str, Any]:
         limits = self.limits

@@ -23,7 +23,7 @@ import zmq
 from embeddaemon.models.order import LoadOrder
 from embeddaemon.protocol import bodies, codec, control, link
 from embeddaemon.protocol.limits import Limits
-from embeddaemon.protocol.messages import Answer, Embed, ErrorAnswer, Tokenize, Vectors
+from embeddaemon.protocol.messages import Answer, Embed, ErrorAnswer, Tokenize, Vectors, Waiting
 from tests.support.stub_engine import stub_order
 from tests.support.waiting import seconds, wait_until
 
@@ -270,7 +270,9 @@ class StandIn:
     def receive_result(self, within_seconds: float = 10.0) -> Result:
         message, (header, *frames) = self.receive_frames(within_seconds)
         assert isinstance(message, link.Result), message
-        return Result(message, codec.decode_answer(header), frames)
+        answer = codec.decode_answer(header)
+        assert not isinstance(answer, Waiting), "a worker answers, and nothing else"
+        return Result(message, answer, frames)
 
     def ask(self, *requests: Request, worker: int = 1) -> list[Result]:
         """Dispatches them together; their results, in the order asked."""

@@ -24,6 +24,7 @@ from embeddaemon.protocol.messages import (
     Status,
     Unload,
     Vectors,
+    Waiting,
 )
 from tests.support.waiting import seconds
 
@@ -56,10 +57,14 @@ class RawClient:
         self._socket.send_multipart(list(frames))
 
     def receive(self, timeout_seconds: float | None = None) -> tuple[Answer, list[bytes]]:
+        """The next answer; signs of life are passed over."""
         limit = self._timeout_seconds if timeout_seconds is None else timeout_seconds
-        assert self._socket.poll(int(seconds(limit) * 1000)), f"no answer within {seconds(limit):g} s"
-        header, *frames = self._socket.recv_multipart()
-        return codec.decode_answer(header), frames
+        while True:
+            assert self._socket.poll(int(seconds(limit) * 1000)), f"no answer within {seconds(limit):g} s"
+            header, *frames = self._socket.recv_multipart()
+            answer = codec.decode_answer(header)
+            if not isinstance(answer, Waiting):
+                return answer, frames
 
     def has_answer(self, timeout_seconds: float) -> bool:
         return bool(self._socket.poll(int(seconds(timeout_seconds) * 1000)))

@@ -12,11 +12,12 @@ from embeddaemon.governor.core import Governor
 from embeddaemon.governor.samples import Limit, MemorySample
 from embeddaemon.models.spec import ModelSpec, WorkerBounds
 from embeddaemon.protocol import link
-from embeddaemon.protocol.messages import Embed, ErrorAnswer, Lane, Load, Request, Unload
+from embeddaemon.protocol.messages import Cancel, Document, Embed, ErrorAnswer, Lane, Load, Request, Unload
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.core import Supervisor
 from embeddaemon.supervisor.events import (
     CardFailed,
+    ClientGone,
     DrainRequested,
     Event,
     RequestReceived,
@@ -69,6 +70,11 @@ class Story:
         self.dispatched: list[tuple[link.Dispatch, int]] = []
         """Each with the most bytes that its model's dispatches may have at that moment."""
         self.answers: dict[tuple[bytes, int], list[do.Reply | do.Forward]] = {}
+        self.documents = 0
+        """Sent, whether or not anybody was there."""
+        self.gone: set[bytes] = set()
+        """Clients to whom nothing can be sent any more."""
+        self.signs_of_life: list[do.SendWaiting] = []
         self.card_errors: dict[str, EmbedDaemonError] = {}
         self.exit_code: int | None = None
         self._ids = 0
@@ -91,7 +97,12 @@ class Story:
     def _execute(self, commands: list[do.Command]) -> None:
         self.commands.extend(commands)
         for command in commands:
+            self.documents += isinstance(command, do.Reply) and isinstance(command.answer, Document)
             match command:
+                case do.Reply() | do.Forward() | do.SendWaiting() if command.client in self.gone:
+                    self.tell(ClientGone(command.client))
+                case do.SendWaiting():
+                    self.signs_of_life.append(command)
                 case do.Reply():
                     self.answers.setdefault((command.client, command.answer.id), []).append(command)
                 case do.Forward():
@@ -133,11 +144,19 @@ class Story:
         request = Embed(id=self._next_id(), model=model, lane=lane, deadline_ms=deadline_ms, task=task)
         return self._send(request, body_bytes, client)
 
-    def load(self, model: str = "mini", *, deadline_ms: int | None = None) -> int:
-        return self._send(Load(id=self._next_id(), model=model, deadline_ms=deadline_ms))
+    def cancel(self, *ids: int, client: bytes = CLIENT) -> int:
+        """Withdraw requests; gives the id of the ``cancel`` itself."""
+        return self._send(Cancel(id=self._next_id(), ids=ids), client=client)
 
-    def unload(self, model: str = "mini", *, deadline_ms: int | None = None) -> int:
-        return self._send(Unload(id=self._next_id(), model=model, deadline_ms=deadline_ms))
+    def leave(self, client: bytes = CLIENT) -> None:
+        """The client is gone; nobody knows yet."""
+        self.gone.add(client)
+
+    def load(self, model: str = "mini", *, deadline_ms: int | None = None, client: bytes = CLIENT) -> int:
+        return self._send(Load(id=self._next_id(), model=model, deadline_ms=deadline_ms), client=client)
+
+    def unload(self, model: str = "mini", *, deadline_ms: int | None = None, client: bytes = CLIENT) -> int:
+        return self._send(Unload(id=self._next_id(), model=model, deadline_ms=deadline_ms), client=client)
 
     def send(self, request: Request, *, is_admin: bool = True) -> int:
         return self._send(request, is_admin=is_admin)

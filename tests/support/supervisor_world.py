@@ -60,6 +60,8 @@ class Process:
     incarnation: int = 0
     is_draining: bool = False
     held: list[Held] = field(default_factory=list)
+    cancelled: set[int] = field(default_factory=set)
+    """Serials that it was told to drop."""
     dispatches: list[set[int]] = field(default_factory=list)
     control: deque[control.FromForker | None] = field(default_factory=deque)
     """What it has written on its control socket; None is its end."""
@@ -116,6 +118,9 @@ class World:
                 return self._start(worker) if command.spawn else self._order(worker)
             case do.SendDispatch():
                 self._dispatch(command)
+            case do.SendCancel():
+                if (process := self.worker(command.worker, command.incarnation)) is not None:
+                    process.cancelled.update(command.serials)
             case do.SendDrain():
                 if (process := self.worker(command.worker, command.incarnation)) is not None:
                     process.is_draining = True
@@ -215,7 +220,7 @@ class World:
             worker=process.worker,
             incarnation=process.incarnation,
             serial=held.serial,
-            code=code,
+            code="cancelled" if held.serial in process.cancelled else code,
             texts=1,
             tokens=7,
             tokenize_us=0,

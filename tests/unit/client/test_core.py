@@ -13,7 +13,7 @@ from embeddaemon.errors import Busy, DaemonUnreachable, Expired, InvalidInput, P
 from embeddaemon.protocol import codec
 from embeddaemon.protocol.fields import pack
 from embeddaemon.protocol.limits import VERSION
-from embeddaemon.protocol.messages import Answer, Document, Embed, ErrorAnswer, Hello, Request
+from embeddaemon.protocol.messages import Answer, Cancel, Document, Embed, ErrorAnswer, Hello, Request, Waiting
 
 ENDPOINT = "ipc:///run/test/s"
 PATIENCE = Patience()
@@ -59,6 +59,11 @@ class Driver:
         assert isinstance(hello, Hello)
         document = codec.encode_document({"v": version, "version": "1.2.3", "instance": instance})
         return self.receive(Document(id=hello.id), document)
+
+    def withdrawn(self) -> tuple[int, ...]:
+        cancel = self.sent[-1]
+        assert isinstance(cancel, Cancel)
+        return cancel.ids
 
     def answer_last(self) -> list[type[Action]]:
         return self.receive(Document(id=self.sent[-1].id), codec.encode_document({}))
@@ -285,7 +290,9 @@ def test_piece_without_answer_expires_a_little_after_its_deadline() -> None:
     driver = ready(call)
     assert driver.core.wakeup() == pytest.approx(driver.now + 0.5 + PATIENCE.late)
     assert driver.after(0.5).tick() == []
-    assert driver.after(PATIENCE.late).tick() == [Wake]
+    asked = driver.sent[-1].id
+    assert driver.after(PATIENCE.late).tick() == [Wake, Send]
+    assert driver.withdrawn() == (asked,)
     with pytest.raises(Expired, match=r"no answer within 0\.5 s"):
         call.take()
     assert driver.core.wakeup() is None
@@ -325,9 +332,45 @@ def test_noise_is_counted_and_changes_nothing() -> None:
 def test_abandoned_call_leaves_nothing_to_wake_up_for() -> None:
     call = Call(wait_seconds=30)
     driver = ready(call)
-    assert driver.core.abandon(call) == []
+    driver.kinds(driver.core.abandon(call))
     assert driver.core.wakeup() is None
     assert driver.answer_last() == []
+
+
+def test_abandoned_call_is_withdrawn_with_every_piece_that_was_sent() -> None:
+    call, other = Call(wait_seconds=30), Call(wait_seconds=30)
+    driver = ready(call)
+    driver.submit(call, 1)
+    driver.submit(other)
+    mine = tuple(request.id for request in driver.sent[-3:-1])
+    assert driver.kinds(driver.core.abandon(call)) == [Send]
+    assert driver.withdrawn() == mine
+
+
+def test_more_pieces_than_fit_in_one_header_are_withdrawn_all_the_same() -> None:
+    call = Call(wait_seconds=30, window=Window(size=3000))
+    driver = ready()
+    for number in range(3000):
+        driver.submit(call, number)
+    asked = {request.id for request in driver.sent[-3000:]}
+    driver.sent.clear()
+    driver.kinds(driver.core.abandon(call))
+    assert {id_ for request in driver.sent if isinstance(request, Cancel) for id_ in request.ids} == asked
+
+
+def test_piece_that_was_not_sent_needs_no_withdrawal() -> None:
+    call = Call(wait_seconds=30)
+    driver = ready(call)
+    driver.refuse_last("busy", retry_after_ms=500)
+    assert driver.kinds(driver.core.abandon(call)) == []
+
+
+def test_sign_of_life_is_no_answer_and_saves_a_ping() -> None:
+    driver = ready(Call(wait_seconds=30))
+    driver.after(0.9)
+    assert driver.kinds(driver.core.received([codec.encode_answer(Waiting(1))], driver.now)) == []
+    assert driver.core.strays == 0
+    assert driver.after(0.9).tick() == []
 
 
 def test_connection_that_nobody_waits_for_any_more_is_closed() -> None:

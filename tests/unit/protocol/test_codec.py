@@ -23,6 +23,7 @@ from embeddaemon.protocol import bodies, codec
 from embeddaemon.protocol.limits import MAX_HEADER_BYTES, VERSION, Limits
 from embeddaemon.protocol.messages import (
     Answer,
+    Cancel,
     Document,
     Embed,
     ErrorAnswer,
@@ -77,6 +78,7 @@ def body(value: object) -> bytes:
         Status(id=5, deadline_ms=1),
         Load(id=6, model="m"),
         Unload(id=7, model="m"),
+        Cancel(id=8, ids=(1, 2**63 - 1)),
     ],
 )
 def test_request_comes_back_as_it_was(request_: Request) -> None:
@@ -103,6 +105,9 @@ def test_request_comes_back_as_it_was(request_: Request) -> None:
         header(colour="red"),
         header(model=b"m"),
         header(op="load"),
+        header(op="cancel"),
+        header(op="cancel", ids=[1, "two"]),
+        header(op="cancel", ids=list(range(5000))),
         b"",
         b"\xc1",
         body([1, 2]),
