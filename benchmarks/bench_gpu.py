@@ -233,7 +233,8 @@ def _row(device: torch.device, distinct: int) -> Row:
     """About ROW_TOKENS tokens in texts of ``distinct`` lengths about 64."""
     kinds = [64 - distinct // 2 + step for step in range(distinct)]
     lengths = np.array(sorted((kinds * (ROW_TOKENS // sum(kinds) + 1))[: ROW_TOKENS // 64]), dtype=np.int32)
-    array = lay_out(np.zeros(int(lengths.sum()), dtype=np.int32), lengths, None)
+    nothing = np.zeros(int(lengths.sum()), dtype=np.int32)
+    array = lay_out(nothing, nothing, lengths, None)
     return divide(torch.from_numpy(array).to(device), lengths)
 
 

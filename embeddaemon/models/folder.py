@@ -19,6 +19,12 @@ from embeddaemon.models.spec import ModelSpec
 from embeddaemon.models.table import known, pinned_sha256
 from embeddaemon.models.weights import WeightsHeader, find_weights, read_headers
 
+_COUNT_FROM_PAD = ("roberta", "xlm-roberta", "camembert")
+"""Families whose positions begin behind the padding token's id, which takes as many from what a text can have."""
+_FAMILIES = ("bert", *_COUNT_FROM_PAD)
+_PAD = 1
+"""Id of those families' padding token where the folder does not say."""
+
 _HEADS_OF_OTHER_TASKS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
@@ -69,15 +75,17 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
 
 
 def _family(config: JsonFile, headers: tuple[WeightsHeader, ...]) -> str:
-    """``bert`` or UnsupportedModel: by the config, confirmed by the tensors' names, which do not lie."""
-    model_type = config.text("model_type")
-    if model_type != "bert":
-        raise UnsupportedModel(f"{config.path}: the family {model_type!r} is not served yet; served is bert")
+    """One of ``_FAMILIES`` or UnsupportedModel: by the config, confirmed by the tensors' names, which do not lie."""
+    family = config.text("model_type")
+    if family not in _FAMILIES:
+        raise UnsupportedModel(
+            f"{config.path}: the family {family!r} is not served yet; served are {', '.join(_FAMILIES)}"
+        )
     for architecture in config.texts("architectures"):
         if architecture.endswith(_HEADS_OF_OTHER_TASKS):
             raise UnsupportedModel(f"{config.path}: {architecture} gives scores, not embeddings, and is not served yet")
     if config.boolean("is_decoder", default=False):
-        raise UnsupportedModel(f"{config.path}: a BERT that is a decoder is not served")
+        raise UnsupportedModel(f"{config.path}: a {family} that is a decoder is not served")
     if _is_jina(config, headers):
         raise UnsupportedModel(
             f"{config.path}: this is Jina v2, which calls itself bert and is another architecture; not served yet"
@@ -86,7 +94,7 @@ def _family(config: JsonFile, headers: tuple[WeightsHeader, ...]) -> str:
         raise UnsupportedModel(
             f"{config.path}: position_embedding_type {positions!r} is not served; served is absolute"
         )
-    return "bert"
+    return family
 
 
 def _is_jina(config: JsonFile, headers: tuple[WeightsHeader, ...]) -> bool:
@@ -100,8 +108,8 @@ def _is_jina(config: JsonFile, headers: tuple[WeightsHeader, ...]) -> bool:
 
 
 def _max_tokens(spec: ModelSpec, config: JsonFile, pipeline: Pipeline) -> int:
-    """The folder's limit as sentence-transformers takes it, at most the number of positions; the spec's goes first."""
-    positions = config.size("max_position_embeddings")
+    """The folder's limit as sentence-transformers takes it, at most the usable positions; the spec's goes first."""
+    positions = _positions(config)
     if spec.max_tokens is not None:
         if not 1 <= spec.max_tokens <= positions:
             raise ConfigError(f"model {spec.name}: max_tokens is {spec.max_tokens}, the model can do 1 to {positions}")
@@ -114,6 +122,26 @@ def _max_tokens(spec: ModelSpec, config: JsonFile, pipeline: Pipeline) -> int:
     if not said:
         said = read_json(pipeline.transformer / "tokenizer_config.json").integer("model_max_length")
     return min(said or positions, positions)
+
+
+def _positions(config: JsonFile) -> int:
+    """The most tokens that the position table has room for. Raises CorruptModel."""
+    positions = config.size("max_position_embeddings")
+    if config.text("model_type") not in _COUNT_FROM_PAD:
+        return positions
+    usable = positions - _pad(config) - 1
+    if usable < 1:
+        raise CorruptModel(
+            f"{config.path}: max_position_embeddings is {positions}, which leaves none behind pad_token_id"
+        )
+    return usable
+
+
+def _pad(config: JsonFile) -> int:
+    pad = config.integer("pad_token_id")
+    if pad is None and "pad_token_id" in config.values:
+        raise CorruptModel(f"{config.path}: pad_token_id is null; the positions of this family begin behind it")
+    return _PAD if pad is None else pad
 
 
 def _tasks(spec: ModelSpec, source: Source, pipeline: Pipeline) -> tuple[Mapping[str, str], str | None]:

@@ -21,7 +21,7 @@ from embeddaemon.workers.engines import DeviceLost, EngineFacts, Ids, Overlappin
 from embeddaemon.workers.engines.torch_engine import pooling, segments, varlen
 from embeddaemon.workers.engines.torch_engine.accelerated import AcceleratedModel
 from embeddaemon.workers.engines.torch_engine.families import bert
-from embeddaemon.workers.engines.torch_engine.row import Row, divide, lay_out
+from embeddaemon.workers.engines.torch_engine.row import Row, divide, lay_out, positions_of
 from embeddaemon.workers.tokenization import load_tokenizer
 from tests.support import varlen_kernel
 from tests.support.checkpoints import TinyBert
@@ -41,7 +41,7 @@ def accelerated(folder: Path, dtype: torch.dtype, attend: varlen.Attend) -> Acce
     facts = EngineFacts(
         engine="torch", family="bert", precision=str(dtype), device="cpu", dim=card.dim, parameters=0, weights_bytes=0
     )
-    return AcceleratedModel(partial(bert.forward, module), load_tokenizer(card), card, facts)
+    return AcceleratedModel(partial(bert.forward, module), positions_of, load_tokenizer(card), card, facts)
 
 
 def ints(values: list[int]) -> Ids:
@@ -58,7 +58,8 @@ def prompts_for(lengths: list[int]) -> Ids:
 
 
 def row_of(lengths: list[int], prompts: Ids | None) -> Row:
-    return divide(torch.from_numpy(lay_out(some_ids(lengths), ints(lengths), prompts)), ints(lengths))
+    ids, counts = some_ids(lengths), ints(lengths)
+    return divide(torch.from_numpy(lay_out(ids, positions_of(ids, counts), counts, prompts)), counts)
 
 
 @pytest.mark.parametrize("mode", list(Pooling))

@@ -259,3 +259,13 @@ def test_digest_of_several_files_is_a_config_error(tmp_path: Path) -> None:
     assert card(tmp_path).weights_files == tuple(names)
     with pytest.raises(ConfigError, match="sha256"):
         card(tmp_path, sha256="0" * 64)
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "camembert"])
+def test_family_that_counts_from_its_padding_token_takes_fewer_tokens(family: str, tmp_path: Path) -> None:
+    config = {"model_type": family, "max_position_embeddings": 64, "pad_token_id": 1}
+    folder = TinyBert(config=config, sentence_config=None, tokenizer_config={"model_max_length": 512}).write(tmp_path)
+    read = card(folder)
+    assert (read.family, read.max_tokens) == (family, 62)
+    with pytest.raises(ConfigError, match="1 to 62"):
+        card(folder, max_tokens=63)

@@ -17,7 +17,7 @@ from embeddaemon.models.card import ModelCard
 from embeddaemon.workers.engines import DeviceLost, Encoded, EngineFacts, Ids, Pending, Rows
 from embeddaemon.workers.engines.torch_engine import pooling, segments
 from embeddaemon.workers.engines.torch_engine.model import Encode
-from embeddaemon.workers.engines.torch_engine.row import Row, divide, lay_out
+from embeddaemon.workers.engines.torch_engine.row import Positions, Row, divide, lay_out
 from embeddaemon.workers.engines.torch_engine.transfer import transfer_for
 from embeddaemon.workers.tokenization import Tokenizer
 
@@ -28,8 +28,11 @@ _FEW_GROUPS = 4
 class AcceleratedModel:
     """One model in the memory of one device."""
 
-    def __init__(self, encode: Encode, tokenizer: Tokenizer, card: ModelCard, facts: EngineFacts) -> None:
+    def __init__(
+        self, encode: Encode, positions: Positions, tokenizer: Tokenizer, card: ModelCard, facts: EngineFacts
+    ) -> None:
         self._encode = encode
+        self._positions = positions
         self._tokenizer = tokenizer
         self._card = card
         self._facts = facts
@@ -57,7 +60,7 @@ class AcceleratedModel:
             empty = np.empty((0, self._card.dim), dtype=np.float32)
             return _UnderWay(self._device, lambda: empty)
         with _on(self._device):
-            array = self._transfer.to_device(lay_out(ids, lengths, prompt_lengths))
+            array = self._transfer.to_device(lay_out(ids, self._positions(ids, lengths), lengths, prompt_lengths))
             row = divide(array, lengths)
             hidden = self._encode(row.ids, row.positions, row.texts)  # (tokens, hidden)
             return _UnderWay(self._device, self._transfer.to_host(self._pool(hidden, row)))

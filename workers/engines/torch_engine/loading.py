@@ -22,8 +22,9 @@ from embeddaemon.workers.device import resolve_device, resolve_precision
 from embeddaemon.workers.engines import EngineFacts, LoadedModel
 from embeddaemon.workers.engines.torch_engine import attention, encoder, varlen
 from embeddaemon.workers.engines.torch_engine.accelerated import AcceleratedModel
-from embeddaemon.workers.engines.torch_engine.families import bert
+from embeddaemon.workers.engines.torch_engine.families import bert, roberta
 from embeddaemon.workers.engines.torch_engine.model import Encode, TorchModel
+from embeddaemon.workers.engines.torch_engine.row import positions_of
 from embeddaemon.workers.tokenization import load_tokenizer
 
 _NEEDED = ("torch", "transformers.models.bert.modeling_bert", "tokenizers", "numpy")
@@ -49,6 +50,7 @@ def load(order: LoadOrder) -> LoadedModel:
     config = read_json(Path(card.transformer_folder, "config.json"))
     tokenizer = load_tokenizer(card)
     module = bert.build(config.values, card, dtype).to(device)
+    positions = positions_of if card.family == "bert" else roberta.positions_behind(_pad(module))
     facts = EngineFacts(
         engine="torch",
         family=card.family,
@@ -59,14 +61,19 @@ def load(order: LoadOrder) -> LoadedModel:
         weights_bytes=sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()),
     )
     if device.type == "cpu":
-        model: LoadedModel = TorchModel(_encode(module), tokenizer, card, facts)
+        model: LoadedModel = TorchModel(_encode(module), positions, tokenizer, card, facts)
     else:
-        model = AcceleratedModel(_encode_there(module, device, dtype), tokenizer, card, facts)
+        model = AcceleratedModel(_encode_there(module, device, dtype), positions, tokenizer, card, facts)
     warm_up(model, card.max_tokens, card.vocabulary)
     if device.type != "cpu":  # its memory has its full size before the first request
         full = [min(card.max_tokens, order.token_budget)] * max(1, order.token_budget // card.max_tokens)
         forward_any(model, full, card.vocabulary)
     return model
+
+
+def _pad(module: nn.Module) -> int:
+    config: Any = module.config  # transformers': each family has its own class
+    return int(config.pad_token_id)
 
 
 def _encode(module: nn.Module) -> Encode:

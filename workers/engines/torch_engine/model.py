@@ -12,7 +12,7 @@ from embeddaemon.workers.engines import Encoded, EngineFacts, Ids, Rows
 from embeddaemon.workers.engines.torch_engine.attention import LengthGroup, groups_of
 from embeddaemon.workers.engines.torch_engine.pooling import pool
 from embeddaemon.workers.engines.torch_engine.rounding import rounded_up
-from embeddaemon.workers.engines.torch_engine.row import positions_of
+from embeddaemon.workers.engines.torch_engine.row import Positions
 from embeddaemon.workers.tokenization import Tokenizer
 
 Encode = Callable[[torch.Tensor, torch.Tensor, Sequence[LengthGroup]], torch.Tensor]
@@ -22,8 +22,11 @@ Encode = Callable[[torch.Tensor, torch.Tensor, Sequence[LengthGroup]], torch.Ten
 class TorchModel:
     """One model in memory."""
 
-    def __init__(self, encode: Encode, tokenizer: Tokenizer, card: ModelCard, facts: EngineFacts) -> None:
+    def __init__(
+        self, encode: Encode, positions: Positions, tokenizer: Tokenizer, card: ModelCard, facts: EngineFacts
+    ) -> None:
         self._encode = encode
+        self._positions = positions
         self._tokenizer = tokenizer
         self._card = card
         self._facts = facts
@@ -44,7 +47,7 @@ class TorchModel:
             return np.empty((0, self._card.dim), dtype=np.float32)
         groups = groups_of(lengths.tolist())
         row_tokens = rounded_up(len(ids))
-        row, positions = (_tensor(values, row_tokens) for values in (ids, positions_of(lengths)))
+        row, positions = (_tensor(values, row_tokens) for values in (ids, self._positions(ids, lengths)))
         hidden = self._encode(row, positions, groups)  # (row tokens, hidden)
         prompts = None if prompt_lengths is None else _tensor(prompt_lengths, len(prompt_lengths))
         rows: Rows = pool(hidden, groups, self._card.pooling, prompts).numpy()  # (texts, dim)

@@ -6,7 +6,7 @@ same texts (lengths, their number, the longest) stays there, so nobody asks the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -44,7 +44,7 @@ class Row:
     ids: torch.Tensor
     """(tokens,), int64, as everything that looks up a table takes them."""
     positions: torch.Tensor
-    """(tokens,), int64: 0, 1, 2 … anew for each text."""
+    """(tokens,), int64, as the model's family counts them."""
     texts: Texts
     prompt_lengths: torch.Tensor | None
     """(texts,): tokens at the start of each text that are left out of the pooling; None: no text has any."""
@@ -52,17 +52,21 @@ class Row:
     """Without prompts the bounds of the texts. With them (2 * texts + 1,): beginning, end of the prompt, and so on."""
 
 
-def positions_of(lengths: Ids) -> Ids:
+Positions = Callable[[Ids, Ids], Ids]
+"""How a family counts: ids (tokens,) and lengths (texts,) to each token's place in the table of positions."""
+
+
+def positions_of(_: Ids, lengths: Ids) -> Ids:
     """0, 1, 2 … anew for each text. (texts,) to (tokens,)."""
     starts = np.cumsum(lengths, dtype=np.int32) - lengths
     return np.arange(int(lengths.sum()), dtype=np.int32) - np.repeat(starts, lengths).astype(np.int32)
 
 
-def lay_out(ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Ids:
+def lay_out(ids: Ids, positions: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Ids:
     """ids, positions, bounds of the texts and, where there are prompts, their lengths and the bounds with them."""
     bounds = np.zeros(len(lengths) + 1, dtype=np.int32)
     np.cumsum(lengths, out=bounds[1:])
-    parts = [ids, positions_of(lengths), bounds]
+    parts = [ids, positions, bounds]
     if prompt_lengths is not None:
         starts = bounds[:-1]
         with_prompts = np.stack([starts, starts + prompt_lengths], axis=1).reshape(-1)

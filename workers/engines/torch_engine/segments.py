@@ -34,10 +34,18 @@ def pool(hidden: torch.Tensor, row: Row, modes: Sequence[Pooling]) -> torch.Tens
             case Pooling.MEAN_SQRT_LEN:
                 return _reduce(hidden, row, "sum") / counts.sqrt()
             case Pooling.WEIGHTED_MEAN:
-                weights = (row.positions + 1).to(hidden.dtype).unsqueeze(1)  # (tokens, 1)
+                weights = _places(row).to(hidden.dtype).unsqueeze(1)  # (tokens, 1)
                 return _reduce(hidden * weights, row, "sum") / _reduce(weights, row, "sum")
 
     return torch.cat([pooled(mode) for mode in modes], dim=1)
+
+
+def _places(row: Row) -> torch.Tensor:
+    """1, 2, 3 … anew for each text, prompts counted. (tokens,)."""
+    starts, tokens = row.texts.bounds[:-1], len(row.ids)
+    # Told how many come out, the operator does not ask the device.
+    before = torch.repeat_interleave(starts, row.texts.bounds.diff(), output_size=tokens)
+    return torch.arange(1, tokens + 1, device=before.device) - before
 
 
 def _reduce(values: torch.Tensor, row: Row, how: str) -> torch.Tensor:

@@ -97,7 +97,8 @@ def is_right(kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: in
     """Whether a kernel computes what attention by group does."""
     lengths = np.array(_TRIED_LENGTHS, dtype=np.int32)
     tokens = int(lengths.sum())
-    row = torch.from_numpy(lay_out(np.zeros(tokens, dtype=np.int32), lengths, None)).to(device)
+    nothing = np.zeros(tokens, dtype=np.int32)
+    row = torch.from_numpy(lay_out(nothing, nothing, lengths, None)).to(device)
     generator = torch.Generator().manual_seed(1)
     together = torch.randn(tokens, 3, heads, head_dim, generator=generator).to(device, dtype)
     query, key, value = together.unbind(1)  # strided, as they come out of one product

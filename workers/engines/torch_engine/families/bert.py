@@ -1,34 +1,50 @@
-"""BERT: transformers' own ``BertModel``, given one row of texts laid end to end."""
+"""BERT and the families of its layout (RoBERTa, XLM-RoBERTa, CamemBERT): transformers' own classes, given one row.
+
+The texts lie end to end in the row. In which of the positions they begin is in roberta.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import BertConfig
+from transformers import BertConfig, CamembertConfig, PreTrainedConfig, RobertaConfig, XLMRobertaConfig
 from transformers.models.bert.modeling_bert import BertModel
+from transformers.models.camembert.modeling_camembert import CamembertModel
+from transformers.models.roberta.modeling_roberta import RobertaModel
+from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaModel
 
 from embeddaemon.errors import CorruptModel
 from embeddaemon.models.card import ModelCard
 from embeddaemon.workers import checkpoint
 from embeddaemon.workers.engines.torch_engine import attention
 
+# By the card's family: its configuration, and its class given one.
+_CLASSES: dict[str, tuple[type[PreTrainedConfig], type[nn.Module]]] = {
+    "bert": (BertConfig, BertModel),
+    "roberta": (RobertaConfig, RobertaModel),
+    "xlm-roberta": (XLMRobertaConfig, XLMRobertaModel),
+    "camembert": (CamembertConfig, CamembertModel),
+}
+
 # What stands before the names in a checkpoint of a class with a head.
-_PREFIXES = ("bert.",)
+_PREFIXES = ("bert.", "roberta.")
 
 
 def build(config: Mapping[str, object], card: ModelCard, dtype: torch.dtype) -> nn.Module:
     """The model with the card's weights, on the CPU, ready for inference. Raises CorruptModel."""
+    config_class, model_class = _CLASSES[card.family]
     try:
-        bert_config = BertConfig.from_dict(dict(config))
+        bert_config: Any = config_class.from_dict(dict(config))  # each class has fields of its own
         bert_config._attn_implementation = attention.NAME  # noqa: SLF001 (where transformers looks for it)
         # On meta nothing is allocated and nothing initialised: the checkpoint's tensors become the parameters.
         with torch.device("meta"):
-            model = BertModel(bert_config, add_pooling_layer=False)
+            model: Any = model_class(bert_config, add_pooling_layer=False)
     except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
-        raise CorruptModel(f"{card.transformer_folder}/config.json makes no BERT: {error}") from error
+        raise CorruptModel(f"{card.transformer_folder}/config.json makes no {card.family}: {error}") from error
     checkpoint.assign(model, checkpoint.read_tensors(card, dtype), card, prefixes=_PREFIXES)
     # Buffers that no checkpoint has; transformers fills them when a model is built with memory.
     positions = bert_config.max_position_embeddings
@@ -36,7 +52,8 @@ def build(config: Mapping[str, object], card: ModelCard, dtype: torch.dtype) -> 
     model.embeddings.token_type_ids = nn.Buffer(torch.zeros((1, positions), dtype=torch.long), persistent=False)
     model.requires_grad_(requires_grad=False)
     model.train(mode=False)
-    return model
+    built: nn.Module = model
+    return built
 
 
 def forward(
