@@ -167,7 +167,7 @@ def test_damaged_json_is_corrupt_and_named(name: str, content: bytes, tmp_path: 
 @pytest.mark.parametrize(
     ("config", "error"),
     [
-        ({"model_type": "roberta"}, UnsupportedModel),
+        ({"model_type": "mpnet"}, UnsupportedModel),
         ({"model_type": None}, UnsupportedModel),
         ({"architectures": ["BertForSequenceClassification"]}, UnsupportedModel),
         ({"is_decoder": True}, UnsupportedModel),
