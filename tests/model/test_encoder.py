@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from embeddaemon.models.jsonfile import read_json
-from embeddaemon.workers.engines.torch_engine import attention, encoder, linear
+from embeddaemon.workers.engines.torch_engine import attention, encoder, forward, linear
 from embeddaemon.workers.engines.torch_engine.attention import groups_of
 from embeddaemon.workers.engines.torch_engine.families import bert
 from tests.support.checkpoints import TinyBert
 from tests.support.embedding import card_of, cosines, embedder_of
 
-LENGTHS = [1, 2, 2, 7, 7, 7, 20, 31]
+LENGTHS = [1, 2, 2, 7, 7, 7, 20, 31, 31, 45]
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 8e-2}
 
 
@@ -55,46 +55,67 @@ def test_other_activation_is_left_to_the_native_class(tmp_path: Path) -> None:
     assert embedder_of(folder).embed(["the red planet"]).shape == (1, 32)
 
 
-@pytest.mark.parametrize("activation", list(linear.Activation))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
-def test_packed_layer_computes_what_the_public_operators_do(
-    activation: linear.Activation, dtype: torch.dtype, tolerance: float
-) -> None:
+def test_packed_layers_compute_what_the_public_operators_do(dtype: torch.dtype, tolerance: float) -> None:
     if not linear.can_pack(dtype):
         pytest.skip(f"this processor or this torch packs no {dtype}")
     generator = torch.Generator().manual_seed(3)
-    weight, bias, rows = (torch.randn(*shape, generator=generator) for shape in ((24, 16), (24,), (9, 16)))
-    layer = linear.linear((weight / 4).to(dtype), bias.to(dtype), activation)
-    expected = torch.nn.functional.linear(rows.to(dtype), (weight / 4).to(dtype), bias.to(dtype))
-    if activation is linear.Activation.GELU:
-        expected = torch.nn.functional.gelu(expected)
-    assert (layer(rows.to(dtype)) - expected).abs().max() < tolerance
+    shapes = ((24, 16), (24,), (9, 16), (9, 24))
+    weight, bias, rows, residual = (torch.randn(*shape, generator=generator).to(dtype) for shape in shapes)
+    layer = linear.packed(weight / 4)
+    assert layer.is_mkldnn
+    expected = torch.nn.functional.linear(rows, weight / 4, bias)
+    assert (linear.linear(rows, layer, bias) - expected).abs().max() < tolerance
+    assert (linear.linear_gelu(rows, layer, bias) - torch.nn.functional.gelu(expected)).abs().max() < tolerance
+    assert (linear.linear_plus(rows, layer, bias, residual) - (expected + residual)).abs().max() < tolerance
 
 
 def test_operator_that_is_missing_is_replaced_by_the_public_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object) -> linear.Linear:
+    def missing(_: torch.Tensor) -> torch.Tensor:
         raise AttributeError("no such operator in this torch")
 
     linear.can_pack.cache_clear()
     monkeypatch.setattr(linear, "_packed", missing)
     try:
         assert not linear.can_pack(torch.float32)
-        layer = linear.linear(torch.ones(2, 3), torch.zeros(2))
-        assert layer(torch.ones(1, 3)).tolist() == [[3.0, 3.0]]
+        layer = linear.packed(torch.ones(2, 3))
+        assert linear.linear(torch.ones(1, 3), layer, torch.zeros(2)).tolist() == [[3.0, 3.0]]
     finally:
         linear.can_pack.cache_clear()
 
 
 def test_operator_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(weight: torch.Tensor, bias: torch.Tensor, _: linear.Activation) -> linear.Linear:
-        return lambda rows: torch.nn.functional.linear(rows, weight, bias) + 1
-
     linear.can_pack.cache_clear()
-    monkeypatch.setattr(linear, "_packed", wrong)
+    monkeypatch.setattr(linear, "_packed", lambda weight: weight + 1)
     try:
         assert not linear.can_pack(torch.float32)
     finally:
         linear.can_pack.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+def test_forward_that_torchscript_does_not_take_runs_in_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    def refuses(_: object) -> None:
+        raise RuntimeError("TorchScript is not supported on this Python")
+
+    model = native(TinyBert(layers=2, heads=2).write(tmp_path), dtype)
+    assert encoder.suits(model)
+    ids, positions = tokens(LENGTHS)
+    compiled = encoder.Encoder(model).forward(ids, positions, groups_of(LENGTHS))
+    encoder.compiled.cache_clear()
+    monkeypatch.setattr(torch.jit, "script", refuses)
+    try:
+        assert encoder.compiled() is forward.forward
+        found = encoder.Encoder(model).forward(ids, positions, groups_of(LENGTHS))
+    finally:
+        encoder.compiled.cache_clear()
+    assert torch.equal(found, compiled)
+
+
+def test_forward_is_compiled_where_it_can_be() -> None:
+    assert isinstance(encoder.compiled(), torch.jit.ScriptFunction)
 
 
 def test_vectors_of_the_functional_forward_equal_those_of_the_native_class(

@@ -1,4 +1,4 @@
-"""One forward for encoders of BERT's layout, without modules: few operators, Q, K and V in one product, packed weights.
+"""Encoders of BERT's layout without modules: Q, K and V in one product, packed weights, one compiled forward.
 
 Built from transformers' loaded class, which stays the reference: tests hold the two equal. A short text is half as long
 under way, because most of its time is Python and operators, not arithmetic. For layouts that differ: families/.
@@ -6,38 +6,23 @@ under way, because most of its time is Python and operators, not arithmetic. For
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+import logging
+import warnings
+from collections.abc import Callable, Sequence
 from typing import TypeGuard, cast
 
 import torch
 from torch import nn
-from torch.nn.functional import layer_norm
 from transformers.models.bert.modeling_bert import BertLayer, BertModel
 
-from embeddaemon.workers.engines.torch_engine.attention import LengthGroup, packed_attention
-from embeddaemon.workers.engines.torch_engine.linear import Activation, Linear, linear
+from embeddaemon.telemetry.logs import fields
+from embeddaemon.workers.engines.torch_engine import forward
+from embeddaemon.workers.engines.torch_engine.attention import LengthGroup
+from embeddaemon.workers.engines.torch_engine.blocks import blocks_of
+from embeddaemon.workers.engines.torch_engine.linear import packed
 
-
-@dataclass(frozen=True, slots=True)
-class _Norm:
-    shape: tuple[int, ...]
-    weight: torch.Tensor
-    bias: torch.Tensor
-    eps: float
-
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        return layer_norm(rows, self.shape, self.weight, self.bias, self.eps)
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    query_key_value: Linear
-    attended: Linear
-    attention_norm: _Norm
-    widened: Linear
-    narrowed: Linear
-    norm: _Norm
+_LOG = logging.getLogger(__name__)
 
 
 def suits(model: nn.Module) -> TypeGuard[BertModel]:
@@ -49,44 +34,59 @@ class Encoder:
     """The functional form of one loaded model. Shares its embeddings and norms, packs its linear layers anew."""
 
     def __init__(self, model: BertModel) -> None:
-        embeddings, config = model.embeddings, model.config
-        self._heads = config.num_attention_heads
-        self._words = embeddings.word_embeddings.weight.detach()
-        # Every token is of the first type, so its vector can be part of the position's.
-        positions = embeddings.position_embeddings.weight.float() + embeddings.token_type_embeddings.weight[0].float()
-        self._positions = positions.detach().to(self._words.dtype)
-        self._norm = _norm(embeddings.LayerNorm)
-        self._layers = [_layer(cast("BertLayer", layer)) for layer in model.encoder.layer]  # a list of modules only
+        self._heads: int = model.config.num_attention_heads
+        self._eps: float = model.config.layer_norm_eps
+        layers = [_layer(cast("BertLayer", layer)) for layer in model.encoder.layer]  # to mypy a list of modules only
+        self._weights = [_embeddings(model), *layers]
+        self._dtype = self._weights[0][0].dtype
+        self._compute = compiled()
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, groups: Sequence[LengthGroup]) -> torch.Tensor:
         """``ids`` and ``positions`` (tokens,) to the last hidden state (tokens, hidden)."""
-        rows = self._norm(self._words[ids] + self._positions[positions])  # (tokens, hidden)
-        for layer in self._layers:
-            rows = layer.attention_norm(layer.attended(self._attend(layer.query_key_value(rows), groups)) + rows)
-            rows = layer.norm(layer.narrowed(layer.widened(rows)) + rows)
-        return rows
-
-    def _attend(self, query_key_value: torch.Tensor, groups: Sequence[LengthGroup]) -> torch.Tensor:
-        """(tokens, 3 * hidden) to (tokens, hidden)."""
-        tokens = query_key_value.shape[0]
-        split = query_key_value.view(tokens, 3, self._heads, -1).permute(1, 2, 0, 3)  # (3, heads, tokens, head dim)
-        query, key, value = split[:, None]
-        attended, _ = packed_attention(None, query, key, value, None, groups=groups)
-        return attended.reshape(tokens, -1)
+        return self._compute(
+            ids, positions, blocks_of(groups, self._dtype), self._weights, heads=self._heads, eps=self._eps
+        )
 
 
-def _norm(norm: nn.LayerNorm) -> _Norm:
-    return _Norm(norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps)
+@functools.cache
+def compiled() -> Callable[..., torch.Tensor]:
+    """The forward without Python; where TorchScript is not to be had (Python 3.14 and later), the function itself."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is deprecated, and nothing else does this without a C++ compiler
+            return cast("Callable[..., torch.Tensor]", torch.jit.script(forward.forward))
+    except Exception as error:  # noqa: BLE001 (it raises what it likes)
+        _LOG.warning(fields("forward_not_compiled", why=str(error)[:200]))
+        return forward.forward
 
 
-def _layer(layer: BertLayer) -> _Layer:
+def _embeddings(model: BertModel) -> list[torch.Tensor]:
+    """Of words, of places, and their norm."""
+    embeddings = model.embeddings
+    words = embeddings.word_embeddings.weight.detach()
+    # Every token is of the first type, so its vector can be part of the position's.
+    positions = embeddings.position_embeddings.weight.float() + embeddings.token_type_embeddings.weight[0].float()
+    return [words, positions.detach().to(words.dtype), *_parameters(embeddings.LayerNorm)]
+
+
+def _layer(layer: BertLayer) -> list[torch.Tensor]:
+    """Weight and bias of all that a layer has, in the order in which forward.py takes them."""
     heads, output = layer.attention.self, layer.attention.output
     parts = (heads.query, heads.key, heads.value)
-    return _Layer(
-        query_key_value=linear(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])),
-        attended=linear(output.dense.weight, output.dense.bias),
-        attention_norm=_norm(output.LayerNorm),
-        widened=linear(layer.intermediate.dense.weight, layer.intermediate.dense.bias, Activation.GELU),
-        narrowed=linear(layer.output.dense.weight, layer.output.dense.bias),
-        norm=_norm(layer.output.LayerNorm),
-    )
+    return [
+        packed(torch.cat([part.weight for part in parts])),
+        torch.cat([part.bias for part in parts]).detach(),
+        *_packed_parameters(output.dense),
+        *_parameters(output.LayerNorm),
+        *_packed_parameters(layer.intermediate.dense),
+        *_packed_parameters(layer.output.dense),
+        *_parameters(layer.output.LayerNorm),
+    ]
+
+
+def _packed_parameters(dense: nn.Linear) -> list[torch.Tensor]:
+    return [packed(dense.weight), dense.bias.detach()]
+
+
+def _parameters(norm: nn.LayerNorm) -> list[torch.Tensor]:
+    return [norm.weight.detach(), norm.bias.detach()]

@@ -1,15 +1,14 @@
-"""Linear layers as the CPU computes them fastest: weights packed once by oneDNN, bias and GELU fused into the product.
+"""Linear layers as the CPU computes them fastest: weights packed once by oneDNN; bias, GELU, sum in one operator.
 
-The operators are torch's own but private, so each is tried when it is first wanted and compared with the public ones;
-where one is missing, fails or differs, the public ones compute the same.
+The operators are torch's own but private, so they are tried when they are first wanted and compared with the public
+ones; where one is missing, fails or differs, weights stay as they are and the public ones compute the same. The three
+functions are written in what TorchScript understands (forward.py).
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
-from enum import Enum
 
 import torch
 from torch.nn import functional
@@ -22,38 +21,39 @@ _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Between the private operators and the public ones on values of about one; rounding in the last place, not more."""
 
 
-class Activation(Enum):
-    """What is fused behind the product; the value is oneDNN's name."""
-
-    NONE = "none"
-    GELU = "gelu"
-    """With the error function, as BERT has it; not its approximation by tanh."""
-
-
-Linear = Callable[[torch.Tensor], torch.Tensor]
-"""(tokens, in) to (tokens, out)."""
+def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """(tokens, in) to (tokens, out). ``weight`` as ``packed`` gave it, ``bias`` (out,)."""
+    if weight.is_mkldnn:
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")  # noqa: SLF001
+        return product
+    return functional.linear(rows, weight, bias)
 
 
-def linear(weight: torch.Tensor, bias: torch.Tensor, activation: Activation = Activation.NONE) -> Linear:
-    """A layer of ``weight`` (out, in) and ``bias`` (out,), packed where this processor and this torch can."""
-    weight, bias = weight.detach().contiguous(), bias.detach().contiguous()
-    if weight.device.type == "cpu" and can_pack(weight.dtype):
-        return _packed(weight, bias, activation)
-    return _plain(weight, bias, activation)
+def linear_gelu(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The same, then GELU with the error function, as BERT has it; not its approximation by tanh."""
+    if weight.is_mkldnn:
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "gelu", [], "none")  # noqa: SLF001
+        return product
+    return functional.gelu(functional.linear(rows, weight, bias))
 
 
-def _packed(weight: torch.Tensor, bias: torch.Tensor, activation: Activation) -> Linear:
-    # Looked up here once: the lookup costs as much as a small layer.
-    compute = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001 (torch has no public name for it)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)  # noqa: SLF001
-    name = activation.value
-    return lambda rows: compute(rows, packed, bias, name, [], "none")
+def linear_plus(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """The same as ``linear``, then ``residual`` (tokens, out) added."""
+    if weight.is_mkldnn:
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, residual, weight, bias, "add")  # noqa: SLF001
+        return product
+    return functional.linear(rows, weight, bias) + residual
 
 
-def _plain(weight: torch.Tensor, bias: torch.Tensor, activation: Activation) -> Linear:
-    if activation is Activation.GELU:
-        return lambda rows: functional.gelu(functional.linear(rows, weight, bias))
-    return lambda rows: functional.linear(rows, weight, bias)
+def packed(weight: torch.Tensor) -> torch.Tensor:
+    """A layer's ``weight`` (out, in) for these functions: packed where this processor and this torch can."""
+    weight = weight.detach().contiguous()
+    return _packed(weight) if weight.device.type == "cpu" and can_pack(weight.dtype) else weight
+
+
+def _packed(weight: torch.Tensor) -> torch.Tensor:
+    opaque: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)  # noqa: SLF001
+    return opaque
 
 
 @functools.cache
@@ -64,13 +64,20 @@ def can_pack(dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(1)
     weight, bias, rows = (torch.randn(*shape, generator=generator) for shape in ((48, 32), (48,), (5, 32)))
     weight, bias, rows = (weight / 6).to(dtype), bias.to(dtype), rows.to(dtype)
+    expected = _all_kinds(rows, weight, bias)
     try:
-        found = [_packed(weight, bias, activation)(rows) for activation in Activation]
+        found = _all_kinds(rows, _packed(weight), bias)
     except (RuntimeError, AttributeError) as error:
         _LOG.warning(fields("linear_not_packed", dtype=str(dtype), why=str(error)[:200]))
         return False
-    expected = [_plain(weight, bias, activation)(rows) for activation in Activation]
-    distance = max((one - other).abs().max().item() for one, other in zip(found, expected, strict=True))
-    if distance > _TOLERANCES[dtype]:
+    distance = (found - expected).abs().max().item()
+    if not distance <= _TOLERANCES[dtype]:  # not a number is not right either
         _LOG.warning(fields("linear_not_packed", dtype=str(dtype), why=f"they differ by {distance}"))
-    return distance <= _TOLERANCES[dtype]
+        return False
+    return True
+
+
+def _all_kinds(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """(3, tokens, out)."""
+    once = linear(rows, weight, bias)
+    return torch.stack([once, linear_gelu(rows, weight, bias), linear_plus(rows, weight, bias, once)])

@@ -1,0 +1,61 @@
+"""Blocks: every token of every text is in one of them, once, and what is filler is masked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embeddaemon.workers.engines.torch_engine.attention import groups_of
+from embeddaemon.workers.engines.torch_engine.blocks import Block, blocks_of
+
+LENGTHS = st.lists(st.integers(1, 140), min_size=1, max_size=40)
+
+
+def placed(block: Block) -> torch.Tensor:
+    """(texts * length,): the token at each place of a block, -1 where there is filler."""
+    if block.gather is None:
+        return torch.arange(block.start, block.start + block.tokens)
+    found = torch.full((block.texts * block.length,), -1)
+    assert block.scatter is not None
+    found[block.scatter] = block.start + block.gather[block.scatter]
+    return found
+
+
+@given(LENGTHS)
+def test_every_text_is_one_line_of_one_block_in_order(lengths: list[int]) -> None:
+    lines = []
+    for block in blocks_of(groups_of(lengths), torch.bfloat16):
+        for line in placed(block).view(block.texts, block.length):
+            kept = line[line >= 0]
+            assert torch.equal(line[: len(kept)], kept), "filler stands behind the text"
+            lines.append(kept)
+    assert [len(line) for line in lines] == lengths
+    assert torch.equal(torch.cat(lines), torch.arange(sum(lengths)))
+
+
+@given(LENGTHS)
+def test_filler_and_only_filler_is_masked(lengths: list[int]) -> None:
+    for block in blocks_of(groups_of(lengths), torch.bfloat16):
+        is_filler = placed(block).view(block.texts, block.length) < 0
+        if block.mask is None:
+            assert not is_filler.any()
+        else:
+            assert torch.equal(block.mask.view(is_filler.shape) == float("-inf"), is_filler)
+            assert is_filler.any()
+
+
+def test_lengths_that_round_up_to_the_same_share_a_block() -> None:
+    blocks = blocks_of(groups_of([65, 70, 80, 81, 96, 96]), torch.bfloat16)
+    assert [(block.texts, block.length) for block in blocks] == [(3, 80), (3, 96)]
+
+
+@pytest.mark.parametrize("lengths", [[11], [64], [96, 96], [16] * 20])
+def test_texts_of_whole_tiles_or_few_tokens_attend_as_they_lie(lengths: list[int]) -> None:
+    (block,) = blocks_of(groups_of(lengths), torch.bfloat16)
+    assert block.gather is None
+
+
+def test_float32_is_never_filled_up() -> None:
+    assert all(block.gather is None for block in blocks_of(groups_of([65, 70, 81]), torch.float32))
