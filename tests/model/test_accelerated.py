@@ -18,9 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from embeddaemon.models.jsonfile import read_json
 from embeddaemon.models.spec import Pooling
 from embeddaemon.workers.engines import DeviceLost, EngineFacts, Ids, Overlapping
-from embeddaemon.workers.engines.torch_engine import pooling, segments, varlen
+from embeddaemon.workers.engines.torch_engine import encoder, pooling, segments, varlen
 from embeddaemon.workers.engines.torch_engine.accelerated import AcceleratedModel
+from embeddaemon.workers.engines.torch_engine.device_encoder import DeviceEncoder
 from embeddaemon.workers.engines.torch_engine.families import bert
+from embeddaemon.workers.engines.torch_engine.model import Encode
 from embeddaemon.workers.engines.torch_engine.row import Row, divide, lay_out, positions_of
 from embeddaemon.workers.tokenization import load_tokenizer
 from tests.support import varlen_kernel
@@ -33,15 +35,21 @@ FEW_LENGTHS = [4, 4, 4, 9]
 BY_KERNEL = varlen.by_kernel(varlen_kernel.kernel)
 
 
-def accelerated(folder: Path, dtype: torch.dtype, attend: varlen.Attend) -> AcceleratedModel:
-    """A folder's model as it would be on a device."""
+def accelerated(
+    folder: Path, dtype: torch.dtype, attend: varlen.Attend, *, functional: bool = True
+) -> AcceleratedModel:
+    """A folder's model as it would be on a device, by our forward or by transformers' class."""
     card = card_of(folder)
     module = bert.build(read_json(folder / "config.json").values, card, dtype)
-    varlen.install(module, attend)
+    assert encoder.suits(module)
+    encode: Encode = DeviceEncoder(module, attend).forward
+    if not functional:
+        varlen.install(module, attend)
+        encode = partial(bert.forward, module)
     facts = EngineFacts(
         engine="torch", family="bert", precision=str(dtype), device="cpu", dim=card.dim, parameters=0, weights_bytes=0
     )
-    return AcceleratedModel(partial(bert.forward, module), positions_of, load_tokenizer(card), card, facts)
+    return AcceleratedModel(encode, positions_of, load_tokenizer(card), card, facts)
 
 
 def ints(values: list[int]) -> Ids:
@@ -100,16 +108,24 @@ def test_row_is_divided_into_what_was_laid_out() -> None:
         *((attend, dtype) for attend in (varlen.by_group, BY_KERNEL) for dtype in (torch.bfloat16, torch.float16)),
     ],
 )
+@pytest.mark.parametrize("functional", [True, False])
 @pytest.mark.parametrize("lengths", [MANY_LENGTHS, FEW_LENGTHS])
 @pytest.mark.parametrize("prompted", [False, True])
 def test_accelerated_path_gives_the_vectors_of_the_other_path(
-    tmp_path: Path, prompted: bool, lengths: list[int], dtype: torch.dtype, attend: varlen.Attend
+    tmp_path: Path,
+    *,
+    prompted: bool,
+    lengths: list[int],
+    functional: bool,
+    dtype: torch.dtype,
+    attend: varlen.Attend,
 ) -> None:
     tiny = TinyBert(pooling={"pooling_mode": ["mean", "max", "cls"], "include_prompt": not prompted}, normalize=False)
     folder = tiny.write(tmp_path)
     prompts = prompts_for(lengths) if prompted else None
     expected = embedder_of(folder).model.forward(some_ids(lengths), ints(lengths), prompts)
-    found = accelerated(folder, dtype, attend).forward(some_ids(lengths), ints(lengths), prompts)
+    model = accelerated(folder, dtype, attend, functional=functional)
+    found = model.forward(some_ids(lengths), ints(lengths), prompts)
     assert found.dtype == np.float32
     if dtype is torch.float32:
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -162,11 +178,12 @@ class Questions(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch gi
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("functional", [True, False])
 @pytest.mark.parametrize("lengths", [MANY_LENGTHS, FEW_LENGTHS])
-def test_forward_asks_the_device_for_nothing(tmp_path: Path, lengths: list[int]) -> None:
+def test_forward_asks_the_device_for_nothing(tmp_path: Path, lengths: list[int], functional: bool) -> None:
     modes = [mode.value for mode in Pooling]
     folder = TinyBert(pooling={"pooling_mode": modes, "include_prompt": False}).write(tmp_path)
-    model = accelerated(folder, torch.float32, varlen.by_group)
+    model = accelerated(folder, torch.float32, varlen.by_group, functional=functional)
     with Questions() as questions:
         pending = model.begin(some_ids(lengths), ints(lengths), prompts_for(lengths))
     assert questions.asked == []

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from embeddaemon.errors import CorruptModel, UnsupportedModel
+from embeddaemon.models.jsonfile import read_json
 from embeddaemon.workers.engines import Ids
+from embeddaemon.workers.engines.torch_engine import attention, encoder, varlen
+from embeddaemon.workers.engines.torch_engine.device_encoder import DeviceEncoder
+from embeddaemon.workers.engines.torch_engine.families import bert
 from embeddaemon.workers.engines.torch_engine.families.roberta import positions_behind
 from tests.model.test_tiny_bert import TEXTS, reference
 from tests.support.embedding import card_of, cosines, embedder_of
@@ -70,6 +75,24 @@ def test_text_alone_equals_itself_among_others(family: str, tmp_path: Path) -> N
     embedder = embedder_of(TinyRoberta(family=family).write(tmp_path))
     alone = np.concatenate([embedder.embed([text]) for text in TEXTS])
     np.testing.assert_allclose(embedder.embed(TEXTS), alone, atol=1e-5)
+
+
+@each_family
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_functional_forwards_equal_the_native_class(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    attention.register()
+    card = card_of(TinyRoberta(family=family, layers=3, heads=2).write(tmp_path))
+    module = bert.build(read_json(tmp_path / "config.json").values, card, dtype)
+    assert encoder.suits(module)
+    lengths = ints([1, 2, 2, 7, 7, 7, 20, 31])
+    numbers = np.arange(lengths.sum(), dtype=np.int32) * 7 % 20
+    ids, positions = (torch.from_numpy(part).long() for part in (numbers, positions_behind(1)(numbers, lengths)))
+    groups = attention.groups_of(lengths.tolist())
+    with torch.inference_mode():
+        expected = bert.forward(module, ids, positions, groups)
+        for functional in (encoder.Encoder(module), DeviceEncoder(module, varlen.by_group)):
+            distance = (functional.forward(ids, positions, groups) - expected).abs().max()
+            assert distance < (1e-5 if dtype is torch.float32 else 8e-2)
 
 
 @each_family

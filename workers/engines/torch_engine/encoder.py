@@ -15,6 +15,9 @@ from typing import TypeGuard, cast
 import torch
 from torch import nn
 from transformers.models.bert.modeling_bert import BertLayer, BertModel
+from transformers.models.camembert.modeling_camembert import CamembertModel
+from transformers.models.roberta.modeling_roberta import RobertaModel
+from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaModel
 
 from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers.engines.torch_engine import forward
@@ -25,19 +28,22 @@ from embeddaemon.workers.engines.torch_engine.linear import packed
 _LOG = logging.getLogger(__name__)
 
 
-def suits(model: nn.Module) -> TypeGuard[BertModel]:
+BertLike = BertModel | RobertaModel | XLMRobertaModel | CamembertModel
+"""The same modules by the same names; they differ in where positions begin, which their callers know (families/)."""
+
+
+def suits(model: nn.Module) -> TypeGuard[BertLike]:
     """Whether a model is of exactly this layout; what is not known to be is left to its own class."""
-    return isinstance(model, BertModel) and model.config.hidden_act == "gelu" and not model.config.is_decoder
+    return isinstance(model, BertLike) and model.config.hidden_act == "gelu" and not model.config.is_decoder
 
 
 class Encoder:
     """The functional form of one loaded model. Shares its embeddings and norms, packs its linear layers anew."""
 
-    def __init__(self, model: BertModel) -> None:
+    def __init__(self, model: BertLike) -> None:
         self._heads: int = model.config.num_attention_heads
         self._eps: float = model.config.layer_norm_eps
-        layers = [_layer(cast("BertLayer", layer)) for layer in model.encoder.layer]  # to mypy a list of modules only
-        self._weights = [_embeddings(model), *layers]
+        self._weights = weights_of(model)
         self._dtype = self._weights[0][0].dtype
         self._compute = compiled()
 
@@ -60,7 +66,13 @@ def compiled() -> Callable[..., torch.Tensor]:
         return forward.forward
 
 
-def _embeddings(model: BertModel) -> list[torch.Tensor]:
+def weights_of(model: BertLike) -> list[list[torch.Tensor]]:
+    """The embeddings' (words, positions, norm, its bias), then each layer's, as forward.py takes them."""
+    layers = [_layer(cast("BertLayer", layer)) for layer in model.encoder.layer]  # to mypy a list of modules only
+    return [_embeddings(model), *layers]
+
+
+def _embeddings(model: BertLike) -> list[torch.Tensor]:
     """Of words, of places, and their norm."""
     embeddings = model.embeddings
     words = embeddings.word_embeddings.weight.detach()

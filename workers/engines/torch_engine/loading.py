@@ -22,6 +22,7 @@ from embeddaemon.workers.device import resolve_device, resolve_precision
 from embeddaemon.workers.engines import EngineFacts, LoadedModel
 from embeddaemon.workers.engines.torch_engine import attention, encoder, varlen
 from embeddaemon.workers.engines.torch_engine.accelerated import AcceleratedModel
+from embeddaemon.workers.engines.torch_engine.device_encoder import DeviceEncoder
 from embeddaemon.workers.engines.torch_engine.families import bert, roberta
 from embeddaemon.workers.engines.torch_engine.model import Encode, TorchModel
 from embeddaemon.workers.engines.torch_engine.row import positions_of
@@ -64,6 +65,7 @@ def load(order: LoadOrder) -> LoadedModel:
         model: LoadedModel = TorchModel(_encode(module), positions, tokenizer, card, facts)
     else:
         model = AcceleratedModel(_encode_there(module, device, dtype), positions, tokenizer, card, facts)
+    del module  # where a functional form holds its own weights, these go before activations come
     warm_up(model, card.max_tokens, card.vocabulary)
     if device.type != "cpu":  # its memory has its full size before the first request
         full = [min(card.max_tokens, order.token_budget)] * max(1, order.token_budget // card.max_tokens)
@@ -84,10 +86,13 @@ def _encode(module: nn.Module) -> Encode:
 
 
 def _encode_there(module: nn.Module, device: torch.device, dtype: torch.dtype) -> Encode:
-    """The module's own forward with the attention that is fastest on that device."""
+    """The same for another device, with the attention that is fastest there."""
     config: Any = module.config  # transformers': each family has its own class
     head_dim = config.hidden_size // config.num_attention_heads
-    varlen.install(module, varlen.choose(device, dtype, config.num_attention_heads, head_dim))
+    attend = varlen.choose(device, dtype, config.num_attention_heads, head_dim)
+    if encoder.suits(module):
+        return DeviceEncoder(module, attend).forward
+    varlen.install(module, attend)
     return partial(bert.forward, module)
 
 
