@@ -126,4 +126,5 @@ def _sum(sum_so_far: Timings, piece: Timings) -> Timings:
         queue_us=max(sum_so_far.queue_us, piece.queue_us),
         tokenize_us=sum_so_far.tokenize_us + piece.tokenize_us,
         compute_us=sum_so_far.compute_us + piece.compute_us,
+        cached=sum_so_far.cached or piece.cached,
     )

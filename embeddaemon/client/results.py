@@ -30,7 +30,8 @@ class Embeddings:
     truncated: tuple[int, ...] = ()
     """Indices of the texts that were cut to the model's maximum, ascending."""
     timings: Timings = field(default_factory=Timings)
-    """Microseconds in the daemon: the longest wait of a piece in the queue, the sums of tokenizing and computing."""
+    """Microseconds in the daemon: the longest wait of a piece in the queue, the sums of tokenizing and computing;
+    and whether any of it came out of the daemon's cache."""
     seconds: float = 0.0
     """From the first piece sent to the last one answered, as the client saw it."""
 

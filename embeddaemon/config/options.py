@@ -37,6 +37,7 @@ DAEMON: dict[str, Option] = {
     "start_method": Option("start_method", kinds.member(StartMethod)),
     "max_queued_requests": Option("max_queued_requests", kinds.integer(1, 1_000_000)),
     "max_queued_bytes": Option("max_queued_bytes", kinds.size(_MIB, 1024 * _GIB)),
+    "cache_size": Option("cache_bytes", kinds.size(0, 1024 * _GIB)),
     # A deadline on the wire is at most seven days.
     "request_timeout": Option("request_timeout_seconds", kinds.duration(0.001, 7 * _DAY)),
     "drain_timeout": Option("drain_seconds", kinds.duration(0.0, _DAY)),

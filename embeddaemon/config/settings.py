@@ -44,6 +44,8 @@ class Settings:
     """Waiting per model key; beyond it requests are refused as busy (the field's usual bound)."""
     max_queued_bytes: int = 256 * 1024 * 1024
     """Bodies waiting in all queues together: what clients can make the supervisor hold."""
+    cache_bytes: int = 0
+    """Answers to small requests kept for when they come again; 0 keeps none: few applications repeat themselves."""
     request_timeout_seconds: float = 30.0
     """Deadline of a request that brings none."""
     drain_seconds: float = 20.0

@@ -185,6 +185,7 @@ def encode_answer(answer: Answer | Waiting) -> bytes:
 
 def _good(answer: Vectors | Tokens) -> dict[str, Any]:
     timings = answer.timings
+    cached = {"cached": True} if timings.cached else {}
     return {
         "id": answer.id,
         "ok": True,
@@ -196,6 +197,7 @@ def _good(answer: Vectors | Tokens) -> dict[str, Any]:
             "queue_us": timings.queue_us,
             "tokenize_us": timings.tokenize_us,
             "compute_us": timings.compute_us,
+            **cached,
         },
     }
 
@@ -227,6 +229,7 @@ def _decode_good(fields: Fields) -> dict[str, Any]:
             queue_us=timings.integer("queue_us"),
             tokenize_us=timings.integer("tokenize_us"),
             compute_us=timings.integer("compute_us"),
+            cached=timings.boolean("cached", default=False),
         ),
     }
 

@@ -127,6 +127,8 @@ class Timings:
     queue_us: int = 0
     tokenize_us: int = 0
     compute_us: int = 0
+    cached: bool = False
+    """The supervisor had the answer already: no worker was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

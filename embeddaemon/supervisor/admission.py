@@ -56,8 +56,8 @@ def check_open(state: State) -> None:
         raise Draining("the daemon is stopping and takes no new requests", retry_after_ms=1000)
 
 
-def check_request(state: State, model: ModelState, event: RequestReceived, now: float) -> None:
-    """Everything that can be known about an embed or tokenize request without decoding its body. Raises its error."""
+def check_request(state: State, model: ModelState, event: RequestReceived) -> None:
+    """What is wrong with an embed or tokenize request, as far as it can be known without decoding its body."""
     assert isinstance(event.request, ModelRequest)
     if (event.client, event.request.id) in state.ids:
         raise ProtocolError(f"id {event.request.id} is in use by a request of yours that has not ended")
@@ -68,6 +68,10 @@ def check_request(state: State, model: ModelState, event: RequestReceived, now: 
             details={"bytes": event.body_bytes, "limit": limit},
         )
     check_offers(model.card, event.request)
+
+
+def check_room(state: State, model: ModelState, event: RequestReceived, now: float) -> None:
+    """Whether the model can be asked now. Raises what a client should know instead of waiting."""
     if (refusal := refusal_of(model, now)) is not None:
         raise refusal
     check_queue(state, model, event.body_bytes)

@@ -64,7 +64,7 @@ def _worker_ready(state: State, worker: Worker, child: Child, ready: link.Ready,
     worker.private_bytes, worker.threads = ready.private_bytes, ready.threads
     model.loads += ready.loads
     if ready.facts:
-        model.facts = dict(ready.facts)
+        model.learn_facts(ready.facts)
     model.last_used = max(model.last_used, now)
     model.error = None
     steady_bytes = child.lease_bytes if model.footprint is None else model.footprint.worker_bytes
@@ -127,7 +127,8 @@ def _fork_server_ready(state: State, child: Child, ready: control.ForkServerRead
 def _template_ready(state: State, child: Child, ready: control.TemplateReady, now: float) -> None:
     model = state.models[child.model or ""]
     child.is_ready, child.pid = True, ready.pid
-    model.facts, model.loads = dict(ready.facts), model.loads + ready.loads
+    model.learn_facts(ready.facts)
+    model.loads += ready.loads
     model.loaded_at = now
     settle_lease(state, child, 0, ready.private_bytes)
     state.log(

@@ -9,7 +9,7 @@ from typing import Any
 from embeddaemon.models.order import LoadOrder
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.protocol import link
-from embeddaemon.protocol.messages import Answer
+from embeddaemon.protocol.messages import Answer, Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,15 @@ class Forward:
 
     client: bytes
     frames: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Answer a client with vectors that were kept."""
+
+    client: bytes
+    answer: Vectors
+    frame: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +148,7 @@ class Exit:
 Command = (
     Reply
     | Forward
+    | Recall
     | SendDispatch
     | SendWaiting
     | SendCancel

@@ -16,6 +16,7 @@ from embeddaemon.protocol import control
 from embeddaemon.protocol.messages import Cancel, Document, Embed, Hello, Load, Models, Status, Tokenize, Unload
 from embeddaemon.supervisor import admission, documents
 from embeddaemon.supervisor.arrivals import forked, forker_said, worker_said
+from embeddaemon.supervisor.cache import CACHE, Cache
 from embeddaemon.supervisor.commands import Command, Reply
 from embeddaemon.supervisor.departures import unload
 from embeddaemon.supervisor.endings import child_ended, control_lost, load_failed
@@ -40,6 +41,7 @@ from embeddaemon.supervisor.events import (
 from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS, is_anything_alive, look_after
 from embeddaemon.supervisor.learning import card_learned
 from embeddaemon.supervisor.requests import accept, end_with_error, expire, pump, refuse
+from embeddaemon.supervisor.room import lease_cache
 from embeddaemon.supervisor.staffing import staff, staff_all
 from embeddaemon.supervisor.state import Machine, ModelState, State, Waiter
 from embeddaemon.supervisor.stopping import advance_stop, drain_requested
@@ -52,7 +54,14 @@ class Supervisor:
 
     def __init__(self, settings: Settings, machine: Machine, governor: Governor, random: Callable[[], float]) -> None:
         models = {spec.name: ModelState(spec=spec) for spec in settings.models}
-        self._state = State(settings=settings, machine=machine, governor=governor, random=random, models=models)
+        self._state = State(
+            settings=settings,
+            machine=machine,
+            governor=governor,
+            random=random,
+            models=models,
+            cache=Cache(settings.cache_bytes),
+        )
         self._is_watching = False
 
     def learn_card(self, card_read: CardRead) -> None:
@@ -64,7 +73,8 @@ class Supervisor:
         self._state.models[card_failed.model].error = card_failed.error
 
     def start(self, now: float) -> list[Command]:
-        """Bring up what is to be there before anybody asks."""
+        """Bring up what is to be there before anybody asks. Raises ConfigError when the cache is too large."""
+        lease_cache(self._state, now)
         for model in self._state.models.values():
             model.is_wanted = model.spec.preload
             model.last_used = now
@@ -90,6 +100,7 @@ class Supervisor:
                 self._state.models[event.model].is_reading = False
                 load_failed(self._state, self._state.models[event.model], event.error, now)
             case SampleTaken():
+                self._state.governor.measured(CACHE, self._state.cache.used_bytes)
                 self._state.governor.observe(event.sample)
                 staff_all(self._state, now)
             case DrainRequested():
@@ -130,6 +141,8 @@ class Supervisor:
         match request:
             case Embed() | Tokenize():
                 model = accept(state, event, now)
+                if model is None:
+                    return
                 if not model.serving:
                     staff(state, model, now)
                 pump(state, model, now)

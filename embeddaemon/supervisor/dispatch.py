@@ -35,6 +35,8 @@ class OpenRequest:
     body_bytes: int
     received_at: float
     deadline: float
+    digest: bytes | None = None
+    """Of the body, where its answer is worth keeping."""
     attempts: int = 0
     """Workers that died under it, by their own fault or its."""
     worker: int | None = None

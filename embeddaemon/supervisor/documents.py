@@ -118,6 +118,13 @@ def status(state: State, now: float) -> dict[str, Any]:
             "refused": sum(count for key, count in counts.items() if key.startswith("refused.")),
         },
         "counts": dict(counts),
+        "cache": {
+            "limit_bytes": state.cache.limit_bytes,
+            "used_bytes": state.cache.used_bytes,
+            "entries": len(state.cache),
+            "hits": state.cache.hits,
+            "misses": state.cache.misses,
+        },
         "models": [_model_status(model, now) for model in state.models.values()],
         "workers": [
             _worker(state, worker, now) for model in state.models.values() for worker in model.workers.values()

@@ -22,6 +22,8 @@ class RequestReceived:
     body: object
     body_bytes: int
     is_admin: bool
+    digest: bytes | None = None
+    """Of the body, where an answer to it may have been kept or may be worth keeping."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class Executor:
         match command:
             case do.Forward():
                 return self._answer([command.client, *command.frames])
+            case do.Recall():
+                return self._answer([command.client, codec.encode_answer(command.answer), command.frame])
             case do.SendDispatch():
                 routing = link.routing_id(command.worker, command.dispatch.incarnation)
                 self._send(

@@ -47,6 +47,7 @@ def card_learned(state: State, model: ModelState, card: ModelCard) -> None:
     )
     model.footprint = _footprint(state, model, weights)
     model.card = card
+    model.learn_facts(model.facts)
     model.pace.expect(card.parameters)
 
 

@@ -20,11 +20,12 @@ import zmq
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import ConfigError, ProtocolError
 from embeddaemon.governor.budget import budget_from
-from embeddaemon.governor.core import Governor
+from embeddaemon.governor.core import FORK_SERVER, Governor
 from embeddaemon.governor.probes import Probe, probe_for_this_machine
 from embeddaemon.protocol import codec, link, wire
-from embeddaemon.protocol.messages import Load, Unload
+from embeddaemon.protocol.messages import Embed, Load, Unload
 from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.cache import CACHE, MAX_CACHED_BODY_BYTES, digest
 from embeddaemon.supervisor.core import Supervisor
 from embeddaemon.supervisor.events import (
     CardFailed,
@@ -81,7 +82,11 @@ class Daemon:
         self._core = Supervisor(
             settings,
             this_machine(),
-            Governor(budget, minimum_residence_seconds=settings.min_residence_seconds),
+            Governor(
+                budget,
+                permanent=frozenset({FORK_SERVER, CACHE}),
+                minimum_residence_seconds=settings.min_residence_seconds,
+            ),
             random.random,
         )
         _open_standard_descriptors()
@@ -182,7 +187,9 @@ class Daemon:
         except ProtocolError as error:
             return RequestMalformed(client, codec.request_id(header.buffer), error)
         is_admins = isinstance(request, Load | Unload) and is_admin(_peer_address(header))
-        return RequestReceived(client, request, header, body, len(body), is_admins)
+        is_cached = self._settings.cache_bytes and isinstance(request, Embed) and len(body) <= MAX_CACHED_BODY_BYTES
+        kept_as = digest(body.buffer) if is_cached else None
+        return RequestReceived(client, request, header, body, len(body), is_admins, kept_as)
 
     def _worker_event(self, frames: list[zmq.Frame]) -> Event | None:
         try:

@@ -9,10 +9,11 @@ from typing import Any
 
 from embeddaemon.errors import Cancelled, EmbedDaemonError, Expired, Invalid, Refused, WorkerCrashed, error_for
 from embeddaemon.protocol import link
-from embeddaemon.protocol.codec import error_answer
-from embeddaemon.protocol.messages import Document, Lane, ModelRequest
+from embeddaemon.protocol.codec import decode_answer, error_answer
+from embeddaemon.protocol.messages import Document, Embed, Lane, ModelRequest, Vectors
 from embeddaemon.supervisor import admission
-from embeddaemon.supervisor.commands import Forward, Reply, SendDispatch
+from embeddaemon.supervisor.cache import Kept, key
+from embeddaemon.supervisor.commands import Forward, Recall, Reply, SendDispatch
 from embeddaemon.supervisor.dispatch import OpenRequest, worker_for
 from embeddaemon.supervisor.events import RequestReceived
 from embeddaemon.supervisor.lifecycle import DeathClass, Dispatched, Worker, explain
@@ -22,14 +23,20 @@ MAX_ATTEMPTS = 2
 """Workers that may die under one request: its own, and one more to be sure that it was not the request."""
 
 
-def accept(state: State, event: RequestReceived, now: float) -> ModelState:
-    """Queue a request, with its deadline's timer. Raises what admission.py raises; nothing is changed then."""
+def accept(state: State, event: RequestReceived, now: float) -> ModelState | None:
+    """Queue a request, with its deadline's timer; None when it could be answered at once.
+
+    Raises what admission.py raises; nothing is changed then.
+    """
     request = event.request
     assert isinstance(request, ModelRequest)
     admission.check_open(state)
     deadline = admission.deadline_of(state, request.deadline_ms, now)
     model = admission.model_of(state, request.model)
-    admission.check_request(state, model, event, now)
+    admission.check_request(state, model, event)
+    if _recall(state, model, event):
+        return None
+    admission.check_room(state, model, event, now)
     entry = OpenRequest(
         serial=state.next_serial(),
         client=event.client,
@@ -40,6 +47,7 @@ def accept(state: State, event: RequestReceived, now: float) -> ModelState:
         body_bytes=event.body_bytes,
         received_at=now,
         deadline=deadline,
+        digest=event.digest,
     )
     state.open[entry.serial] = entry
     state.ids[event.client, request.id] = entry.serial
@@ -47,6 +55,30 @@ def accept(state: State, event: RequestReceived, now: float) -> ModelState:
     model.queue.add(entry)
     model.last_used = now
     return model
+
+
+def _recall(state: State, model: ModelState, event: RequestReceived) -> bool:
+    """Answer a request with what was kept of an earlier one, if it was."""
+    if event.digest is None or model.card is None or not isinstance(event.request, Embed):
+        return False
+    kept = state.cache.find(key(model.fingerprint, event.request, event.digest))
+    if kept is None:
+        return False
+    answer = kept.header_for(event.request)
+    state.counts["answered"] += 1
+    state.counts["texts"] += answer.count
+    state.commands.append(Recall(event.client, answer, kept.frame))
+    return True
+
+
+def _keep(state: State, model: ModelState, entry: OpenRequest, frames: list[Any]) -> None:
+    """Remember a good answer, if it is one that may be asked for again."""
+    if entry.digest is None or not isinstance(entry.request, Embed):
+        return
+    header, frame = frames
+    answer = decode_answer(bytes(header))
+    assert isinstance(answer, Vectors), "an embed request that was answered otherwise: bug"
+    state.cache.keep(key(model.fingerprint, entry.request, entry.digest), Kept(answer, bytes(frame)))
 
 
 def _outcome(error: EmbedDaemonError) -> str:
@@ -123,6 +155,8 @@ def end_with_result(state: State, worker: Worker, result: link.Result, frames: l
         state.counts["texts"] += result.texts
         state.counts["tokens"] += result.tokens
         state.commands.append(Forward(entry.client, frames))
+        if not result.code:
+            _keep(state, model, entry, frames)
     if not result.code:
         model.failures = 0
 

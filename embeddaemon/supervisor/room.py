@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from embeddaemon.errors import ConfigError
 from embeddaemon.governor.core import FORK_SERVER, Answer, Demand, Evict, Granted, Never, Wait, WaitReason
 from embeddaemon.governor.eviction import Candidate
 from embeddaemon.governor.footprint import FORK_SERVER_BYTES
 from embeddaemon.supervisor.admission import no_headroom
+from embeddaemon.supervisor.cache import CACHE
 from embeddaemon.supervisor.commands import TakeSample
 from embeddaemon.supervisor.departures import unload, worker_of
 from embeddaemon.supervisor.learning import needs_fork_server
@@ -235,6 +237,19 @@ def give_back_reserved(state: State, template: Child) -> None:
     if template.reserved_bytes:
         state.governor.release(template.reserved_holder)
         template.reserved_bytes = 0
+
+
+def lease_cache(state: State, now: float) -> None:
+    """Promise the cache all that it may become. Raises ConfigError when that does not fit the budget."""
+    size = state.cache.limit_bytes
+    if size == 0:
+        return
+    answer = state.governor.ask(Demand(((CACHE, size),)), (), now)
+    if isinstance(answer, Granted):
+        state.governor.lease(CACHE, size, now)
+        return
+    assert not isinstance(answer, Evict), "somebody to evict before the start: bug"
+    raise ConfigError(f"daemon.cache_size does not fit the memory budget: {answer.text()}")
 
 
 def settle_lease(state: State, child: Child, steady_bytes: int, measured_bytes: int) -> None:

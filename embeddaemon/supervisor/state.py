@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -13,6 +13,7 @@ from embeddaemon.governor.core import Governor, Wait
 from embeddaemon.governor.footprint import Footprint
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.spec import ModelSpec
+from embeddaemon.supervisor.cache import Cache, fingerprint
 from embeddaemon.supervisor.commands import Command, Log
 from embeddaemon.supervisor.dispatch import OpenRequest, Queue
 from embeddaemon.supervisor.lifecycle import COMING, SERVING, DeathClass, Worker
@@ -124,6 +125,8 @@ class ModelState:
     """The last incarnation of each slot that ever lived."""
     queue: Queue = field(default_factory=Queue)
     pace: Pace = field(default_factory=Pace)
+    fingerprint: bytes = b""
+    """Of the weights that are loaded, or were last; of those in the folder once it was read again."""
     is_wanted: bool = False
     """Somebody asked for it and nothing has sent it away since."""
     is_unloading: bool = False
@@ -167,6 +170,11 @@ class ModelState:
     def is_absent(self) -> bool:
         return not self.workers and self.template is None
 
+    def learn_facts(self, facts: Mapping[str, object]) -> None:
+        """What the engine said of the weights that it has loaded now."""
+        self.facts = dict(facts)
+        self.fingerprint = b"" if self.card is None else fingerprint(self.card, facts)
+
     def stop_waiting(self) -> None:
         """It does not wait for memory (any more)."""
         self.waiting = self.waiting_since = None
@@ -181,6 +189,7 @@ class State:
     governor: Governor
     random: Callable[[], float]
     models: dict[str, ModelState]
+    cache: Cache
     timers: Timers = field(default_factory=Timers)
     children: dict[int, Child] = field(default_factory=dict)
     workers: dict[int, Worker] = field(default_factory=dict)

@@ -8,12 +8,13 @@ from dataclasses import replace
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.budget import MIB, Budget
-from embeddaemon.governor.core import Governor
+from embeddaemon.governor.core import FORK_SERVER, Governor
 from embeddaemon.governor.samples import Limit, MemorySample
 from embeddaemon.models.spec import ModelSpec, WorkerBounds
-from embeddaemon.protocol import link
-from embeddaemon.protocol.messages import Cancel, Document, Embed, ErrorAnswer, Lane, Load, Request, Unload
+from embeddaemon.protocol import codec, link
+from embeddaemon.protocol.messages import Cancel, Document, Embed, ErrorAnswer, Lane, Load, Request, Unload, Waiting
 from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.cache import CACHE
 from embeddaemon.supervisor.core import Supervisor
 from embeddaemon.supervisor.events import (
     CardFailed,
@@ -60,7 +61,11 @@ class Story:
     ) -> None:
         settings = settings_for(*(models or (spec(),)), **fields)
         self.budget = Budget("ram", budget_bytes, 0, LIMIT)
-        governor = Governor(self.budget, minimum_residence_seconds=settings.min_residence_seconds)
+        governor = Governor(
+            self.budget,
+            permanent=frozenset({FORK_SERVER, CACHE}),
+            minimum_residence_seconds=settings.min_residence_seconds,
+        )
         self.supervisor = Supervisor(settings, MACHINE, governor, random)
         self.governor = governor
         self.world = World()
@@ -69,7 +74,7 @@ class Story:
         self.commands: list[do.Command] = []
         self.dispatched: list[tuple[link.Dispatch, int]] = []
         """Each with the most bytes that its model's dispatches may have at that moment."""
-        self.answers: dict[tuple[bytes, int], list[do.Reply | do.Forward]] = {}
+        self.answers: dict[tuple[bytes, int], list[do.Reply | do.Forward | do.Recall]] = {}
         self.documents = 0
         """Sent, whether or not anybody was there."""
         self.gone: set[bytes] = set()
@@ -99,11 +104,13 @@ class Story:
         for command in commands:
             self.documents += isinstance(command, do.Reply) and isinstance(command.answer, Document)
             match command:
-                case do.Reply() | do.Forward() | do.SendWaiting() if command.client in self.gone:
+                case do.Reply() | do.Forward() | do.Recall() | do.SendWaiting() if command.client in self.gone:
                     self.tell(ClientGone(command.client))
                 case do.SendWaiting():
                     self.signs_of_life.append(command)
                 case do.Reply():
+                    self.answers.setdefault((command.client, command.answer.id), []).append(command)
+                case do.Recall():
                     self.answers.setdefault((command.client, command.answer.id), []).append(command)
                 case do.Forward():
                     self.answers.setdefault(self._forwarded_to(command), []).append(command)
@@ -124,6 +131,10 @@ class Story:
 
     def _forwarded_to(self, command: do.Forward) -> tuple[bytes, int]:
         key = command.frames[0]
+        if isinstance(key, bytes):
+            answer = codec.decode_answer(key)
+            assert not isinstance(answer, Waiting)
+            return command.client, answer.id
         assert isinstance(key, tuple)
         assert key[0] == command.client, "an answer for another client"
         return key
