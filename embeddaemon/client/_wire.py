@@ -15,6 +15,7 @@ import zmq
 from embeddaemon.client._actions import Action, Close, Open, Patience, Probe, Send, Wake
 from embeddaemon.client._core import ClientCore
 from embeddaemon.client._window import Call
+from embeddaemon.protocol import wire
 from embeddaemon.protocol.endpoints import SYSTEM_SOCKET, checked, default_endpoint, socket_path
 
 DealerSocket = zmq.Socket[bytes]
@@ -101,7 +102,7 @@ class Wire:
             match action:
                 case Send():
                     assert self._socket is not None, "something to send and no socket: bug"
-                    self._socket.send_multipart((action.header, action.body), zmq.NOBLOCK)
+                    wire.send(self._socket, (action.header, action.body))
                 case Wake():
                     woken.append(action.call)
                 case Open():
@@ -129,9 +130,8 @@ class Wire:
         """Hand everything that has arrived to the decider; the calls that have a new outcome."""
         woken: list[Call] = []
         while self._socket is not None:
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            frames = wire.receive(self._socket)
+            if frames is None:
                 break
             header, *behind = frames
             woken += self.execute(self.core.received([header.bytes, *(frame.buffer for frame in behind)], self.clock()))
