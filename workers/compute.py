@@ -1,102 +1,110 @@
-"""The compute thread: tokenized requests in, vectors out. Packs the texts of all requests at hand into micro-batches.
+"""The compute threads: tokenized requests in, vectors out, in micro-batches of the texts of all requests at hand.
 
-Interactive requests go before bulk ones at every micro-batch, and each request is answered as soon as its last row is
-there. A failed forward pass ends the requests in it, after those that shared it were tried again alone.
+Each thread is a *stream*: it computes one micro-batch after the other by itself, which beats many threads in one
+forward pass, for nobody waits for anybody. Only a micro-batch that is alone may be given several threads (width.py).
+A request is answered as soon as its last row is there, by whichever stream that is. A failed forward pass ends the
+requests in it, after those that shared it were tried again alone.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import zmq
 
-from embeddaemon.errors import BadOutput, EmbedDaemonError, Expired, InternalError
+from embeddaemon.errors import BadOutput, Cancelled, EmbedDaemonError, Expired, InternalError
 from embeddaemon.protocol import control, link
-from embeddaemon.protocol.messages import Embed, Lane
+from embeddaemon.protocol.messages import Lane
 from embeddaemon.telemetry.logs import fields
-from embeddaemon.workers import packing
 from embeddaemon.workers.answers import Frames, Sender, error_frames, shape_rows, vectors_frames
 from embeddaemon.workers.engines import Rows
 from embeddaemon.workers.loading import Loaded, causes
-from embeddaemon.workers.requests import Tokenized
+from embeddaemon.workers.waiting import MicroBatch, Row, Waiting, Work
+from embeddaemon.workers.width import Width
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class Work:
-    """One request on its way through the model."""
-
-    item: link.Item
-    request: Embed
-    tokenized: Tokenized
-    deadline: float
-    tokenize_us: int
-    rows: Rows = field(init=False)
-    missing: int = field(init=False)
-    """Rows not computed yet."""
-    compute_us: int = 0
-    ended: bool = False
-
-
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """One text of one request."""
+class _Turn:
+    """One micro-batch that a stream computes."""
 
-    work: Work
-    index: int
-
-
-_MicroBatch = list[_Row]
+    rows: MicroBatch
+    tokens: int
+    threads: int
+    alone_as: int
+    """The how manieth micro-batch of the worker it is, if no other ran when it began; else 0."""
 
 
 class Compute:
-    """Owns the compute socket and the model's forward pass. ``submit`` and ``finish`` are for the intake thread."""
+    """Owns the compute socket and the model's forward pass. Public methods are for the intake thread."""
 
     def __init__(self, command: control.ForkWorker, loaded: Loaded, connection: zmq.Socket[bytes]) -> None:
         self.progress = 0
-        """Micro-batches finished. Written by the compute thread only."""
-        self._threads = command.threads
+        """Micro-batches finished."""
         self._sender = Sender(command.worker, command.incarnation)
         self._model = loaded.model
         self._card = loaded.order.card
-        self._token_budget = loaded.order.token_budget
         self._connection = connection
-        self._arrivals: queue.SimpleQueue[list[Work] | None] = queue.SimpleQueue()
-        self._submitted = 0
-        self._ended = 0
+        self._sending = threading.Lock()
+        """A socket is for one thread at a time."""
+        self._most_threads = command.threads
+        self._is_parallel = loaded.model.is_reentrant and command.threads > 1
+        streams = command.threads if self._is_parallel else 1
+        self._changed = threading.Condition()
+        """Guards all that follows, and the fields of every Work."""
+        self._held: dict[int, Work] = {}
+        self._waiting = Waiting(loaded.order.token_budget, streams)
+        self._width = Width(command.threads)
+        self._running = 0
+        """Micro-batches that streams compute now."""
+        self._begun = 0
         self._draining = False
-        self._waiting: dict[Lane, deque[_MicroBatch]] = {lane: deque() for lane in Lane}
-        self._thread = threading.Thread(target=self._live, name="compute", daemon=True)
+        self._threads = [threading.Thread(target=self._live, name=f"stream-{n}", daemon=True) for n in range(streams)]
+        self._alive = streams
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, works: list[Work]) -> None:
         """Computes them together with whatever else is at hand."""
-        self._submitted += len(works)
-        self._arrivals.put(works)
+        for work in works:
+            work.expect(self._card.dim)
+        with self._changed:
+            self._held.update((work.item.serial, work) for work in works)
+            self._waiting.add(works)
+            self._changed.notify_all()
+
+    def cancel(self, serials: Sequence[int]) -> None:
+        """Ends requests that nobody waits for as cancelled; what is computed of them already is lost."""
+        for serial in serials:
+            work = self._held.get(serial)
+            if work is not None:
+                self._end(work, Cancelled("the client withdrew the request"))
 
     def finish(self) -> None:
         """Nothing more will come: compute the rest, say ``Drained``, end."""
-        self._arrivals.put(None)
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
 
     def ended(self, timeout_seconds: float) -> bool:
         """Waits for the end after ``finish``."""
-        self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
+        deadline = time.monotonic() + timeout_seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     @property
     def busy(self) -> bool:
-        return self._submitted != self._ended
+        return bool(self._held)
 
     def _live(self) -> None:
         """A dead thread behind a live process must be impossible: whatever gets this far ends the process."""
@@ -107,73 +115,77 @@ class Compute:
             os._exit(control.EXIT_BUG)
 
     def _run(self) -> None:
-        # Here, and not where the process began: OpenMP keeps the number of threads per thread.
-        self._model.use_threads(self._threads)
-        while (micro_batch := self._next()) is not None:
-            self._compute(micro_batch)
-        self._connection.send(link.encode_from_worker(link.Drained(self._sender.worker, self._sender.incarnation)))
-        self._connection.close()
+        threads = None
+        while (turn := self._next()) is not None:
+            if turn.threads != threads:
+                # Here, and not where the process began: OpenMP keeps the number of threads per thread.
+                self._model.use_threads(turn.threads)
+                threads = turn.threads
+            self._compute(turn)
+        with self._changed:
+            self._alive -= 1
+            is_last = self._alive == 0
+        if is_last:
+            drained = link.Drained(self._sender.worker, self._sender.incarnation)
+            self._connection.send(link.encode_from_worker(drained))
+            self._connection.close()
 
-    def _next(self) -> _MicroBatch | None:
-        """The micro-batch to compute now, interactive ones first; None when there will be none any more."""
-        while True:
-            self._collect()
-            for lane in (Lane.INTERACTIVE, Lane.BULK):
-                if self._waiting[lane]:
-                    return self._waiting[lane].popleft()
-            if self._draining:
-                return None
+    def _next(self) -> _Turn | None:
+        """The micro-batch to compute now, once there is one; None when there will be none any more."""
+        with self._changed:
+            while True:
+                while (micro_batch := self._waiting.take()) is not None:
+                    if rows := self._drop_ended(micro_batch):
+                        return self._begin(rows)
+                # What runs may fail and come back in parts.
+                if self._draining and self._running == 0:
+                    self._changed.notify_all()
+                    return None
+                self._changed.wait()
 
-    def _collect(self) -> None:
-        """Takes everything that has arrived; waits for something only when there is nothing to compute."""
-        works: list[Work] = []
-        wait = not self._draining and not any(self._waiting.values())
-        while not (self._draining and self._arrivals.empty()):
-            try:
-                arrived = self._arrivals.get(block=wait)
-            except queue.Empty:
-                break
-            wait = False
-            if arrived is None:
-                self._draining = True
-            else:
-                works += arrived
-        for lane in Lane:
-            self._plan([work for work in works if work.request.lane is lane], self._waiting[lane])
+    def _begin(self, rows: MicroBatch) -> _Turn:
+        tokens = sum(row.tokens for row in rows)
+        is_alone = self._running == 0 and not self._waiting
+        threads = self._most_threads
+        if self._is_parallel:
+            threads = self._width.choose(tokens) if is_alone else 1
+        self._running += 1
+        self._begun += 1
+        return _Turn(rows, tokens, threads, self._begun if is_alone else 0)
 
-    def _plan(self, works: Sequence[Work], waiting: deque[_MicroBatch]) -> None:
-        rows = []
-        for work in works:
-            work.missing = len(work.tokenized.ids)
-            work.rows = np.empty((work.missing, self._card.dim), dtype=np.float32)
-            rows += [_Row(work, index) for index in range(work.missing)]
-        lengths = [len(row.work.tokenized.ids[row.index]) for row in rows]
-        for planned in packing.plan(lengths, self._token_budget):
-            waiting.append([rows[index] for index in planned.indices])
-
-    def _compute(self, micro_batch: _MicroBatch) -> None:
-        rows = self._drop_ended(micro_batch)
-        if not rows:
-            return
-        start = time.perf_counter()
-        try:
-            vectors = self._forward(rows)
-        except Exception as error:  # noqa: BLE001 - the boundary of the requests in this micro-batch
-            self.progress += 1
-            self._failed(rows, error)
-            return
-        self.progress += 1
-        self._keep(rows, vectors, int((time.perf_counter() - start) * 1e6))
-
-    def _drop_ended(self, micro_batch: _MicroBatch) -> _MicroBatch:
-        """Expired requests are not computed."""
+    def _drop_ended(self, micro_batch: MicroBatch) -> MicroBatch:
+        """Expired requests are not computed, nor is what was cancelled or failed elsewhere."""
         now = time.monotonic()
         for work in _works(micro_batch):
             if not work.ended and now >= work.deadline:
                 self._end(work, Expired("the deadline passed while the request waited in the worker for the model"))
         return [row for row in micro_batch if not row.work.ended]
 
-    def _forward(self, rows: _MicroBatch) -> Rows:
+    def _compute(self, turn: _Turn) -> None:
+        start = time.perf_counter()
+        try:
+            vectors = self._forward(turn.rows)
+        except Exception as error:  # noqa: BLE001 - the boundary of the requests in this micro-batch
+            self._failed(turn.rows, error)
+            self._finished(turn, None)
+            return
+        seconds = time.perf_counter() - start
+        self._keep(turn.rows, vectors, int(seconds * 1e6))
+        self._finished(turn, seconds)
+
+    def _finished(self, turn: _Turn, seconds: float | None) -> None:
+        with self._changed:
+            self.progress += 1
+            if seconds is not None:
+                if turn.threads == 1:
+                    self._waiting.learn(turn.tokens, seconds)
+                if turn.alone_as == self._begun:
+                    self._width.learn(turn.tokens, turn.threads, seconds)
+            self._running -= 1
+            if self._draining:
+                self._changed.notify_all()
+
+    def _forward(self, rows: MicroBatch) -> Rows:
         texts = [row.work.tokenized.ids[row.index] for row in rows]
         lengths = np.fromiter(map(len, texts), dtype=np.int32, count=len(texts))
         prompt_lengths = None
@@ -183,15 +195,18 @@ class Compute:
         ids = texts[0] if len(texts) == 1 else np.concatenate(texts)
         return self._model.forward(ids, lengths, prompt_lengths)
 
-    def _keep(self, rows: _MicroBatch, vectors: Rows, compute_us: int) -> None:
+    def _keep(self, rows: MicroBatch, vectors: Rows, compute_us: int) -> None:
         places: dict[Work, list[int]] = {}
         for place, row in enumerate(rows):
             places.setdefault(row.work, []).append(place)
         for work, its in places.items():
+            # No other stream writes to these rows.
             work.rows[[rows[place].index for place in its]] = vectors if len(places) == 1 else vectors[its]
-            work.missing -= len(its)
-            work.compute_us += compute_us
-            if work.missing == 0:
+            with self._changed:
+                work.missing -= len(its)
+                work.compute_us += compute_us
+                is_complete = work.missing == 0
+            if is_complete:
                 self._answer(work)
 
     def _answer(self, work: Work) -> None:
@@ -212,12 +227,15 @@ class Compute:
         )
         self._send(work, frames)
 
-    def _failed(self, rows: _MicroBatch, error: Exception) -> None:
+    def _failed(self, rows: MicroBatch, error: Exception) -> None:
         """One request's failure is not another's: those that shared the pass are tried again, each by itself."""
         works = _works(rows)
         if len(works) > 1:
-            for work in reversed(works):
-                self._waiting[work.request.lane].appendleft([row for row in rows if row.work is work])
+            with self._changed:
+                for lane in Lane:
+                    alone = [[row for row in rows if row.work is work] for work in works if work.request.lane is lane]
+                    self._waiting.put_back(lane, alone)
+                self._changed.notify_all()
             return
         log.error(fields("forward_failed", worker=self._sender, model=self._card.name, texts=len(rows)), exc_info=error)
         message = f"{self._card.name} failed to compute: {type(error).__name__}"
@@ -230,12 +248,16 @@ class Compute:
         self._send(work, frames)
 
     def _send(self, work: Work, frames: Frames) -> None:
-        assert not work.ended, "a request ends once"
-        work.ended = True
-        self._ended += 1
-        self._connection.send_multipart(frames)
+        """Answers a request, unless it has ended: expired, cancelled or failed in another stream."""
+        with self._changed:
+            if work.ended:
+                return
+            work.ended = True
+            del self._held[work.item.serial]
+        with self._sending:
+            self._connection.send_multipart(frames)
 
 
-def _works(rows: Iterable[_Row]) -> list[Work]:
+def _works(rows: Iterable[Row]) -> list[Work]:
     """The requests of these rows, each once, in order."""
     return list(dict.fromkeys(row.work for row in rows))

@@ -18,9 +18,10 @@ from embeddaemon.protocol.messages import Lane, ModelRequest, Tokenize
 from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers import measure
 from embeddaemon.workers.answers import Sender, error_frames, tokens_frames
-from embeddaemon.workers.compute import Compute, Work
+from embeddaemon.workers.compute import Compute
 from embeddaemon.workers.loading import Loaded, causes
 from embeddaemon.workers.requests import Tokenized, read_request, tokenize
+from embeddaemon.workers.waiting import Work
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +90,10 @@ class Intake:
             log.warning(fields("message_dropped", worker=self._sender, incarnation=message.incarnation))
         elif isinstance(message, link.Drain):
             self._draining = True
-        elif isinstance(message, link.Dispatch):
+        elif isinstance(message, link.Cancel):
+            self._compute.cancel(message.serials)
+        else:
             self._take(message, frames[1:])
-        # Left is Cancel. What it names is with the model already; the supervisor drops its answer.
 
     def _take(self, dispatch: link.Dispatch, frames: list[bytes]) -> None:
         """Interactive requests are with the model before the first bulk one is tokenized."""

@@ -268,7 +268,7 @@ def test_stalled_worker_writes_its_stacks_when_asked(stand_in: StandIn) -> None:
     assert stand_in.ask(embed(["still serving"]))[0].link.code == ""
     process.kill()
     assert process.stderr is not None
-    assert b"in _collect" in process.stderr.read()
+    assert b"in _next" in process.stderr.read()
 
 
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="the kernel has no OOM scores")

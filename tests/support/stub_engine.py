@@ -63,6 +63,7 @@ class StubModel:
             parameters=order.card.parameters,
             weights_bytes=order.card.weights_bytes,
         )
+        self.is_reentrant = False
         self.threads: int | None = None
         self._vocabulary = order.card.vocabulary
         self._bad = bad

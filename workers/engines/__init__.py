@@ -1,15 +1,14 @@
 """The seam between a worker and what computes in it: ids and lengths in, float32 rows out.
 
-``LoadedModel`` is the seam; an engine whose device computes beside the processor is ``Overlapping`` as well. The torch
-engine (``torch_engine``) is the default; each engine is a folder beside it with a function
-``load(order: LoadOrder) -> LoadedModel``.
+``LoadedModel`` is the seam. The torch engine (``torch_engine``) is the default; each engine is a folder beside it with
+a function ``load(order: LoadOrder) -> LoadedModel``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -46,10 +45,15 @@ class Encoded:
 
 
 class LoadedModel(Protocol):
-    """A model in memory, ready to compute. Used by one thread at a time; tokenizing may run beside computing."""
+    """A model in memory, ready to compute. Tokenizing may run beside computing."""
 
     @property
     def facts(self) -> EngineFacts: ...
+
+    @property
+    def is_reentrant(self) -> bool:
+        """Whether several threads may be in ``forward`` at once, each with the threads that it asked for."""
+        ...
 
     def tokenize(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
         """Each text with the prompt before it, as ids. Never pads. ``full_length`` tells what was cut."""
@@ -65,24 +69,7 @@ class LoadedModel(Protocol):
         ...
 
     def use_threads(self, threads: int) -> None:
-        """Compute with that many threads from now on; called once in a worker, before its first forward."""
-        ...
-
-
-class Pending(Protocol):
-    """One micro-batch that a device computes."""
-
-    def rows(self) -> Rows:
-        """Waits for the rows; called once. Raises what went wrong on the device, DeviceLost among it."""
-        ...
-
-
-@runtime_checkable
-class Overlapping(LoadedModel, Protocol):
-    """An engine whose device computes beside the processor: the next micro-batch may begin before this one's rows."""
-
-    def begin(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Pending:
-        """As ``forward``, which is this and ``rows``, without waiting. Results come in the order of the beginnings."""
+        """The thread that calls this computes with so many threads from now on; called before its first forward."""
         ...
 
 

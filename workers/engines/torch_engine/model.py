@@ -35,6 +35,11 @@ class TorchModel:
     def facts(self) -> EngineFacts:
         return self._facts
 
+    @property
+    def is_reentrant(self) -> bool:
+        """See LoadedModel."""
+        return True
+
     def tokenize(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
         """See LoadedModel."""
         return self._tokenizer.encode(texts, prompt=prompt, max_tokens=max_tokens)

@@ -1,0 +1,94 @@
+"""What a worker computes next, and how much of it at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embeddaemon.protocol import link
+from embeddaemon.protocol.messages import Embed, Lane
+from embeddaemon.workers.requests import Tokenized
+from embeddaemon.workers.waiting import BULK_TURN, SMALLEST_MICRO_BATCH, MicroBatch, Waiting, Work
+
+
+def work(serial: int, lengths: list[int], lane: Lane = Lane.BULK) -> Work:
+    ids = [np.zeros(length, dtype=np.int32) for length in lengths]
+    tokenized = Tokenized(ids, [0] * len(ids), None, (), len(ids), sum(lengths))
+    item = link.Item(serial=serial, model="m", expires_in_ms=1000, queue_us=0)
+    made = Work(item, Embed(id=serial, model="m", lane=lane), tokenized, deadline=1.0, tokenize_us=0)
+    made.expect(4)
+    return made
+
+
+def all_of(waiting: Waiting) -> list[MicroBatch]:
+    found = []
+    while (taken := waiting.take()) is not None:
+        found.append(taken)
+    return found
+
+
+def tokens(micro_batch: MicroBatch) -> int:
+    return sum(row.tokens for row in micro_batch)
+
+
+@given(st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=9), max_size=9), st.integers(1, 4))
+def test_every_row_is_computed_once_within_the_budget(requests: list[list[int]], streams: int) -> None:
+    waiting = Waiting(512, streams)
+    works = [work(serial, lengths) for serial, lengths in enumerate(requests)]
+    waiting.add(works)
+    found = all_of(waiting)
+    rows = [(row.work.item.serial, row.index) for micro_batch in found for row in micro_batch]
+    assert sorted(rows) == [(one.item.serial, index) for one in works for index in range(one.missing)]
+    assert all(tokens(micro_batch) <= 512 for micro_batch in found)
+    assert not waiting
+
+
+def test_work_is_divided_among_the_streams() -> None:
+    waiting = Waiting(8192, 2)
+    waiting.add([work(1, [100] * 40)])
+    assert [tokens(micro_batch) for micro_batch in all_of(waiting)] == [2000, 2000]
+
+
+def test_little_work_is_not_divided() -> None:
+    waiting = Waiting(8192, 4)
+    waiting.add([work(1, [10] * 20)])
+    assert len(all_of(waiting)) == 1
+
+
+def test_slow_model_gets_small_micro_batches_but_not_smaller_than_pays() -> None:
+    waiting = Waiting(8192, 1)
+    waiting.learn(1000, 0.1)  # 500 tokens in 0.05 s
+    waiting.add([work(1, [100] * 40)])
+    assert max(map(tokens, all_of(waiting))) <= 500
+    for _ in range(50):
+        waiting.learn(1000, 10.0)
+    waiting.add([work(1, [16] * 160)])
+    assert max(map(tokens, all_of(waiting))) == SMALLEST_MICRO_BATCH
+
+
+def test_passes_over_few_tokens_say_nothing_about_a_token() -> None:
+    waiting = Waiting(8192, 1)
+    waiting.learn(10, 1.0)
+    waiting.add([work(1, [100] * 40)])
+    assert len(all_of(waiting)) == 1
+
+
+def test_interactive_goes_first_and_bulk_never_stands_still() -> None:
+    waiting = Waiting(512, 1)
+    waiting.add([work(0, [512])])
+    for serial in range(1, 2 * BULK_TURN):
+        waiting.add([work(serial, [10], Lane.INTERACTIVE)])
+    order = [micro_batch[0].work.item.serial for micro_batch in all_of(waiting)]
+    assert order.index(0) == BULK_TURN - 1
+
+
+@pytest.mark.parametrize("lane", list(Lane))
+def test_what_is_put_back_goes_first_in_its_order(lane: Lane) -> None:
+    waiting = Waiting(512, 1)
+    works = [work(serial, [512], lane) for serial in range(3)]
+    waiting.add(works)
+    taken = [waiting.take(), waiting.take()]
+    waiting.put_back(lane, [one for one in taken if one])
+    assert [micro_batch[0].work for micro_batch in all_of(waiting)] == works

@@ -1,0 +1,121 @@
+"""What a worker holds and has not computed: requests as rows, rows as micro-batches, two lanes. Pure.
+
+Micro-batches are sized by time: a text that comes waits for the one that is running, so that one should be short. How
+long a token takes is learned from those that ran.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from embeddaemon.protocol import link
+from embeddaemon.protocol.messages import Embed, Lane
+from embeddaemon.workers import packing
+from embeddaemon.workers.engines import Rows
+from embeddaemon.workers.requests import Tokenized
+
+MICRO_BATCH_SECONDS = 0.05
+"""What one should take at most: half of a dispatch (supervisor/pace.py), for two streams to share it."""
+
+SMALLEST_MICRO_BATCH = 256
+"""Tokens, however slow the model: with fewer the processor is not busy, it waits for the weights."""
+
+BULK_TURN = 8
+"""While both lanes wait, every eighth micro-batch is bulk: interactive goes first, bulk never stands still."""
+
+_WEIGHT = 0.2
+"""Of the newest micro-batch in what a token is believed to take."""
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One request on its way through the model."""
+
+    item: link.Item
+    request: Embed
+    tokenized: Tokenized
+    deadline: float
+    tokenize_us: int
+    rows: Rows = field(init=False)
+    missing: int = field(init=False)
+    """Rows not computed yet."""
+    compute_us: int = 0
+    ended: bool = False
+
+    def expect(self, dim: int) -> None:
+        """Room for the rows."""
+        self.missing = len(self.tokenized.ids)
+        self.rows = np.empty((self.missing, dim), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One text of one request."""
+
+    work: Work
+    index: int
+
+    @property
+    def tokens(self) -> int:
+        return len(self.work.tokenized.ids[self.index])
+
+
+MicroBatch = list[Row]
+
+
+class Waiting:
+    """Micro-batches in the order in which they will be computed, as far as nothing more urgent comes."""
+
+    def __init__(self, token_budget: int, streams: int) -> None:
+        self._token_budget = token_budget
+        self._streams = streams
+        self._seconds_per_token: float | None = None
+        self._lanes: dict[Lane, deque[MicroBatch]] = {lane: deque() for lane in Lane}
+        self._since_bulk = 0
+
+    def __bool__(self) -> bool:
+        return any(self._lanes.values())
+
+    def add(self, works: Iterable[Work]) -> None:
+        """All their rows, those of one lane together, as many micro-batches as streams if there is enough for them."""
+        lanes: dict[Lane, MicroBatch] = {lane: [] for lane in Lane}
+        for work in works:
+            lanes[work.request.lane] += [Row(work, index) for index in range(work.missing)]
+        for lane, rows in lanes.items():
+            lengths = [row.tokens for row in rows]
+            for planned in packing.plan(lengths, self._budget(sum(lengths))):
+                self._lanes[lane].append([rows[index] for index in planned.indices])
+
+    def put_back(self, lane: Lane, micro_batches: Sequence[MicroBatch]) -> None:
+        """To the front, in order."""
+        self._lanes[lane].extendleft(reversed(micro_batches))
+
+    def take(self) -> MicroBatch | None:
+        """The micro-batch to compute now."""
+        interactive, bulk = self._lanes[Lane.INTERACTIVE], self._lanes[Lane.BULK]
+        if bulk and (not interactive or self._since_bulk >= BULK_TURN - 1):
+            self._since_bulk = 0
+            return bulk.popleft()
+        if not interactive:
+            return None
+        self._since_bulk += 1
+        return interactive.popleft()
+
+    def learn(self, tokens: int, seconds: float) -> None:
+        """A micro-batch of many tokens took so long in one thread."""
+        if tokens < SMALLEST_MICRO_BATCH // 2:
+            return  # mostly what is the same for every pass
+        per_token = seconds / tokens
+        known = self._seconds_per_token
+        self._seconds_per_token = per_token if known is None else known + _WEIGHT * (per_token - known)
+
+    def _budget(self, tokens: int) -> int:
+        """Tokens in a micro-batch, when so many are to be planned."""
+        per_token = self._seconds_per_token
+        soon_through = self._token_budget if per_token is None else int(MICRO_BATCH_SECONDS / per_token)
+        even_share = -(-tokens // self._streams)
+        return min(self._token_budget, max(SMALLEST_MICRO_BATCH, min(soon_through, even_share)))
