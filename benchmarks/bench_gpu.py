@@ -21,6 +21,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -38,7 +39,7 @@ from embeddaemon.models.spec import ModelSpec
 from embeddaemon.models.table import default_spec
 from embeddaemon.protocol.limits import Limits
 from embeddaemon.workers import packing
-from embeddaemon.workers.engines import Encoded, Overlapping, Pending, Rows
+from embeddaemon.workers.engines import Encoded, Rows
 from embeddaemon.workers.engines.torch_engine import load, pooling, segments, varlen
 from embeddaemon.workers.engines.torch_engine.row import Row, divide, lay_out
 
@@ -54,14 +55,13 @@ HEAD_DIM = 64
 
 
 class Ours:
-    """The engine in this process, one micro-batch ahead as a worker is."""
+    """The engine in this process, with two threads in it as in a worker: one waits, one queues the next micro-batch."""
 
     def __init__(self, card: ModelCard, device: str, token_budget: int) -> None:
         limits = Limits()
         order = LoadOrder(card=card, device=device, precision="auto", token_budget=token_budget, limits=limits)
-        model = load(order)
-        assert isinstance(model, Overlapping), "an engine for devices is one ahead"
-        self.model: Overlapping = model
+        self.model = load(order)
+        self._threads = ThreadPoolExecutor(2)
         self._card = card
         self._token_budget = token_budget
 
@@ -72,16 +72,18 @@ class Ours:
     def compute(self, encoded: Sequence[Encoded]) -> Rows:
         """(texts, dim), unit length, in the order of the texts."""
         rows = np.empty((len(encoded), self._card.dim), dtype=np.float32)
-        before: tuple[Pending, list[int]] | None = None
-        for planned in packing.plan([len(one.ids) for one in encoded], self._token_budget):
+
+        def forward(planned: packing.MicroBatch) -> None:
             chosen = [encoded[index].ids for index in planned.indices]
             lengths = np.fromiter(map(len, chosen), dtype=np.int32, count=len(chosen))
-            pending = self.model.begin(np.concatenate(chosen).astype(np.int32), lengths, None)
-            if before is not None:
-                rows[before[1]] = before[0].rows()
-            before = (pending, list(planned.indices))
-        if before is not None:
-            rows[before[1]] = before[0].rows()
+            ids = np.concatenate(chosen, dtype=np.int32)
+            rows[list(planned.indices)] = self.model.forward(ids, lengths, None)
+
+        planned = packing.plan([len(one.ids) for one in encoded], self._token_budget)
+        if len(planned) == 1:
+            forward(planned[0])
+        else:
+            list(self._threads.map(forward, planned))  # a list, so that errors come out
         unit: Rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return unit
 

@@ -6,6 +6,7 @@ What only a device can show (its kernel, streams, pinned memory) is in test_gpu.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from embeddaemon.models.jsonfile import read_json
 from embeddaemon.models.spec import Pooling
-from embeddaemon.workers.engines import DeviceLost, EngineFacts, Ids, Overlapping
+from embeddaemon.workers.engines import DeviceLost, EngineFacts, Ids
 from embeddaemon.workers.engines.torch_engine import encoder, pooling, segments, varlen
 from embeddaemon.workers.engines.torch_engine.accelerated import AcceleratedModel
 from embeddaemon.workers.engines.torch_engine.device_encoder import DeviceEncoder
@@ -144,17 +145,14 @@ def test_text_alone_equals_itself_among_others(tmp_path: Path, attend: varlen.At
     assert cosines(together, np.concatenate(alone)).min() > 0.9999
 
 
-def test_rows_of_several_micro_batches_may_be_waited_for_later(tmp_path: Path) -> None:
+def test_several_threads_may_be_in_the_forward_at_once(tmp_path: Path) -> None:
     model = accelerated(TinyBert().write(tmp_path), torch.float32, varlen.by_group)
-    assert isinstance(model, Overlapping)
-    first = model.begin(some_ids(MANY_LENGTHS), ints(MANY_LENGTHS), None)
-    second = model.begin(some_ids(FEW_LENGTHS), ints(FEW_LENGTHS), None)
-    assert first.rows().shape == (len(MANY_LENGTHS), 32)
-    np.testing.assert_array_equal(second.rows(), model.forward(some_ids(FEW_LENGTHS), ints(FEW_LENGTHS), None))
-
-
-def test_model_of_the_cpu_is_never_ahead(tmp_path: Path) -> None:
-    assert not isinstance(embedder_of(TinyBert().write(tmp_path)).model, Overlapping)
+    batches = [[length, length, length + 3] for length in range(1, 20)]
+    expected = [model.forward(some_ids(lengths), ints(lengths), None) for lengths in batches]
+    with ThreadPoolExecutor(2) as threads:
+        found = threads.map(lambda lengths: model.forward(some_ids(lengths), ints(lengths), None), batches)
+    for rows, alone in zip(found, expected, strict=True):
+        np.testing.assert_allclose(rows, alone, atol=1e-6)
 
 
 def test_no_texts_give_no_rows(tmp_path: Path) -> None:
@@ -185,9 +183,9 @@ def test_forward_asks_the_device_for_nothing(tmp_path: Path, lengths: list[int],
     folder = TinyBert(pooling={"pooling_mode": modes, "include_prompt": False}).write(tmp_path)
     model = accelerated(folder, torch.float32, varlen.by_group, functional=functional)
     with Questions() as questions:
-        pending = model.begin(some_ids(lengths), ints(lengths), prompts_for(lengths))
+        fetch = model._queue(some_ids(lengths), ints(lengths), prompts_for(lengths))
     assert questions.asked == []
-    assert pending.rows().shape == (len(lengths), 32 * len(modes))
+    assert fetch().shape == (len(lengths), 32 * len(modes))
 
 
 def test_question_to_the_device_would_be_noticed() -> None:

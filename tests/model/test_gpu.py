@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from embeddaemon import Client
-from embeddaemon.workers.engines import Ids, Overlapping, Rows
+from embeddaemon.workers.engines import Ids, Rows
 from embeddaemon.workers.engines.torch_engine import varlen
 from embeddaemon.workers.engines.torch_engine.accelerated import AcceleratedModel
 from tests.support.checkpoints import TinyBert
@@ -47,7 +48,7 @@ def tiny(folder: Path, precision: str, device: str = "cuda:0") -> Embedder:
     return Embedder(card, precision, device)
 
 
-def ahead(embedder: Embedder) -> Overlapping:
+def model_of(embedder: Embedder) -> AcceleratedModel:
     assert isinstance(embedder.model, AcceleratedModel)
     return embedder.model
 
@@ -104,24 +105,34 @@ def test_text_alone_equals_itself_among_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lengths", [LENGTHS, [7, 7, 7]])
 def test_nothing_waits_for_the_device_before_the_rows_are_wanted(tmp_path: Path, lengths: list[int]) -> None:
-    model = ahead(tiny(tmp_path, "auto"))
+    model = model_of(tiny(tmp_path, "auto"))
     model.forward(some_ids(lengths), ints(lengths), None)  # what is made once is made
     torch.cuda.set_sync_debug_mode("error")
     try:
-        pending = model.begin(some_ids(lengths), ints(lengths), None)
+        fetch = model._queue(some_ids(lengths), ints(lengths), None)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert pending.rows().shape == (len(lengths), 96)
+    assert fetch().shape == (len(lengths), 96)
 
 
 def test_many_micro_batches_under_way_do_not_meet(tmp_path: Path) -> None:
     """Memory of a copy that has not ended must not be used again."""
-    model = ahead(tiny(tmp_path, "auto"))
+    model = model_of(tiny(tmp_path, "auto"))
     seeds = range(1, 60)
     expected = [model.forward(some_ids(LENGTHS, seed), ints(LENGTHS), None) for seed in seeds]
-    pending = [model.begin(some_ids(LENGTHS, seed), ints(LENGTHS), None) for seed in seeds]
-    for one, rows in zip(pending, expected, strict=True):
-        np.testing.assert_array_equal(one.rows(), rows)
+    under_way = [model._queue(some_ids(LENGTHS, seed), ints(LENGTHS), None) for seed in seeds]
+    for fetch, rows in zip(under_way, expected, strict=True):
+        np.testing.assert_array_equal(fetch(), rows)
+
+
+def test_two_threads_in_the_forward_do_not_disturb_each_other(tmp_path: Path) -> None:
+    model = model_of(tiny(tmp_path, "auto"))
+    seeds = list(range(1, 60))
+    expected = [model.forward(some_ids(LENGTHS, seed), ints(LENGTHS), None) for seed in seeds]
+    with ThreadPoolExecutor(2) as threads:
+        found = threads.map(lambda seed: model.forward(some_ids(LENGTHS, seed), ints(LENGTHS), None), seeds)
+    for rows, alone in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(rows, alone)
 
 
 def test_another_thread_computes_on_the_model_s_device(tmp_path: Path) -> None:

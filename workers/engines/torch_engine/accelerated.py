@@ -1,8 +1,8 @@
-"""A loaded model on a CUDA or MPS device: the ``LoadedModel`` of the seam, and ``Overlapping``, which may be ahead.
+"""A loaded model on a CUDA or MPS device: the ``LoadedModel`` of the seam.
 
-``begin`` only queues: the row's array up, the forward, the pooling, the rows down. It asks the device for nothing, so
-the next row can be queued while this one computes; ``rows`` waits. It runs on the CPU too, where tests hold it to
-model.py.
+A forward first queues everything: the row's array up, the layers, the pooling, the rows down. It asks the device for
+nothing meanwhile, and then waits without the GIL. So while one thread waits, another queues the next row, which is all
+that it takes to keep a device busy. It runs on the CPU too, where tests hold it to model.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from embeddaemon.models.card import ModelCard
-from embeddaemon.workers.engines import DeviceLost, Encoded, EngineFacts, Ids, Pending, Rows
+from embeddaemon.workers.engines import DeviceLost, Encoded, EngineFacts, Ids, Rows
 from embeddaemon.workers.engines.torch_engine import pooling, segments
 from embeddaemon.workers.engines.torch_engine.model import Encode
 from embeddaemon.workers.engines.torch_engine.row import Positions, Row, divide, lay_out
@@ -44,26 +44,30 @@ class AcceleratedModel:
     def facts(self) -> EngineFacts:
         return self._facts
 
+    @property
+    def is_reentrant(self) -> bool:
+        """See LoadedModel. Torch's MPS keeps one command buffer, which threads must not share."""
+        return self._device.type != "mps"
+
     def tokenize(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
         """See LoadedModel."""
         return self._tokenizer.encode(texts, prompt=prompt, max_tokens=max_tokens)
 
     def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
-        """See LoadedModel."""
-        return self.begin(ids, lengths, prompt_lengths).rows()
-
-    @torch.inference_mode()
-    def begin(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Pending:
-        """See Overlapping."""
+        """See LoadedModel. Raises DeviceLost."""
         assert int(lengths.sum()) == len(ids), "lengths that do not add up to the tokens"
         if not len(lengths):
-            empty = np.empty((0, self._card.dim), dtype=np.float32)
-            return _UnderWay(self._device, lambda: empty)
+            return np.empty((0, self._card.dim), dtype=np.float32)
         with _on(self._device):
-            array = self._transfer.to_device(lay_out(ids, self._positions(ids, lengths), lengths, prompt_lengths))
-            row = divide(array, lengths)
-            hidden = self._encode(row.ids, row.positions, row.texts)  # (tokens, hidden)
-            return _UnderWay(self._device, self._transfer.to_host(self._pool(hidden, row)))
+            return self._queue(ids, lengths, prompt_lengths)()
+
+    @torch.inference_mode()
+    def _queue(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Callable[[], Rows]:
+        """Everything that the device has to do, without waiting for any of it; the result waits for the rows."""
+        array = lay_out(ids, self._positions(ids, lengths), lengths, prompt_lengths)
+        row = divide(self._transfer.to_device(array), lengths)
+        hidden = self._encode(row.ids, row.positions, row.texts)  # (tokens, hidden)
+        return self._transfer.to_host(self._pool(hidden, row))
 
     def use_threads(self, threads: int) -> None:
         """See LoadedModel."""
@@ -75,19 +79,6 @@ class AcceleratedModel:
         if self._device.type == "mps" or len(row.texts) <= _FEW_GROUPS:
             return pooling.pool(hidden, row.texts, self._card.pooling, row.prompt_lengths)
         return segments.pool(hidden, row, self._card.pooling)
-
-
-class _UnderWay:
-    """The rows of one ``begin``."""
-
-    def __init__(self, device: torch.device, fetch: Callable[[], Rows]) -> None:
-        self._device = device
-        self._fetch = fetch
-
-    def rows(self) -> Rows:
-        """See Pending."""
-        with _on(self._device):
-            return self._fetch()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 On CUDA both ways are asynchronous: through pinned memory, up on a stream of its own so that the next row's array
 arrives while this row computes, and down with an event to wait for. Torch's allocators keep the memory of a copy under
-way from being used again. Elsewhere torch's own copies do; on MPS what they wait for is only the result.
+way from being used again. Elsewhere torch's own copies do.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from embeddaemon.workers.engines import Ids, Rows
 
 
 class Transfer(Protocol):
-    """Used by one thread."""
+    """Of one device, which is current where it is used."""
 
     def to_device(self, array: Ids) -> torch.Tensor:
         """The array as int32 on the device, there before anything that is computed from now on."""
@@ -48,7 +48,7 @@ class PlainTransfer:
 
 
 class CudaTransfer:
-    """Through pinned memory, for one CUDA device, which must be the current one."""
+    """Through pinned memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._uploads = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch gives it no types
