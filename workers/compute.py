@@ -2,6 +2,7 @@
 
 Each thread is a *stream*: it computes one micro-batch after the other by itself, which beats many threads in one
 forward pass, for nobody waits for anybody. Only a micro-batch that is alone may be given several threads (width.py).
+Beside a device, which computes one micro-batch after the other, there are two, so that it never waits for the next.
 A request is answered as soon as its last row is there, by whichever stream that is. A failed forward pass ends the
 requests in it, after those that shared it were tried again alone.
 """
@@ -23,12 +24,15 @@ from embeddaemon.protocol import control, link
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers.answers import Frames, Sender, error_frames, shape_rows, vectors_frames
-from embeddaemon.workers.engines import Rows
+from embeddaemon.workers.engines import DeviceLost, Rows
 from embeddaemon.workers.loading import Loaded, causes
 from embeddaemon.workers.waiting import MicroBatch, Row, Waiting, Work
 from embeddaemon.workers.width import Width
 
 log = logging.getLogger(__name__)
+
+_STREAMS_OF_A_DEVICE = 2
+"""While one waits for what the device computes, the other sends it the next micro-batch; a third would only wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +58,17 @@ class Compute:
         self._connection = connection
         self._sending = threading.Lock()
         """A socket is for one thread at a time."""
-        self._most_threads = command.threads
-        self._is_parallel = loaded.model.is_reentrant and command.threads > 1
-        streams = command.threads if self._is_parallel else 1
+        is_on_device = loaded.model.facts.device != "cpu"
+        self._most_threads = 1 if is_on_device else command.threads
+        self._is_parallel = loaded.model.is_reentrant and self._most_threads > 1
+        streams = self._most_threads if self._is_parallel else 1
+        if is_on_device and loaded.model.is_reentrant:
+            streams = _STREAMS_OF_A_DEVICE
         self._changed = threading.Condition()
         """Guards all that follows, and the fields of every Work."""
         self._held: dict[int, Work] = {}
-        self._waiting = Waiting(loaded.order.token_budget, streams)
-        self._width = Width(command.threads)
+        self._waiting = Waiting(loaded.order.token_budget, 1 if is_on_device else streams)
+        self._width = Width(self._most_threads)
         self._running = 0
         """Micro-batches that streams compute now."""
         self._begun = 0
@@ -165,6 +172,8 @@ class Compute:
         start = time.perf_counter()
         try:
             vectors = self._forward(turn.rows)
+        except DeviceLost:
+            raise  # nothing that this process still has to compute can succeed
         except Exception as error:  # noqa: BLE001 - the boundary of the requests in this micro-batch
             self._failed(turn.rows, error)
             self._finished(turn, None)

@@ -1,0 +1,113 @@
+"""The compute threads around an engine that is not torch: how many there are, and what ends the process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from math import inf
+
+import numpy as np
+import pytest
+import zmq
+
+from embeddaemon.protocol import control, link
+from embeddaemon.protocol.messages import Embed, Lane
+from embeddaemon.workers.compute import Compute
+from embeddaemon.workers.engines import DeviceLost, Ids, Rows
+from embeddaemon.workers.loading import Loaded
+from embeddaemon.workers.requests import Tokenized
+from embeddaemon.workers.waiting import Work
+from tests.support.stub_engine import StubModel, stub_order
+from tests.support.waiting import seconds
+
+COMMAND = control.ForkWorker(child=1, worker=1, incarnation=1, endpoint="", threads=4, heartbeat_seconds=1.0)
+
+
+class Device(StubModel):
+    """Computes nothing before two micro-batches are there."""
+
+    def __init__(self, *, is_reentrant: bool = True) -> None:
+        super().__init__(stub_order())
+        self.facts = replace(self.facts, device="cuda:0")
+        self.is_reentrant = is_reentrant
+        self.sizes: list[int] = []
+        self._both_are_here = threading.Barrier(2)
+
+    def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
+        self.sizes.append(len(ids))
+        if self.is_reentrant:
+            self._both_are_here.wait(seconds(10))
+        return super().forward(ids, lengths, prompt_lengths)
+
+
+class LostDevice(Device):
+    def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
+        raise DeviceLost("cuda:0 failed: an illegal memory access was encountered")
+
+
+@pytest.fixture
+def sockets() -> Iterator[tuple[zmq.Socket[bytes], zmq.Socket[bytes]]]:
+    """The worker's, and the supervisor's end."""
+    with zmq.Context() as context, context.socket(zmq.PAIR) as ours, context.socket(zmq.PAIR) as theirs:
+        theirs.bind("inproc://link")
+        ours.connect("inproc://link")
+        theirs.setsockopt(zmq.RCVTIMEO, int(1000 * seconds(10)))
+        yield ours, theirs
+
+
+def compute_with(model: StubModel, connection: zmq.Socket[bytes], token_budget: int = 256) -> Compute:
+    order = stub_order(token_budget=token_budget)
+    return Compute(COMMAND, Loaded(model, order, {}, seconds=0.0, peak_bytes=0), connection)
+
+
+def work(serial: int, texts: int = 1, length: int = 200) -> Work:
+    ids = [np.full(length, 2 + serial, dtype=np.int32) for _ in range(texts)]
+    tokenized = Tokenized(ids, [0] * texts, None, (), texts, texts * length)
+    item = link.Item(serial=serial, model="m", expires_in_ms=10_000, queue_us=0)
+    return Work(item, Embed(id=serial, model="m", lane=Lane.BULK), tokenized, deadline=inf, tokenize_us=0)
+
+
+def test_next_micro_batch_is_sent_to_a_device_while_it_computes(
+    sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]],
+) -> None:
+    ours, theirs = sockets
+    compute = compute_with(Device(), ours)
+    compute.submit([work(serial) for serial in range(6)])
+    compute.start()
+    compute.finish()
+    answered = [link.decode_from_worker(theirs.recv_multipart()[0]) for _ in range(7)]
+    assert isinstance(answered[-1], link.Drained)
+    assert sorted(one.serial for one in answered if isinstance(one, link.Result)) == list(range(6))
+    assert compute.ended(seconds(10))
+    assert compute.progress == 6
+
+
+@pytest.mark.parametrize("is_reentrant", [True, False])
+def test_micro_batches_of_a_device_are_not_divided_among_threads(
+    sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]], is_reentrant: bool
+) -> None:
+    ours, theirs = sockets
+    device = Device(is_reentrant=is_reentrant)
+    compute = compute_with(device, ours, token_budget=1000)
+    compute.submit([work(1, texts=10)])
+    compute.start()
+    compute.finish()
+    assert isinstance(link.decode_from_worker(theirs.recv_multipart()[0]), link.Result)
+    assert isinstance(link.decode_from_worker(theirs.recv_multipart()[0]), link.Drained)
+    assert compute.ended(seconds(10))
+    assert device.sizes == [1000, 1000]
+    assert device.threads == 1
+
+
+def test_device_that_is_lost_ends_the_process_and_not_the_request(
+    sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]],
+) -> None:
+    """Whoever holds the request then, the supervisor, gives it to another worker."""
+    ours, theirs = sockets
+    compute = compute_with(LostDevice(), ours)
+    compute.submit([work(1)])
+    with pytest.raises(DeviceLost):
+        compute._run()
+    assert theirs.poll(0) == 0
+    assert compute.busy
