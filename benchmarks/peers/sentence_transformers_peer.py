@@ -62,8 +62,8 @@ class OpenVino(_Encoder):
 
     def __init__(self, precision: Literal["bf16", "int8"]) -> None:
         name = {"bf16": "openvino_model.xml", "int8": "openvino_model_qint8_quantized.xml"}[precision]
-        # Passing ov_config replaces optimum's own hint, LATENCY, so both are given.
-        config = {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"}
+        # For int8 see openvino_peer.py. Passing ov_config replaces optimum's own hint, LATENCY, so both are given.
+        config = {"INFERENCE_PRECISION_HINT": {"int8": "f32"}.get(precision, precision), "PERFORMANCE_HINT": "LATENCY"}
         super().__init__(
             SentenceTransformer(
                 str(EXPORTED / "st"),
