@@ -64,7 +64,8 @@ class _Exchange(Generic[C]):
     """Its next request."""
     ready: Callable[[], list[C]]
     """The connections with an answer; none after a second without any."""
-    receive: Callable[[C], bytes]
+    receive: Callable[[C], bytes | None]
+    """An answer; None where it was something else."""
     count: Callable[[bytes, float, Load], None]
     """An answer that took so many seconds."""
 
@@ -91,13 +92,21 @@ def ask_daemon(
         exchange: _Exchange[zmq.Socket[bytes]] = _Exchange(
             send=lambda one: one.send_multipart([header, next(supply)]),
             ready=lambda: [one for one, _ in poller.poll(1000)],
-            receive=lambda one: one.recv_multipart()[0],
+            receive=_answer,
             count=lambda answer, took, load: _count(msgpack.unpackb(answer), took, load),
         )
         load = _loop(sockets, exchange, seconds)
         for one in sockets:
             one.close()
     return load
+
+
+def _answer(connection: zmq.Socket[bytes]) -> bytes | None:
+    """The header of an answer; None for the daemon's sign of life (docs/protocol.md), which answers nothing."""
+    header, *vectors = connection.recv_multipart()
+    if not vectors and "waiting" in msgpack.unpackb(header):
+        return None
+    return header
 
 
 def _count(answer: Mapping[str, Any], took: float, load: Load) -> None:
@@ -190,7 +199,9 @@ def ask_at_rate(
                 one.send_multipart([_header("interactive", sent), next(supply)])
             pause = max(0.0, due_at[sent + 1] - now) if sent < len(due_at) else _SILENCE_SECONDS
             if one.poll(math.ceil(pause * 1000)):
-                answer = msgpack.unpackb(one.recv_multipart()[0])
+                if (packed := _answer(one)) is None:
+                    continue
+                answer = msgpack.unpackb(packed)
                 del waiting[answer["id"]]
                 _count(answer, time.monotonic() - due_at[answer["id"]], load)
             elif sent == len(due_at):
@@ -214,14 +225,15 @@ def _loop(connections: Sequence[C], how: _Exchange[C], seconds: float) -> Load:
         how.send(one)
     while warm_up > 0:
         for one in _some(how.ready):
-            how.receive(one)
-            sent_at[one] = time.monotonic()
-            how.send(one)
-            warm_up -= 1
+            if how.receive(one) is not None:
+                sent_at[one] = time.monotonic()
+                how.send(one)
+                warm_up -= 1
     cpu, load.start = time.process_time(), time.monotonic()
     while (now := time.monotonic()) < load.start + seconds:
         for one in _some(how.ready):
-            answer = how.receive(one)
+            if (answer := how.receive(one)) is None:
+                continue
             now = time.monotonic()
             how.count(answer, now - sent_at[one], load)
             sent_at[one] = now
@@ -229,8 +241,8 @@ def _loop(connections: Sequence[C], how: _Exchange[C], seconds: float) -> Load:
     load.end, load.cpu_seconds = now, time.process_time() - cpu
     while sent_at:
         for one in _some(how.ready):
-            how.receive(one)
-            del sent_at[one]
+            if how.receive(one) is not None:
+                del sent_at[one]
     return load
 
 

