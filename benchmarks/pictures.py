@@ -25,7 +25,7 @@ NAMES = {
     "ours": "embeddaemon, through the socket",
     "st-fp32": "sentence-transformers, fp32",
     "st-openvino-bf16": "sentence-transformers, OpenVINO bf16",
-    "openvino-bf16": "OpenVINO bf16, in process, 2 streams",
+    "openvino-bf16": "OpenVINO bf16, in process, a stream per core",
     "infinity-bf16": "infinity over HTTP, bf16",
 }
 COLOURS = ("#1b6ca8", "#7a7a7a", "#e08e2b", "#3c8d53", "#b04a5a", "#7d5ba6")
