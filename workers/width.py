@@ -7,14 +7,16 @@ is taken, and the others are tried again now and then. Micro-batches beside othe
 
 from __future__ import annotations
 
+import statistics
+
 _WEIGHT = 0.2
 """Of the newest micro-batch in what one way is believed to take."""
 
-_FIRST_TRIES = 3
-"""Of each way, before they are compared; the first is not counted, for it makes threads and kernels."""
+_TRIAL = 4
+"""Micro-batches in a row by which a way is judged. The first is not counted: it starts threads and makes kernels."""
 
-_TRY_AGAIN = 64
-"""Every so many micro-batches of one size a way that seemed slower is tried; if twice as slow, four times as rarely."""
+_TRY_AGAIN = 128
+"""Every so many micro-batches of one size another way is tried; one that was twice as slow, four times as rarely."""
 
 
 class Width:
@@ -41,26 +43,38 @@ class _Size:
     """Micro-batches of about the same number of tokens."""
 
     def __init__(self, ways: list[int]) -> None:
-        self._tries = dict.fromkeys(ways, 0)
-        self._seconds = dict.fromkeys(ways, 0.0)
+        self._ways = ways
+        self._seconds: dict[int, float] = {}
+        """Per token, of each way that was tried."""
+        self._on_trial: int | None = ways[-1]
+        self._trial: list[float] = []
         self._count = 0
 
     def choose(self) -> int:
-        untried = [way for way, tries in self._tries.items() if tries < _FIRST_TRIES]
-        if untried:
-            return untried[-1]
+        if self._on_trial is not None:
+            return self._on_trial
         self._count += 1
-        quickest = min(self._seconds, key=lambda way: self._seconds[way])
-        others = [way for way in self._seconds if way != quickest]
-        turn, is_due = divmod(self._count, _TRY_AGAIN)
-        other = others[turn % len(others)]
-        is_hopeless = self._seconds[other] > 2 * self._seconds[quickest]
-        if is_due == 0 and (not is_hopeless or (turn // len(others)) % 4 == 0):
-            return other
+        quickest = self._quickest()
+        turn, rest = divmod(self._count, _TRY_AGAIN)
+        if rest == 0:
+            others = [way for way in self._ways if way != quickest]
+            round_, index = divmod(turn, len(others))
+            other = others[index]
+            if round_ % 4 == 0 or self._seconds[other] < 2 * self._seconds[quickest]:
+                self._on_trial, self._trial = other, []
+                return other
         return quickest
 
-    def learn(self, threads: int, seconds_per_token: float) -> None:
-        self._tries[threads] += 1
-        known = self._seconds[threads]
-        is_first = self._tries[threads] <= 2
-        self._seconds[threads] = seconds_per_token if is_first else known + _WEIGHT * (seconds_per_token - known)
+    def learn(self, way: int, seconds_per_token: float) -> None:
+        if way != self._on_trial:
+            known = self._seconds.get(way, seconds_per_token)
+            self._seconds[way] = known + _WEIGHT * (seconds_per_token - known)
+            return
+        self._trial.append(seconds_per_token)
+        if len(self._trial) == _TRIAL:
+            self._seconds[way] = statistics.median(self._trial[1:])
+            untried = [way for way in self._ways if way not in self._seconds]
+            self._on_trial, self._trial = (untried[-1] if untried else None), []
+
+    def _quickest(self) -> int:
+        return min(self._seconds, key=lambda way: self._seconds[way])
