@@ -10,12 +10,12 @@ import logging
 
 import torch
 
-from embeddaemon.config.hardware import computes_bfloat16
+from embeddaemon.config.hardware import computes_bfloat16, computes_int8
 from embeddaemon.errors import UnsupportedModel
 
 _LOG = logging.getLogger(__name__)
 
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 
 _AMPERE = 8
 """Compute capability from which CUDA devices have bfloat16 units."""
@@ -50,11 +50,23 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     dtype = _PRECISIONS.get(precision)
     if dtype is None:
         raise UnsupportedModel(f"precision {precision!r} is not known; allowed are auto, {', '.join(_PRECISIONS)}")
+    if dtype is torch.int8:
+        _check_int8(device)
     if dtype is torch.float16 and device.type == "cpu":
         raise UnsupportedModel("precision float16 is not served on a CPU; use bfloat16, float32 or auto")
     if dtype is torch.bfloat16 and device.type == "mps" and not _has_macos(_MACOS_WITH_BFLOAT16):
         raise UnsupportedModel(f"precision bfloat16 on mps needs macOS {_MACOS_WITH_BFLOAT16}; use float16 or auto")
     return dtype
+
+
+def _check_int8(device: torch.device) -> None:
+    if device.type != "cpu":
+        raise UnsupportedModel(f"precision int8 is served on CPUs, not on {device.type}; use auto")
+    if not computes_int8():
+        raise UnsupportedModel(
+            "precision int8 needs a processor with AVX512-VNNI, AVX-VNNI or AMX, which this one does not have: "
+            "8 bits would be slower here than more; use auto"
+        )
 
 
 def _has_mps() -> bool:

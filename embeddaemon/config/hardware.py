@@ -11,6 +11,9 @@ _FAST_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
 """Elsewhere bfloat16 is computed by converting, slower than float32."""
 
 
+_FAST_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+
+
 def usable_cores() -> int:
     """Cores that the scheduler may give us, at least one."""
     if hasattr(os, "sched_getaffinity"):
@@ -28,6 +31,11 @@ def processor_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
     except OSError:
         pass
     return frozenset()
+
+
+def computes_int8(flags: frozenset[str] | None = None) -> bool:
+    """Whether the processor multiplies unsigned by signed bytes in one instruction."""
+    return not _FAST_INT8.isdisjoint(processor_flags() if flags is None else flags)
 
 
 def computes_bfloat16(flags: frozenset[str] | None = None) -> bool:

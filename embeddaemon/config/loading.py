@@ -20,6 +20,7 @@ from embeddaemon.config.kinds import Wrong, did_you_mean
 from embeddaemon.config.model_source import check_name, parse_source
 from embeddaemon.config.options import DAEMON, LIMITS, MODEL, Option
 from embeddaemon.config.settings import Settings
+from embeddaemon.config.state_folder import state_folder
 from embeddaemon.errors import ConfigError
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.protocol.endpoints import user_socket
@@ -92,6 +93,8 @@ def _settings(given: Mapping[Key, Given], environment: Mapping[str, str], uid: i
     values = _checked(("daemon",), given, DAEMON)
     # The daemon makes its own socket. The system's, where there is one, belongs to somebody else.
     values.setdefault("endpoint", f"ipc://{user_socket(environment, uid)}")
+    folder = state_folder(environment, uid)
+    values["state_folder"] = None if folder is None else str(folder)
     values["limits"] = _limits(given)
     values["models"] = models = _models(given, environment.get("HOME"))
     values.setdefault("default_model", models[0].name)

@@ -34,6 +34,8 @@ class Settings:
     """At least one; names are distinct."""
     default_model: str
     """Name of the model of requests that name none; the first configured unless told otherwise."""
+    state_folder: str | None = None
+    """Where what loads found out is kept beyond our life (the scales of int8); None: nowhere."""
     memory_budget: str | int = "80%"
     """Share of the real limit, or bytes: what all our processes together may take."""
     memory_reserve: int | None = None

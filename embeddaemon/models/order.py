@@ -21,6 +21,10 @@ class LoadOrder:
     precision: str
     token_budget: int
     limits: Limits
+    state_folder: str | None = None
+    """Where what a load found out is kept for the next one; None: nowhere."""
+    accept_inaccurate: bool = False
+    """Whether int8 is served below the floor of its accuracy too."""
 
     def as_map(self) -> dict[str, Any]:
         values = asdict(self)
@@ -38,6 +42,8 @@ def order_from_map(values: Mapping[str, Any]) -> LoadOrder:
         precision=fields.text("precision"),
         token_budget=fields.integer("token_budget", low=1),
         limits=Limits(**{key: int(value) for key, value in fields.mapping("limits").items()}),
+        state_folder=fields.text_or_none("state_folder"),
+        accept_inaccurate=fields.boolean("accept_inaccurate"),
     )
     fields.end()
     return order

@@ -44,7 +44,9 @@ class ModelSpec:
     device: str = "auto"
     """``auto`` (mps, then cuda, then cpu), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. A named one never falls back."""
     precision: str = "auto"
-    """``auto`` (what the processor does fast within cosine 0.9995), ``float32``, ``bfloat16`` or ``float16``."""
+    """``auto`` (what is fast here within cosine 0.9995), ``float32``, ``bfloat16``, ``float16`` or ``int8`` (CPUs)."""
+    accept_inaccurate: bool = False
+    """Whether int8 is served below the floor of its accuracy too."""
     estimate: int | str = AUTO_ESTIMATE
     """Bytes of one worker with its weights, or ``auto``: computed from the weights' header."""
     keep_alive_seconds: float = 300.0

@@ -80,4 +80,6 @@ def order_for(state: State, model: ModelState) -> LoadOrder:
         precision=model.spec.precision,
         token_budget=model.spec.token_budget,
         limits=state.settings.limits,
+        state_folder=state.settings.state_folder,
+        accept_inaccurate=model.spec.accept_inaccurate,
     )

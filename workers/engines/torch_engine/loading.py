@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from embeddaemon.models.card import ModelCard
 from embeddaemon.models.jsonfile import read_json
 from embeddaemon.models.order import LoadOrder
 from embeddaemon.workers.device import resolve_device, resolve_precision
@@ -24,8 +26,10 @@ from embeddaemon.workers.engines.torch_engine import attention, encoder, varlen
 from embeddaemon.workers.engines.torch_engine.accelerated import AcceleratedModel
 from embeddaemon.workers.engines.torch_engine.device_encoder import DeviceEncoder
 from embeddaemon.workers.engines.torch_engine.families import bert, roberta
+from embeddaemon.workers.engines.torch_engine.int8.calibration import Prose, Subject, calibrate_for, int8_encoder
+from embeddaemon.workers.engines.torch_engine.int8.scales import Calibration
 from embeddaemon.workers.engines.torch_engine.model import Encode, TorchModel
-from embeddaemon.workers.engines.torch_engine.row import positions_of
+from embeddaemon.workers.engines.torch_engine.row import Positions, positions_of
 from embeddaemon.workers.tokenization import load_tokenizer
 
 _NEEDED = ("torch", "transformers.models.bert.modeling_bert", "tokenizers", "numpy")
@@ -50,8 +54,8 @@ def load(order: LoadOrder) -> LoadedModel:
     dtype = resolve_precision(order.precision, device)
     config = read_json(Path(card.transformer_folder, "config.json"))
     tokenizer = load_tokenizer(card)
-    module = bert.build(config.values, card, dtype).to(device)
-    positions = positions_of if card.family == "bert" else roberta.positions_behind(_pad(module))
+    module = bert.build(config.values, card, torch.float32 if dtype is torch.int8 else dtype).to(device)
+    positions = _positions(module, card)
     facts = EngineFacts(
         engine="torch",
         family=card.family,
@@ -61,8 +65,10 @@ def load(order: LoadOrder) -> LoadedModel:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         weights_bytes=sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()),
     )
-    if device.type == "cpu":
-        model: LoadedModel = TorchModel(_encode(module), positions, tokenizer, card, facts)
+    if dtype is torch.int8:
+        model: LoadedModel = _int8(order, Subject(module, tokenizer, card, positions), facts)
+    elif device.type == "cpu":
+        model = TorchModel(_encode(module), positions, tokenizer, card, facts)
     else:
         model = AcceleratedModel(_encode_there(module, device, dtype), positions, tokenizer, card, facts)
     del module  # where a functional form holds its own weights, these go before activations come
@@ -71,6 +77,28 @@ def load(order: LoadOrder) -> LoadedModel:
         full = [min(card.max_tokens, order.token_budget)] * max(1, order.token_budget // card.max_tokens)
         forward_any(model, full, card.vocabulary)
     return model
+
+
+def _int8(order: LoadOrder, subject: Subject, facts: EngineFacts) -> TorchModel:
+    """Raises UnsupportedModel for another layout, and when too much accuracy is lost."""
+    encode = int8_encoder(subject, order.state_folder, accept_inaccurate=order.accept_inaccurate)
+    facts = replace(facts, weights_bytes=encode.weights_bytes)
+    return TorchModel(encode.forward, subject.positions, subject.tokenizer, subject.card, facts)
+
+
+def calibrate(order: LoadOrder, texts: Prose) -> Calibration:
+    """Scales for the order's model from these texts, kept in its state folder. Raises FailedLoad's children."""
+    attention.register()
+    resolve_precision("int8", resolve_device(order.device))
+    card = order.card
+    module = bert.build(read_json(Path(card.transformer_folder, "config.json")).values, card, torch.float32)
+    return calibrate_for(
+        Subject(module, load_tokenizer(card), card, _positions(module, card)), order.state_folder, texts
+    )
+
+
+def _positions(module: nn.Module, card: ModelCard) -> Positions:
+    return positions_of if card.family == "bert" else roberta.positions_behind(_pad(module))
 
 
 def _pad(module: nn.Module) -> int:
