@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from embeddaemon.cli import connect
+from embeddaemon.cli.calibrate import calibrate_command
 from embeddaemon.cli.console import duration, put, put_json, put_table, say
 from embeddaemon.client.results import ModelInfo
 from embeddaemon.client.sync import Client
@@ -99,12 +100,17 @@ def _worker_row(worker: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-@click.command(name="models", short_help="List the configured models.")
+@click.group(
+    name="models", invoke_without_command=True, short_help="List the configured models; calibrate one for int8."
+)
 @_json_option
 @connect.endpoint_option
 @connect.timeout_option()
-def models_command(*, as_json: bool, endpoint: str | None, timeout: float) -> None:
+@click.pass_context
+def models_command(ctx: click.Context, /, *, as_json: bool, endpoint: str | None, timeout: float) -> None:
     """List the configured models; * marks the one that is asked when a request names none."""
+    if ctx.invoked_subcommand is not None:
+        return
     with Client(endpoint, timeout=timeout) as client:
         default = client.hello().default_model
         models = client.models()
@@ -116,6 +122,9 @@ def models_command(*, as_json: bool, endpoint: str | None, timeout: float) -> No
     for model in models:
         if model.error:
             say(f"{model.name} failed: {model.error}")
+
+
+models_command.add_command(calibrate_command)
 
 
 def _model_row(model: ModelInfo, default: str | None) -> tuple[str, ...]:

@@ -82,10 +82,11 @@ def write(path: Path, weights_digest: str, calibration: Calibration) -> bool:
     }
     document = {"sha256": _digest(content), "content": content}
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         _check_owner(path.parent)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False, encoding="utf-8") as file:
             json.dump(document, file)
+            os.fchmod(file.fileno(), 0o644)  # no secret: who calibrates may be another than the daemon's user
         Path(file.name).replace(path)
     except (OSError, _Wrong) as error:
         _LOG.warning(fields("int8_scales_not_kept", path=path, why=f"{type(error).__name__}: {error}"[:300]))
