@@ -1,7 +1,7 @@
 """Encoders of BERT's layout on an accelerator: the forward of forward.py, with attention as the device has it.
 
-Ten kernels a layer instead of the class's twenty, and no modules between them. Not compiled: the attention is chosen at
-load, which TorchScript cannot call.
+Query, key and value in one product, and no modules between the kernels. Not compiled: the attention is chosen at load,
+which TorchScript cannot call.
 """
 
 from __future__ import annotations
