@@ -33,7 +33,7 @@ from pathlib import Path
 from benchmarks._results import LAST, Demand, Form, Measurement, Result
 from embeddaemon import Client, DaemonUnreachable
 
-__all__ = ["Daemon", "Demand", "Form", "Measurement", "Result", "daemon", "in_turn", "main", "percentile", "report"]
+__all__ = ["Daemon", "Demand", "Form", "Measurement", "Result", "daemon", "in_turn", "main", "percentile"]
 
 TEXT = "Which planet is known as the Red Planet?"
 ROOT = Path(__file__).parents[1]
@@ -168,8 +168,3 @@ def commit() -> str:
 
 def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def report(what: str, values: Sequence[float], unit: str = "ms") -> None:
-    """Print median, range and number of repetitions; for benchmarks that do not yield measurements yet."""
-    print(Measurement(name=what, unit=unit, values=tuple(values)), flush=True)
