@@ -17,7 +17,7 @@ from embeddaemon.protocol import bodies, codec
 from embeddaemon.protocol.limits import MAX_HEADER_BYTES, Limits
 from embeddaemon.protocol.messages import Embed, Lane, ModelRequest, Request, Tokenize
 
-PIECE_IDS = 8192
+PIECE_IDS = 4096
 """Token ids in a piece: what PIECE_CHARACTERS come to."""
 
 _MAX_OPTION_BYTES = MAX_HEADER_BYTES // 4
