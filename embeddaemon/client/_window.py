@@ -15,8 +15,8 @@ from embeddaemon.protocol.messages import Answer, Request
 PIECE_TEXTS = 64
 """Texts in a piece: enough to fill a micro-batch of short ones."""
 PIECE_CHARACTERS = 16 * 1024
-"""Characters in a piece, some 4,000 tokens: about what the daemon gives a worker at once, a tenth of a second of a small
-model. It can only give whole requests, and whatever is in one is late, withdrawn or computed again together."""
+"""Characters in a piece, some 4,000 tokens: about what the daemon gives a worker at once, a tenth of a second of a
+small model. It can only give whole requests, and whatever is in one is late, withdrawn or computed again together."""
 
 
 @dataclass(frozen=True, slots=True)
