@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +17,14 @@ import zmq
 from embeddaemon.protocol import control, link
 from embeddaemon.protocol.messages import Embed, Lane
 from embeddaemon.workers.compute import Compute
-from embeddaemon.workers.engines import DeviceLost, Ids, Rows
+from embeddaemon.workers.engines import Ids, Rows
 from embeddaemon.workers.loading import Loaded
 from embeddaemon.workers.requests import Tokenized
 from embeddaemon.workers.waiting import Work
 from tests.support.stub_engine import StubModel, stub_order
 from tests.support.waiting import seconds
 
+ROOT = Path(__file__).parents[3]
 COMMAND = control.ForkWorker(child=1, worker=1, incarnation=1, endpoint="", threads=4, heartbeat_seconds=1.0)
 
 
@@ -39,11 +43,6 @@ class Device(StubModel):
         if self.is_reentrant:
             self._both_are_here.wait(seconds(10))
         return super().forward(ids, lengths, prompt_lengths)
-
-
-class LostDevice(Device):
-    def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
-        raise DeviceLost("cuda:0 failed: an illegal memory access was encountered")
 
 
 @pytest.fixture
@@ -100,14 +99,10 @@ def test_micro_batches_of_a_device_are_not_divided_among_threads(
     assert device.threads == 1
 
 
-def test_device_that_is_lost_ends_the_process_and_not_the_request(
-    sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]],
-) -> None:
+def test_device_that_is_lost_ends_the_process_and_not_the_request() -> None:
     """Whoever holds the request then, the supervisor, gives it to another worker."""
-    ours, theirs = sockets
-    compute = compute_with(LostDevice(), ours)
-    compute.submit([work(1)])
-    with pytest.raises(DeviceLost):
-        compute._run()
-    assert theirs.poll(0) == 0
-    assert compute.busy
+    program = [sys.executable, "-m", "tests.support.lost_device"]
+    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds(60))
+    assert ended.returncode == control.EXIT_BUG, ended.stderr
+    assert "DeviceLost: cuda:0 failed" in ended.stderr
+    assert ended.stdout == ""
