@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--full", dest="form", action="store_const", const=Form.FULL)
     parser.add_argument("--collect", action="store_true", help="run nothing, take the newest results")
     parser.add_argument("--only", nargs="+", metavar="BENCHMARK", help="these alone")
-    parser.add_argument("--name", help="of the files in results/; default: date, form")
+    parser.add_argument("--name", help="of the files in results/; default: date and form")
     arguments = parser.parse_args()
     chosen = tuple(arguments.only or benchmarks())
     start = time.monotonic()
@@ -59,7 +59,8 @@ def main() -> None:
     results = [Result.read(LAST / f"{name}.json") for name in chosen if (LAST / f"{name}.json").exists()]
     measurements = {one.key: one for result in results for one in result.measurements}
     verdicts = [judged(demand, measurements) for name in chosen for demand in demands_of(name)]
-    name = arguments.name or f"{dt.datetime.now(dt.UTC):%Y-%m-%d-%H%M}-{arguments.form.value}"
+    forms = "-".join(sorted({one.form for one in results}))
+    name = arguments.name or f"{dt.datetime.now(dt.UTC):%Y-%m-%d-%H%M}-{forms}"
     write(name, results, verdicts)
     if not arguments.only:
         _draw()
