@@ -64,8 +64,11 @@ class Compute:
         streams = self._most_threads if self._is_parallel else 1
         if is_on_device and loaded.model.is_reentrant:
             streams = _STREAMS_OF_A_DEVICE
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
         """Guards all that follows, and the fields of every Work."""
+        self._wakeups = [threading.Condition(self._lock) for _ in range(streams)]
+        self._idle: set[int] = set()
+        """Streams that wait and were not woken yet."""
         self._held: dict[int, Work] = {}
         self._waiting = Waiting(loaded.order.token_budget, 1 if is_on_device else streams)
         self._width = Width(self._most_threads)
@@ -73,7 +76,10 @@ class Compute:
         """Micro-batches that streams compute now."""
         self._begun = 0
         self._draining = False
-        self._threads = [threading.Thread(target=self._live, name=f"stream-{n}", daemon=True) for n in range(streams)]
+        self._threads = [
+            threading.Thread(target=self._live, args=[number], name=f"stream-{number}", daemon=True)
+            for number in range(streams)
+        ]
         self._alive = streams
 
     def start(self) -> None:
@@ -84,10 +90,9 @@ class Compute:
         """Computes them together with whatever else is at hand."""
         for work in works:
             work.expect(self._card.dim)
-        with self._changed:
+        with self._lock:
             self._held.update((work.item.serial, work) for work in works)
-            self._waiting.add(works)
-            self._changed.notify_all()
+            self._wake(self._waiting.add(works))
 
     def cancel(self, serials: Sequence[int]) -> None:
         """Ends requests that nobody waits for as cancelled; what is computed of them already is lost."""
@@ -98,9 +103,9 @@ class Compute:
 
     def finish(self) -> None:
         """Nothing more will come: compute the rest, say ``Drained``, end."""
-        with self._changed:
+        with self._lock:
             self._draining = True
-            self._changed.notify_all()
+            self._wake(len(self._threads))
 
     def ended(self, timeout_seconds: float) -> bool:
         """Waits for the end after ``finish``."""
@@ -113,23 +118,29 @@ class Compute:
     def busy(self) -> bool:
         return bool(self._held)
 
-    def _live(self) -> None:
+    def _wake(self, streams: int) -> None:
+        """So many idle streams; the first ones first, which have their threads and caches warm for what is alone."""
+        for number in sorted(self._idle)[:streams]:
+            self._idle.remove(number)
+            self._wakeups[number].notify()
+
+    def _live(self, number: int) -> None:
         """A dead thread behind a live process must be impossible: whatever gets this far ends the process."""
         try:
-            self._run()
+            self._run(number)
         except BaseException:
             log.exception(fields("compute_thread_failed", worker=self._sender))
             os._exit(control.EXIT_BUG)
 
-    def _run(self) -> None:
+    def _run(self, number: int) -> None:
         threads = None
-        while (turn := self._next()) is not None:
+        while (turn := self._next(number)) is not None:
             if turn.threads != threads:
                 # Here, and not where the process began: OpenMP keeps the number of threads per thread.
                 self._model.use_threads(turn.threads)
                 threads = turn.threads
             self._compute(turn)
-        with self._changed:
+        with self._lock:
             self._alive -= 1
             is_last = self._alive == 0
         if is_last:
@@ -137,18 +148,18 @@ class Compute:
             self._connection.send(link.encode_from_worker(drained))
             self._connection.close()
 
-    def _next(self) -> _Turn | None:
+    def _next(self, number: int) -> _Turn | None:
         """The micro-batch to compute now, once there is one; None when there will be none any more."""
-        with self._changed:
+        with self._lock:
             while True:
                 while (micro_batch := self._waiting.take()) is not None:
                     if rows := self._drop_ended(micro_batch):
                         return self._begin(rows)
                 # What runs may fail and come back in parts.
                 if self._draining and self._running == 0:
-                    self._changed.notify_all()
                     return None
-                self._changed.wait()
+                self._idle.add(number)
+                self._wakeups[number].wait()
 
     def _begin(self, rows: MicroBatch) -> _Turn:
         tokens = sum(row.tokens for row in rows)
@@ -183,7 +194,7 @@ class Compute:
         self._finished(turn, seconds)
 
     def _finished(self, turn: _Turn, seconds: float | None) -> None:
-        with self._changed:
+        with self._lock:
             self.progress += 1
             if seconds is not None:
                 if turn.threads == 1:
@@ -192,7 +203,7 @@ class Compute:
                     self._width.learn(turn.tokens, turn.threads, seconds)
             self._running -= 1
             if self._draining:
-                self._changed.notify_all()
+                self._wake(len(self._threads))
 
     def _forward(self, rows: MicroBatch) -> Rows:
         texts = [row.work.tokenized.ids[row.index] for row in rows]
@@ -211,7 +222,7 @@ class Compute:
         for work, its in places.items():
             # No other stream writes to these rows.
             work.rows[[rows[place].index for place in its]] = vectors if len(places) == 1 else vectors[its]
-            with self._changed:
+            with self._lock:
                 work.missing -= len(its)
                 work.compute_us += compute_us
                 is_complete = work.missing == 0
@@ -240,11 +251,11 @@ class Compute:
         """One request's failure is not another's: those that shared the pass are tried again, each by itself."""
         works = _works(rows)
         if len(works) > 1:
-            with self._changed:
+            with self._lock:
                 for lane in Lane:
                     alone = [[row for row in rows if row.work is work] for work in works if work.request.lane is lane]
                     self._waiting.put_back(lane, alone)
-                self._changed.notify_all()
+                self._wake(len(works))
             return
         log.error(fields("forward_failed", worker=self._sender, model=self._card.name, texts=len(rows)), exc_info=error)
         message = f"{self._card.name} failed to compute: {type(error).__name__}"
@@ -258,7 +269,7 @@ class Compute:
 
     def _send(self, work: Work, frames: Frames) -> None:
         """Answers a request, unless it has ended: expired, cancelled or failed in another stream."""
-        with self._changed:
+        with self._lock:
             if work.ended:
                 return
             work.ended = True

@@ -80,8 +80,12 @@ class Waiting:
     def __bool__(self) -> bool:
         return any(self._lanes.values())
 
-    def add(self, works: Iterable[Work]) -> None:
-        """All their rows, those of one lane together, as many micro-batches as streams if there is enough for them."""
+    def add(self, works: Iterable[Work]) -> int:
+        """All their rows, those of one lane together, as many micro-batches as streams if there is enough for them.
+
+        Gives how many.
+        """
+        added = 0
         lanes: dict[Lane, MicroBatch] = {lane: [] for lane in Lane}
         for work in works:
             lanes[work.request.lane] += [Row(work, index) for index in range(work.missing)]
@@ -89,6 +93,8 @@ class Waiting:
             lengths = [row.tokens for row in rows]
             for planned in packing.plan(lengths, self._budget(sum(lengths))):
                 self._lanes[lane].append([rows[index] for index in planned.indices])
+                added += 1
+        return added
 
     def put_back(self, lane: Lane, micro_batches: Sequence[MicroBatch]) -> None:
         """To the front, in order."""

@@ -8,6 +8,7 @@ is taken, and the others are tried again now and then. Micro-batches beside othe
 from __future__ import annotations
 
 import statistics
+from bisect import bisect_left
 
 _WEIGHT = 0.2
 """Of the newest micro-batch in what one way is believed to take."""
@@ -15,8 +16,11 @@ _WEIGHT = 0.2
 _TRIAL = 4
 """Micro-batches in a row by which a way is judged. The first is not counted: it starts threads and makes kernels."""
 
-_TRY_AGAIN = 128
-"""Every so many micro-batches of one size another way is tried; one that was twice as slow, four times as rarely."""
+_SOONEST, _LATEST = 16, 512
+"""Micro-batches until another way is tried again: twice as many each time that it is not the quicker one."""
+
+_SIZES = (64, 512)
+"""Tokens that divide micro-batches in sizes. Few, for a trial is one only when its passes follow each other."""
 
 
 class Width:
@@ -36,11 +40,11 @@ class Width:
             self._size(tokens).learn(threads, seconds / max(1, tokens))
 
     def _size(self, tokens: int) -> _Size:
-        return self._sizes.setdefault(tokens.bit_length(), _Size(self._ways))
+        return self._sizes.setdefault(bisect_left(_SIZES, tokens), _Size(self._ways))
 
 
 class _Size:
-    """Micro-batches of about the same number of tokens."""
+    """Micro-batches of one size."""
 
     def __init__(self, ways: list[int]) -> None:
         self._ways = ways
@@ -48,33 +52,35 @@ class _Size:
         """Per token, of each way that was tried."""
         self._on_trial: int | None = ways[-1]
         self._trial: list[float] = []
-        self._count = 0
+        self._until_trial = self._pause = _SOONEST
+        self._trials = 0
 
     def choose(self) -> int:
         if self._on_trial is not None:
             return self._on_trial
-        self._count += 1
-        quickest = self._quickest()
-        turn, rest = divmod(self._count, _TRY_AGAIN)
-        if rest == 0:
-            others = [way for way in self._ways if way != quickest]
-            round_, index = divmod(turn, len(others))
-            other = others[index]
-            if round_ % 4 == 0 or self._seconds[other] < 2 * self._seconds[quickest]:
-                self._on_trial, self._trial = other, []
-                return other
-        return quickest
+        self._until_trial -= 1
+        if self._until_trial > 0:
+            return self._quickest()
+        others = [way for way in self._ways if way != self._quickest()]
+        self._on_trial = others[self._trials % len(others)]
+        self._trials += 1
+        return self._on_trial
 
     def learn(self, way: int, seconds_per_token: float) -> None:
-        if way != self._on_trial:
-            known = self._seconds.get(way, seconds_per_token)
-            self._seconds[way] = known + _WEIGHT * (seconds_per_token - known)
-            return
-        self._trial.append(seconds_per_token)
-        if len(self._trial) == _TRIAL:
-            self._seconds[way] = statistics.median(self._trial[1:])
-            untried = [way for way in self._ways if way not in self._seconds]
-            self._on_trial, self._trial = (untried[-1] if untried else None), []
+        if way == self._on_trial:
+            self._trial.append(seconds_per_token)
+            if len(self._trial) == _TRIAL:
+                self._judge(way, statistics.median(self._trial[1:]))
+        elif way in self._seconds:
+            self._seconds[way] += _WEIGHT * (seconds_per_token - self._seconds[way])
+
+    def _judge(self, way: int, seconds_per_token: float) -> None:
+        self._seconds[way] = seconds_per_token
+        self._trial = []
+        untried = [way for way in self._ways if way not in self._seconds]
+        self._on_trial = untried[-1] if untried else None
+        self._pause = _SOONEST if way == self._quickest() else min(2 * self._pause, _LATEST)
+        self._until_trial = self._pause
 
     def _quickest(self) -> int:
         return min(self._seconds, key=lambda way: self._seconds[way])
