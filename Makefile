@@ -81,7 +81,7 @@ bench: peers
 bench-full: peers
 	@$(BIN)/python -m benchmarks.compare --full $(ARGS)
 
-bench-gpu: $(BIN)/.bench
+bench-gpu: $(BIN)/.tools
 	@$(BIN)/python -m benchmarks.bench_gpu $(ARGS)
 
 # ---- Checking ----
