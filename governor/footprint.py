@@ -6,7 +6,7 @@ leasing is in ledger.py. Host memory only; what a GPU needs comes with the GPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from embeddaemon.errors import ConfigError
@@ -36,6 +36,8 @@ KERNEL_BYTES = 112 * MIB
 # What the allocator keeps beyond what tensors need, at glibc's defaults: 8,192 tokens peak at 163 where the formula has
 # 132, and 110-140 of it stay. (Thresholds of 128 KiB: 70, and two fifths of the speed lost.) float32 is not measured.
 ALLOCATOR_SLACK_PERCENT = 25
+# Of a micro-batch while int8 is calibrated.
+CALIBRATION_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Workload:
     element_bytes: int
     token_budget: int
     start_method: StartMethod
+    quantized: bool = False
+    """Whether a load turns float32 into 8 bits, for which it computes with both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,7 @@ def auto(weights: WeightsSummary, workload: Workload) -> Footprint:
     working = _process_bytes(workload) + KERNEL_BYTES + _activation_bytes(weights, workload)
     if workload.start_method == "spawn":
         return _spawned(held + working, weights, workload)
-    return _forked(held + TEMPLATE_RUNTIME_BYTES, working, weights)
+    return _forked(held + TEMPLATE_RUNTIME_BYTES, working, weights, workload)
 
 
 def declared(total_bytes: int, weights: WeightsSummary, workload: Workload) -> Footprint:
@@ -138,14 +142,14 @@ def declared(total_bytes: int, weights: WeightsSummary, workload: Workload) -> F
     if workload.start_method == "spawn":
         return _spawned(total_bytes, weights, workload)
     template = min(auto(weights, workload).template_bytes, total_bytes - WORKER_FLOOR_BYTES)
-    return _forked(template, total_bytes - template, weights)
+    return _forked(template, total_bytes - template, weights, workload)
 
 
-def _forked(template_bytes: int, worker_bytes: int, weights: WeightsSummary) -> Footprint:
+def _forked(template_bytes: int, worker_bytes: int, weights: WeightsSummary, workload: Workload) -> Footprint:
     # While it loads, a template has the file's pages and the converted copy at once; a worker copies nothing.
     return Footprint(
         fork_server_bytes=FORK_SERVER_BYTES,
-        template_peak_bytes=template_bytes + weights.file_bytes,
+        template_peak_bytes=template_bytes + _loading_bytes(weights, workload),
         template_bytes=template_bytes,
         worker_peak_bytes=worker_bytes,
         worker_bytes=worker_bytes,
@@ -154,7 +158,7 @@ def _forked(template_bytes: int, worker_bytes: int, weights: WeightsSummary) -> 
 
 def _spawned(worker_bytes: int, weights: WeightsSummary, workload: Workload) -> Footprint:
     # It loads before it computes, so the file's pages and the activations are never there together.
-    loading = minimum_bytes(weights, workload) + weights.file_bytes
+    loading = minimum_bytes(weights, workload) + _loading_bytes(weights, workload)
     return Footprint(
         fork_server_bytes=0,
         template_peak_bytes=0,
@@ -162,6 +166,17 @@ def _spawned(worker_bytes: int, weights: WeightsSummary, workload: Workload) -> 
         worker_peak_bytes=max(worker_bytes, loading),
         worker_bytes=worker_bytes,
     )
+
+
+def _loading_bytes(weights: WeightsSummary, workload: Workload) -> int:
+    """What a load needs beside what it leaves behind."""
+    if not workload.quantized:
+        return weights.file_bytes
+    # The model in float32, a second one in 8 bits to compare with it, and both computing on the calibration texts.
+    # MiniLM's template peaks at 262 MiB, the formula gives 287.
+    exact = weights.parameters * 4
+    computing = _activation_bytes(weights, replace(workload, element_bytes=4, token_budget=CALIBRATION_TOKENS))
+    return max(exact, weights.file_bytes) + _held_bytes(weights, workload) + computing
 
 
 def _held_bytes(weights: WeightsSummary, workload: Workload) -> int:

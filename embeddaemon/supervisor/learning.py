@@ -57,6 +57,7 @@ def _footprint(state: State, model: ModelState, weights: WeightsSummary) -> Foot
         element_bytes=_element_bytes(spec.precision, state.machine),
         token_budget=spec.token_budget,
         start_method="fork" if has_template(state, model) else "spawn",
+        quantized=spec.precision == "int8",
     )
     try:
         return footprint_from(spec.estimate, weights, workload)

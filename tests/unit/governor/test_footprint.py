@@ -39,6 +39,12 @@ def test_a_template_peaks_at_its_file_and_its_converted_copy() -> None:
     assert footprint.template_bytes >= MINILM.parameters * 2
 
 
+def test_a_load_that_quantizes_peaks_at_both_models_and_rests_as_others() -> None:
+    plain, quantized = auto(MINILM, FORKED), auto(MINILM, replace(FORKED, quantized=True))
+    assert replace(quantized, template_peak_bytes=plain.template_peak_bytes) == plain
+    assert quantized.template_peak_bytes >= 262 * MIB  # as measured
+
+
 def test_forked_workers_do_not_pay_for_weights() -> None:
     same_shape_but_longer = replace(MINILM, file_bytes=10 * GIB, parameters=5 * GIB)
     assert auto(MINILM, FORKED).worker_bytes == auto(same_shape_but_longer, FORKED).worker_bytes

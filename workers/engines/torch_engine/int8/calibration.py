@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 
 from embeddaemon.errors import FailedLoad, UnsupportedModel
+from embeddaemon.governor.footprint import CALIBRATION_TOKENS
 from embeddaemon.models.card import ModelCard
 from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers import packing
@@ -45,8 +46,6 @@ MEAN_COSINE = 0.997
 _GOOD_LOWEST = 0.994
 _GOOD_MEAN = 0.998
 """What the calibration texts must reach before no more layers have their outliers quantised apart."""
-_TOKENS = 1024
-"""Of a micro-batch while calibrating."""
 _HELD_OUT_EVERY = 4
 """Of the user's texts; the others calibrate."""
 
@@ -89,7 +88,7 @@ class Subject:
         """(texts, dim) by that forward."""
         encoded = self.tokenizer.encode(texts, prompt="", max_tokens=self.card.max_tokens)
         rows = torch.empty(len(texts), self.card.dim)
-        for batch in packing.plan([len(one.ids) for one in encoded], _TOKENS):
+        for batch in packing.plan([len(one.ids) for one in encoded], CALIBRATION_TOKENS):
             lengths = np.array([len(encoded[index].ids) for index in batch.indices], dtype=np.int32)
             ids = np.concatenate([np.array(encoded[index].ids, dtype=np.int32) for index in batch.indices])
             groups = groups_of(lengths.tolist())
