@@ -59,3 +59,18 @@ def test_texts_of_whole_tiles_or_few_tokens_attend_as_they_lie(lengths: list[int
 
 def test_float32_is_never_filled_up() -> None:
     assert all(block.gather is None for block in blocks_of(groups_of([65, 70, 81]), torch.float32))
+
+
+@pytest.mark.parametrize(("length", "row_tokens"), [(13, 16), (100, 112), (16, 16), (100, 128)])
+def test_text_that_is_alone_takes_the_rest_of_its_row_as_filler(length: int, row_tokens: int) -> None:
+    (block,) = blocks_of(groups_of([length]), torch.bfloat16, row_tokens)
+    assert (block.texts, block.length, block.tokens, block.gather) == (1, -(-length // 16) * 16, block.length, None)
+    if block.mask is None:
+        assert length == block.length
+    else:
+        assert (block.mask.flatten() == 0).tolist() == [place < length for place in range(block.length)]
+
+
+def test_row_that_ends_with_its_text_is_not_read_beyond() -> None:
+    (block,) = blocks_of(groups_of([100]), torch.bfloat16, 100)
+    assert block.tokens == 100

@@ -49,6 +49,17 @@ def test_functional_forward_equals_the_native_class(
     assert (found - expected).abs().max() < TOLERANCES[dtype]
 
 
+@pytest.mark.parametrize("length", [1, 13, 31])
+def test_text_that_is_alone_in_a_rounded_row_is_the_same(tmp_path: Path, length: int) -> None:
+    model = native(TinyBert(layers=3, heads=2).write(tmp_path), torch.bfloat16)
+    assert encoder.suits(model)
+    ids, positions = tokens([length, 32 - length])
+    with torch.inference_mode():
+        expected = bert.forward(model, ids, positions, groups_of([length]))[:length]
+        found = encoder.Encoder(model).forward(ids, positions, groups_of([length]))[:length]
+    assert (found - expected).abs().max() < TOLERANCES[torch.bfloat16]
+
+
 def test_other_activation_is_left_to_the_native_class(tmp_path: Path) -> None:
     folder = TinyBert(config={"hidden_act": "relu"}).write(tmp_path)
     assert not encoder.suits(native(folder, torch.float32))

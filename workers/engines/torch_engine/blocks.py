@@ -37,10 +37,12 @@ class Block(NamedTuple):
     """(texts, 1, 1, length): 0, and minus infinity for filler."""
 
 
-def blocks_of(groups: Sequence[LengthGroup], dtype: torch.dtype) -> list[Block]:
-    """The row's texts in blocks, in order."""
+def blocks_of(groups: Sequence[LengthGroup], dtype: torch.dtype, row_tokens: int = 0) -> list[Block]:
+    """The texts of a row in blocks, in order. ``row_tokens``: how long the row is, as far as all of it may be used."""
     if dtype == torch.float32:
         return [_as_it_lies(group) for group in groups]
+    if len(groups) == 1 and groups[0].texts == 1 and _rounded_length(groups[0]) <= row_tokens:
+        return [_with_what_follows(groups[0], dtype)]
     return [_block(list(alike), length, dtype) for length, alike in groupby(groups, _rounded_length)]
 
 
@@ -50,6 +52,16 @@ def _rounded_length(group: LengthGroup) -> int:
 
 def _as_it_lies(group: LengthGroup) -> Block:
     return Block(group.start, group.tokens, group.texts, group.length)
+
+
+def _with_what_follows(group: LengthGroup, dtype: torch.dtype) -> Block:
+    """A text that is alone takes as filler what rounds the row up (rounding.py): nothing is gathered."""
+    length = _rounded_length(group)
+    mask = None
+    if length > group.length:
+        mask = torch.zeros(1, 1, 1, length, dtype=dtype)
+        mask[..., group.length :] = float("-inf")
+    return Block(group.start, length, 1, length, None, None, mask)
 
 
 def _block(groups: list[LengthGroup], length: int, dtype: torch.dtype) -> Block:

@@ -50,7 +50,7 @@ class Encoder:
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, groups: Sequence[LengthGroup]) -> torch.Tensor:
         """``ids`` and ``positions`` (tokens,) to the last hidden state (tokens, hidden)."""
         return self._compute(
-            ids, positions, blocks_of(groups, self._dtype), self._weights, heads=self._heads, eps=self._eps
+            ids, positions, blocks_of(groups, self._dtype, len(ids)), self._weights, heads=self._heads, eps=self._eps
         )
 
 
