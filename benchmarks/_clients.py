@@ -7,6 +7,7 @@ decoded. Our own client costs more (the figure ``asyncclient`` of bench_concurre
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import selectors
@@ -81,9 +82,9 @@ def ask_daemon(
     """So many clients of the daemon for so long. Raises RuntimeError for any answer but a vector or a refusal."""
     supply = itertools.cycle(bodies)
     header = _header(lane)
-    with zmq.Context() as context:
+    with zmq.Context() as context, contextlib.ExitStack() as stack:
         poller = zmq.Poller()
-        sockets = [context.socket(zmq.DEALER) for _ in range(clients)]
+        sockets = [stack.enter_context(context.socket(zmq.DEALER)) for _ in range(clients)]
         for one in sockets:
             one.setsockopt(zmq.LINGER, 0)
             one.connect(endpoint)
@@ -95,10 +96,7 @@ def ask_daemon(
             receive=_answer,
             count=lambda answer, took, load: _count(msgpack.unpackb(answer), took, load),
         )
-        load = _loop(sockets, exchange, seconds)
-        for one in sockets:
-            one.close()
-    return load
+        return _loop(sockets, exchange, seconds)
 
 
 def _answer(connection: zmq.Socket[bytes]) -> bytes | None:
@@ -125,11 +123,6 @@ def ask_http(address: tuple[str, int], path: str, bodies: Sequence[bytes], clien
     """So many clients of an HTTP server, connections kept. Raises RuntimeError for an answer but 200, 429 or 503."""
     head = f"POST {path} HTTP/1.1\r\nHost: {address[0]}\r\nContent-Type: application/json\r\nContent-Length: "
     supply = itertools.cycle([f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies])
-    selector = selectors.DefaultSelector()
-    connections = [socket.create_connection(address) for _ in range(clients)]
-    for one in connections:
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        selector.register(one, selectors.EVENT_READ)
 
     def count(answer: bytes, took: float, load: Load) -> None:
         status = int(answer.split(b" ", 2)[1])
@@ -140,17 +133,18 @@ def ask_http(address: tuple[str, int], path: str, bodies: Sequence[bytes], clien
         else:
             raise RuntimeError(f"the server answered {answer[:300]!r}")
 
-    exchange: _Exchange[socket.socket] = _Exchange(
-        send=lambda one: one.sendall(next(supply)),
-        ready=lambda: [key.fileobj for key, _ in selector.select(1) if isinstance(key.fileobj, socket.socket)],
-        receive=_whole_answer,
-        count=count,
-    )
-    load = _loop(connections, exchange, seconds)
-    selector.close()
-    for one in connections:
-        one.close()
-    return load
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(socket.create_connection(address)) for _ in range(clients)]
+        for one in connections:
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            selector.register(one, selectors.EVENT_READ)
+        exchange: _Exchange[socket.socket] = _Exchange(
+            send=lambda one: one.sendall(next(supply)),
+            ready=lambda: [key.fileobj for key, _ in selector.select(1) if isinstance(key.fileobj, socket.socket)],
+            receive=_whole_answer,
+            count=count,
+        )
+        return _loop(connections, exchange, seconds)
 
 
 def _whole_answer(connection: socket.socket) -> bytes:

@@ -2,7 +2,8 @@
 
 Total PSS of the daemon and everything below it, with one to four workers that all had the same kinds of texts, against
 one and four programs with sentence-transformers, which is what the daemon replaces. PSS shares each page among those
-who map it, so sums of it are what the machine really gives; sums of RSS would count the template once per worker.
+who map it, so sums of it are what the machine really gives; sums of RSS would count the template once per worker. It is
+read just after the traffic, and again a few seconds later, when a worker may have given back what it does not need.
 Of a worker's own memory, two parts are told apart page by page: *copied* (a page that it inherited from its template
 and that one of the two wrote to, so that both have one now) and *added* (allocated after the fork: activations,
 threads, kernels). The supervisor without models is measured by RSS, the larger of its figures. In the full form a
@@ -10,7 +11,7 @@ worker gets mixed traffic for an hour, in the quick form for half a minute, and 
 that after a tenth of the time.
 
 What would make it lie: other processes that map the same libraries (any Python with torch) make PSS smaller, so nothing
-else may run; memory is read when the traffic has ended, and what was taken and given back meanwhile is not in it; the
+else may run; memory is read just after the traffic, and what was taken and given back meanwhile is not in it; the
 sentence-transformers side computes in fp32, as it does unless asked, so its weights are twice as large as ours in bf16:
 the ratio of four to one on either side is free of that. The corpus that the programs hold is in their figures (3 MiB).
 """
@@ -54,6 +55,8 @@ _MODEL = "mini"
 _TEXTS = 600
 """For each worker: more than any of its buffers is sized by."""
 _MICRO_BATCHES = 6
+_REST_SECONDS = 5
+"""For a worker that gives memory back when it has nothing to do."""
 _SAMPLES = 20
 
 
@@ -86,7 +89,7 @@ def _supervisor(rounds: int) -> Iterator[Measurement]:
 
 
 def _workers(count: int, rounds: int) -> Iterator[Measurement]:
-    totals, own, fresh, copies, additions = [], [], [], [], []
+    totals, rested, own, fresh, copies, additions = [], [], [], [], [], []
     kinds: Counter[str] = Counter()
     for _ in range(rounds):
         with _serving(count) as running, Client(running.endpoint, timeout=120) as client:
@@ -95,14 +98,17 @@ def _workers(count: int, rounds: int) -> Iterator[Measurement]:
             _traffic(client, count)
             workers = [worker.pid for worker in _all_workers(client)]
             totals.append(share_of_tree(running.process.pid) / MIB)
+            time.sleep(_REST_SECONDS)
+            rested.append(share_of_tree(running.process.pid) / MIB)
             own.append(statistics.mean(memory_of(pid).own for pid in workers) / MIB)
             apart = [inherited(pid, template) for pid in workers]
         copies.append(statistics.mean(sum(one.copied.values()) for one in apart) / MIB)
         additions.append(statistics.mean(sum(one.added.values()) for one in apart) / MIB)
         kinds.update(_mean(apart, len(workers) * rounds))
     note = f"{statistics.mean(fresh) / MIB:.1f} before the first request; {_listed(kinds)}"
-    yield _figure("total-pss", count, totals, "the daemon and everything below it")
-    yield _figure("worker-own", count, own, "USS of one worker")
+    yield _figure("total-pss", count, totals, "the daemon and everything below it, just after the traffic")
+    yield _figure("total-pss-at-rest", count, rested, f"{_REST_SECONDS} s later")
+    yield _figure("worker-own", count, own, "USS of one worker, at rest")
     yield _figure("worker-copied", count, copies, note)
     yield _figure("worker-added", count, additions, "allocated after the fork")
 
