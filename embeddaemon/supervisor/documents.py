@@ -140,6 +140,7 @@ def _model_status(model: ModelState, now: float) -> dict[str, Any]:
         "state": state_of(model, now),
         "queued": len(model.queue),
         "oldest_wait_seconds": 0.0 if oldest is None else now - oldest,
+        "dispatch_bytes": model.pace.dispatch_bytes,
         "waiting_for": model.waiting.text() if model.waiting is not None else None,
         "loads": model.loads,
         "failures": model.failures,

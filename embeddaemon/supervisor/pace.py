@@ -23,7 +23,7 @@ _WEIGHT = 0.25
 _FARTHEST = 4.0
 """No measurement counts as farther off than by this factor: a first pass after loading, a machine that stood still."""
 
-_FEWEST_BYTES, _MOST_BYTES = 256, 1 << 30
+_FEWEST_BYTES, _MOST_BYTES = 1, 1 << 30
 
 
 class Pace:

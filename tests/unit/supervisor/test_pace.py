@@ -26,7 +26,7 @@ def test_dispatch_becomes_as_large_as_its_time_allows(bytes_per_second: int) -> 
     for _ in range(60):
         size = pace.dispatch_bytes
         pace.learn(Measurement(size, size / bytes_per_second))
-    assert pace.dispatch_bytes == pytest.approx(max(256, DISPATCH_SECONDS * bytes_per_second), rel=0.05)
+    assert pace.dispatch_bytes == pytest.approx(DISPATCH_SECONDS * bytes_per_second, rel=0.05)
 
 
 def test_one_wild_measurement_changes_little_and_is_soon_forgotten() -> None:
