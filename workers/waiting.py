@@ -24,6 +24,9 @@ MICRO_BATCH_SECONDS = 0.05
 SMALLEST_MICRO_BATCH = 256
 """Tokens, however slow the model: with fewer the processor is not busy, it waits for the weights."""
 
+FIRST_MICRO_BATCH = 1024
+"""Tokens at most, while nothing is known: what was once allocated for a large one stays with the process."""
+
 BULK_TURN = 8
 """While both lanes wait, every eighth micro-batch is bulk: interactive goes first, bulk never stands still."""
 
@@ -122,6 +125,6 @@ class Waiting:
     def _budget(self, tokens: int) -> int:
         """Tokens in a micro-batch, when so many are to be planned."""
         per_token = self._seconds_per_token
-        soon_through = self._token_budget if per_token is None else int(MICRO_BATCH_SECONDS / per_token)
+        soon_through = FIRST_MICRO_BATCH if per_token is None else int(MICRO_BATCH_SECONDS / per_token)
         even_share = -(-tokens // self._streams)
         return min(self._token_budget, max(SMALLEST_MICRO_BATCH, min(soon_through, even_share)))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from embeddaemon.protocol import link
 from embeddaemon.protocol.messages import Embed, Lane
 from embeddaemon.workers.requests import Tokenized
-from embeddaemon.workers.waiting import BULK_TURN, SMALLEST_MICRO_BATCH, MicroBatch, Waiting, Work
+from embeddaemon.workers.waiting import BULK_TURN, FIRST_MICRO_BATCH, SMALLEST_MICRO_BATCH, MicroBatch, Waiting, Work
 
 
 def work(serial: int, lengths: list[int], lane: Lane = Lane.BULK) -> Work:
@@ -47,8 +47,17 @@ def test_every_row_is_computed_once_within_the_budget(requests: list[list[int]],
 
 def test_work_is_divided_among_the_streams() -> None:
     waiting = Waiting(8192, 2)
-    waiting.add([work(1, [100] * 40)])
-    assert [tokens(micro_batch) for micro_batch in all_of(waiting)] == [2000, 2000]
+    waiting.add([work(1, [100] * 10)])
+    assert [tokens(micro_batch) for micro_batch in all_of(waiting)] == [500, 500]
+
+
+def test_first_micro_batches_are_small_and_those_of_a_fast_model_grow() -> None:
+    waiting = Waiting(8192, 1)
+    waiting.add([work(1, [100] * 80)])
+    assert max(map(tokens, all_of(waiting))) <= FIRST_MICRO_BATCH
+    waiting.learn(1000, 0.001)
+    waiting.add([work(1, [100] * 80)])
+    assert [tokens(micro_batch) for micro_batch in all_of(waiting)] == [8000]
 
 
 def test_little_work_is_not_divided() -> None:
@@ -71,7 +80,7 @@ def test_slow_model_gets_small_micro_batches_but_not_smaller_than_pays() -> None
 def test_passes_over_few_tokens_say_nothing_about_a_token() -> None:
     waiting = Waiting(8192, 1)
     waiting.learn(10, 1.0)
-    waiting.add([work(1, [100] * 40)])
+    waiting.add([work(1, [100] * 10)])
     assert len(all_of(waiting)) == 1
 
 
