@@ -7,7 +7,7 @@ read just after the traffic, and again a few seconds later, when a worker may ha
 Of a worker's own memory, two parts are told apart page by page: *copied* (a page that it inherited from its template
 and that one of the two wrote to, so that both have one now) and *added* (allocated after the fork: activations,
 threads, kernels). The supervisor without models is measured by RSS, the larger of its figures. In the full form a
-worker gets mixed traffic for an hour, in the quick form for half a minute, and its own memory at the end is divided by
+worker gets mixed traffic for an hour, in the quick form for a minute, and its own memory at the end is divided by
 that after a tenth of the time.
 
 What would make it lie: other processes that map the same libraries (any Python with torch) make PSS smaller, so nothing
@@ -67,7 +67,7 @@ def measure(form: Form) -> Iterator[Measurement]:
     for workers in _WORKERS:
         yield from _workers(workers, rounds)
     yield from _in_programs(rounds)
-    yield from _over_time(form.choose(quick=30, full=3600))
+    yield from _over_time(form.choose(quick=60, full=3600))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,8 @@ def _workers(count: int, rounds: int) -> Iterator[Measurement]:
     yield _figure("worker-added", count, additions, "allocated after the fork")
 
 
-def _figure(what: str, count: int, values: list[float], note: str, who: str = "ours") -> Measurement:
-    return Measurement(name=f"memory/{what}/{who}", unit="MiB", at=count, values=tuple(values), note=note)
+def _figure(what: str, at: float, values: list[float], note: str, who: str = "ours") -> Measurement:
+    return Measurement(name=f"memory/{what}/{who}", unit="MiB", at=at, values=tuple(values), note=note)
 
 
 def _mean(apart: list[Inherited], divisor: int) -> Mapping[str, int]:
@@ -179,13 +179,14 @@ def _over_time(seconds: int) -> Iterator[Measurement]:
     with _serving(1) as running, Client(running.endpoint, timeout=120) as client:
         client.load(_MODEL, timeout=120)
         pid = _all_workers(client)[0].pid
+        _traffic(client, 1)  # so that growth is growth, and not the first call of each size
         samples = []
         start = time.monotonic()
         for number in range(1, _SAMPLES + 1):
             while time.monotonic() < start + seconds * number / _SAMPLES:
                 client.embed(list(itertools.islice(texts, next(sizes))))
             samples.append(memory_of(pid).own / MIB)
-            yield _figure("own-over-time", round(seconds * number / _SAMPLES), samples[-1:], "USS; at: seconds")
+            yield _figure("own-over-time", seconds * number / _SAMPLES, samples[-1:], "USS; at: seconds")
     first, end = samples[_SAMPLES // 10 - 1], statistics.median(samples[-_SAMPLES // 10 :])
     note = f"{first:.1f} MiB after {seconds / 10:.0f} s, {end:.1f} MiB after {seconds} s of mixed traffic"
     yield Measurement(name="memory/growth/ours", unit="times", values=(end / first,), note=note)
