@@ -3,7 +3,7 @@
 Bulk on prose of mixed lengths and on short queries, then texts of one length from 8 to 256 tokens. Everybody gets the
 same texts, cuts them at the model's 256 tokens, and is counted by the same tokenizer, padding not included; peers sort
 by length and take the batch size that was fastest for such texts. Cosines are against sentence-transformers in fp32,
-on the texts of the bulk figure; the peers' int8 was calibrated on others.
+on the texts of the bulk figure; int8, ours and theirs, was calibrated on others.
 
 It lies where somebody else computes at the same time (the rounds go A B C A B C, look at the spread); where a daemon
 caches, since every round has the same texts (ours does not unless told to); where a figure is taken from texts of one
@@ -29,7 +29,9 @@ from benchmarks.peers import MAX_TOKENS, ROSTER, model_folder
 
 REFERENCE = "st-fp32"
 SWEPT = ("st-fp32", "st-openvino-bf16", "openvino-bf16", "infinity-bf16", "ours")
-LENGTHS = (8, 16, 32, 64, 128, 256)
+LONG, SHORT = (64, 128, 256), (8, 16, 32)
+_ONLY_FULL = ("openvino-fp32", "infinity-fp32")
+"""No demand names them, and they are slow."""
 _BULK = "bulk, mixed lengths, through the socket"
 _INT8 = "the same in the int8 class"
 _EXACT = "accuracy against fp32 in `auto`"
@@ -58,7 +60,7 @@ class _Section:
     texts: Sequence[str]
     rounds: int
     sample: int
-    """So many of the texts choose the batch size."""
+    """So many of the texts choose the batch size; 0: it stays what it was for the last section."""
     counted_in: Literal["tok/s", "texts/s"] = "tok/s"
     at: float | None = None
 
@@ -68,21 +70,25 @@ class _Section:
 
 
 def measure(form: Form) -> Iterator[Measurement]:
-    """Accuracy first, then prose, queries, and the sweep of lengths."""
-    texts = prose()[: form.choose(quick=150, full=1500)]
-    short = queries()[: form.choose(quick=400, full=3000)]
-    rounds, sample = form.choose(quick=3, full=7), form.choose(quick=48, full=128)
-    with field(OURS, ROSTER) as contestants:
+    """Accuracy, prose and the lengths that are like it, then queries and the lengths that are like them."""
+    texts, short = prose()[: form.choose(quick=100, full=1500)], queries()[: form.choose(quick=400, full=3000)]
+    rounds, sample = form.choose(quick=3, full=7), form.choose(quick=32, full=128)
+    with field(OURS, [name for name in ROSTER if form is Form.FULL or name not in _ONLY_FULL]) as contestants:
         yield from _accuracy(contestants, texts)
         yield from _rates(_Section(what="prose", texts=texts, rounds=rounds, sample=sample), contestants)
+        yield from _sweep(form, LONG, contestants)
         section = _Section(what="queries", texts=short, rounds=rounds, sample=sample, counted_in="texts/s")
         yield from _rates(section, contestants)
-        swept = {name: contestant for name, contestant in contestants.items() if name in SWEPT}
-        budget, rounds = form.choose(quick=3_000, full=20_000), form.choose(quick=1, full=5)
-        for length in LENGTHS:
-            several = texts_of(length, budget // length)
-            section = _Section(what="sweep", texts=several, rounds=rounds, sample=sample, at=length)
-            yield from _rates(section, swept)
+        yield from _sweep(form, SHORT, contestants)
+
+
+def _sweep(form: Form, lengths: Sequence[int], contestants: Mapping[str, Contestant]) -> Iterator[Measurement]:
+    swept = {name: contestant for name, contestant in contestants.items() if name in SWEPT}
+    budget, rounds = form.choose(quick=3_000, full=20_000), form.choose(quick=1, full=5)
+    for length in lengths:
+        several = texts_of(length, budget // length)
+        sample = form.choose(quick=0, full=128)
+        yield from _rates(_Section(what="sweep", texts=several, rounds=rounds, sample=sample, at=length), swept)
 
 
 def _accuracy(contestants: Mapping[str, Contestant], texts: Sequence[str]) -> Iterator[Measurement]:
@@ -97,9 +103,9 @@ def _accuracy(contestants: Mapping[str, Contestant], texts: Sequence[str]) -> It
 def _rates(section: _Section, contestants: Mapping[str, Contestant]) -> Iterator[Measurement]:
     """Everybody at their best batch size for these texts; a value is the amount by the seconds of one pass."""
     sample = section.texts[: section.sample]
-    notes = {name: contestant.tune(sample) for name, contestant in awake(contestants)}
+    tuned = {name: contestant.tune(sample) for name, contestant in awake(contestants)} if sample else {}
     turns = {
-        name: turn(contestant, sample[:16], functools.partial(contestant.embed_seconds, section.texts))
+        name: turn(contestant, section.texts[:8], functools.partial(contestant.embed_seconds, section.texts))
         for name, contestant in contestants.items()
     }
     for name, seconds in in_turn(turns, section.rounds).items():
@@ -108,7 +114,7 @@ def _rates(section: _Section, contestants: Mapping[str, Contestant]) -> Iterator
             unit=section.counted_in,
             values=tuple(section.amount / one for one in seconds),
             at=section.at,
-            note=notes[name],
+            note=tuned.get(name, ""),
         )
 
 

@@ -71,7 +71,7 @@ class Running:
         times = {}
         for batch_size in self.batch_sizes:
             self.batch_size = batch_size
-            self.embed_seconds(texts[:batch_size])
+            self.embed_seconds(texts[:8])
             times[batch_size] = self.embed_seconds(texts)
         self.batch_size = min(times, key=times.__getitem__)
         return f"batches of {self.batch_size}"
