@@ -143,7 +143,7 @@ def test_private_and_public_arithmetic_agree_operator_by_operator() -> None:
 )
 def test_value_becomes_the_nearest_code_within_the_range(value: float, code: int) -> None:
     rows = torch.full((3, 2), value)
-    codes = arithmetic.quantize(rows, arithmetic.codes_by(0.5, 100, torch.ones(2)), torch.empty_like(rows))
+    codes = arithmetic.quantize(rows, arithmetic.codes_by(0.5, 100, torch.ones(2)), arithmetic.scratch(3, 2))
     assert codes.dtype == torch.uint8
     assert codes.tolist() == [[code, code]] * 3
 

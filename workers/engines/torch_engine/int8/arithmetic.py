@@ -27,13 +27,17 @@ _SLOWEST = 20.0
 _WEIGHT_STEPS = 127
 
 
+_WHOLE = 1.5 * 2.0**23
+"""The float32 whose last bit is worth one, with room on both sides; as a literal in ``quantize``, and 255 more."""
+
+
 class Codes(NamedTuple):
-    """How float32 becomes codes: ``code = round(value * factor + offset) + 128``, moved into 0 to 255."""
+    """How float32 becomes codes: ``code = round(value * factor) + zero``, moved into 0 to 255."""
 
     factor: torch.Tensor
     """(channels,): one over the scale, and over what smoothing divides the channel by."""
     offset: torch.Tensor
-    """(channels,): the code of zero, less 128."""
+    """(channels,): ``_WHOLE`` and the code of zero."""
 
 
 class Projection(NamedTuple):
@@ -51,16 +55,35 @@ class Projection(NamedTuple):
     zero: int
 
 
-def quantize(rows: torch.Tensor, codes: Codes, spare: torch.Tensor) -> torch.Tensor:
-    """(tokens, channels) float32 to uint8. ``spare``, of the same shape, is written over; it may be ``rows``."""
-    # By way of int8, to which torch converts four times as fast as to uint8; the highest bit then moves -128 to 0.
-    centred = torch.addcmul(codes.offset, rows, codes.factor, out=spare).round_().clamp_(-128.0, 127.0)
-    return centred.to(torch.int8).to(torch.uint8).bitwise_xor_(128)
+class Scratch(NamedTuple):
+    """Memory of one forward for what lies between float32 and codes: the same bytes, seen twice."""
+
+    floats: torch.Tensor
+    """(tokens, channels) float32, at least as many tokens as are quantised at once."""
+    bits: torch.Tensor
+    """int32."""
+
+
+def scratch(tokens: int, channels: int) -> Scratch:
+    """New memory; several threads may be in one model's forward."""
+    floats = torch.empty(tokens, channels)
+    return Scratch(floats, floats.view(torch.int32))
+
+
+def quantize(rows: torch.Tensor, codes: Codes, between: Scratch) -> torch.Tensor:
+    """(tokens, channels) to uint8."""
+    tokens = rows.shape[0]
+    floats = between.floats[:tokens]
+    if rows.dtype != torch.float32:
+        rows = floats.copy_(rows)
+    # Added to a number whose last bit is worth one, a value is rounded, and its code is the lowest byte.
+    torch.addcmul(codes.offset, rows, codes.factor, out=floats).clamp_(12582912.0, 12583167.0)
+    return between.bits[:tokens].to(torch.uint8)
 
 
 def codes_by(scale: float, zero: int, smoothing: torch.Tensor) -> Codes:
     """For a tensor quantised by ``scale`` and ``zero`` after division by ``smoothing`` (channels,)."""
-    return Codes(1.0 / (smoothing * scale), torch.full_like(smoothing, zero - 128.0))
+    return Codes(1.0 / (smoothing * scale), torch.full_like(smoothing, _WHOLE + zero))
 
 
 def dequantize(codes: torch.Tensor, scale: float, zero: int) -> torch.Tensor:
@@ -136,7 +159,7 @@ def can_pack() -> bool:
 def _why_not_packed() -> str | None:
     generator = torch.Generator().manual_seed(1)
     weight, bias, rows = (torch.randn(*shape, generator=generator) for shape in ((192, 128), (192,), (64, 128)))
-    codes = quantize(rows, codes_by(0.03, 120, torch.ones(128)), rows)
+    codes = quantize(rows, codes_by(0.03, 120, torch.ones(128)), scratch(64, 128))
     public = _projection(weight / 12, bias, 0.03, 120, dequantized)
     expected = _all_kinds(codes, public)
     try:

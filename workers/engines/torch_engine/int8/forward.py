@@ -14,6 +14,7 @@ from embeddaemon.workers.engines.torch_engine.forward import attend
 from embeddaemon.workers.engines.torch_engine.int8.arithmetic import (
     Codes,
     Projection,
+    Scratch,
     project,
     project_gelu,
     project_onto,
@@ -63,16 +64,22 @@ def normed(rows: torch.Tensor, norm: Norm) -> torch.Tensor:
     return layer_norm(rows, [rows.shape[1]], norm.weight, norm.bias, norm.eps)
 
 
-def piece_forward(attended: torch.Tensor, rows: torch.Tensor, layer: Layer) -> tuple[torch.Tensor, torch.Tensor]:
-    """From attention to the layer's end, (tokens, hidden). ``rows`` is written over and returned second, as spare."""
-    attended = attended.float()
-    spare = project_onto(quantize(attended, layer.out_codes, attended), layer.out, rows)
-    rows = normed(spare, layer.attention_norm)
-    codes = quantize(rows, layer.wide_codes, spare)
+def piece_forward(attended: torch.Tensor, rows: torch.Tensor, layer: Layer, between: Scratch) -> torch.Tensor:
+    """From attention to the layer's end: (tokens, hidden) each; ``rows`` is written over."""
+    rows = project_onto(quantize(attended, layer.out_codes, between), layer.out, rows)
+    rows = normed(rows, layer.attention_norm)
+    codes = quantize(rows, layer.wide_codes, between)
     for units in layer.widened:
         widened = project_gelu(codes, units.wide, units.narrow.scale, units.narrow.zero)
         rows = project_onto(widened, units.narrow, rows)
-    return normed(rows, layer.norm), rows
+    return normed(rows, layer.norm)
+
+
+def quantized(pieces: list[torch.Tensor], codes: Codes, between: Scratch) -> torch.Tensor:
+    """The pieces' codes, joined."""
+    if len(pieces) == 1:
+        return quantize(pieces[0], codes, between)
+    return torch.cat([quantize(piece, codes, between) for piece in pieces])
 
 
 def forward(
@@ -84,23 +91,18 @@ def forward(
     layers: list[Layer],
     like: torch.Tensor,
     heads: int,
-    piece: int,
+    between: Scratch,
 ) -> torch.Tensor:
     """``ids`` and ``positions`` (tokens,) to the last hidden state (tokens, hidden) in float32.
 
-    Attention computes in the type of ``like``. ``piece``: tokens that go through together between two attentions.
+    Attention computes in the type of ``like``. As many tokens as ``between`` has room for go through
+    together between two attentions.
     """
     rows = normed(embedding(ids, embeddings.words) + embedding(positions, embeddings.places), embeddings.norm)
+    piece = between.floats.shape[0]
     pieces = list(torch.split(rows, piece))
-    codes = quantize(rows, layers[0].into_codes, torch.empty_like(rows))
-    for number in range(len(layers)):
-        layer = layers[number]
-        attended = torch.split(attend(project(codes, layer.into, like), heads, blocks), piece)
-        following: list[torch.Tensor] = []
-        for index in range(len(pieces)):
-            pieces[index], old = piece_forward(attended[index], pieces[index], layer)
-            if number + 1 < len(layers):
-                following.append(quantize(pieces[index], layers[number + 1].into_codes, old))
-        if number + 1 < len(layers):
-            codes = following[0] if len(following) == 1 else torch.cat(following)
+    for layer in layers:
+        projected = project(quantized(pieces, layer.into_codes, between), layer.into, like)
+        attended = torch.split(attend(projected, heads, blocks), piece)
+        pieces = [piece_forward(attended[index], pieces[index], layer, between) for index in range(len(pieces))]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
