@@ -175,7 +175,7 @@ def test_nobody_survives_a_killed_supervisor(socket_folder: Path, tmp_path: Path
     with running_daemon(socket_folder, models=models, start_method=start_method) as running, running.client() as client:
         client.embed(["warm"])
         client.ask([work])
-        wait_until(lambda: client.status()["workers"][0]["in_flight"] == 1 or work == "hello", describe=running.output)
+        wait_until(lambda: work == "hello" or client.status()["workers"][0]["in_flight"] == 1, describe=running.output)
         below = running.descendants()
         running.kill_supervisor()
         wait_until(lambda: all(is_gone(process) for process in below), 1.0, describe=lambda: below)
