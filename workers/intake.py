@@ -52,6 +52,10 @@ class Intake:
         self._heartbeat_seconds = command.heartbeat_seconds
         self._next_heartbeat = time.monotonic() + command.heartbeat_seconds
         self._next_measurement = time.monotonic() + _MEASURE_EVERY_SECONDS
+        self._progress_before = 0
+        """At the last heartbeat."""
+        self._lean_at = 0
+        """What was computed when memory was last given back."""
         self._draining = False
 
     def run(self) -> None:
@@ -82,6 +86,15 @@ class Intake:
             self._sender.worker, self._sender.incarnation, self._compute.progress, self._compute.busy, private_bytes
         )
         self._connection.send(link.encode_from_worker(heartbeat))
+        self._give_back_when_idle()
+
+    def _give_back_when_idle(self) -> None:
+        """What a busy worker's malloc keeps is three quarters of all that the worker has for itself."""
+        progress, before = self._compute.progress, self._progress_before
+        self._progress_before = progress
+        if progress == before != self._lean_at and not self._compute.busy:
+            self._lean_at = progress
+            measure.give_back()
 
     def _receive(self) -> None:
         frames = self._connection.recv_multipart()
