@@ -68,23 +68,35 @@ class Row:
 
 
 MicroBatch = list[Row]
+"""Shortest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows that came together and fit into one micro-batch."""
+
+    rows: MicroBatch
+    tokens: int
+    is_alone: bool = False
+    """Nothing may join it: it is tried by itself."""
 
 
 class Waiting:
-    """Micro-batches in the order in which they will be computed, as far as nothing more urgent comes."""
+    """Rows in the order in which they will be computed, as far as nothing more urgent comes."""
 
     def __init__(self, token_budget: int, streams: int) -> None:
         self._token_budget = token_budget
         self._streams = streams
         self._seconds_per_token: float | None = None
-        self._lanes: dict[Lane, deque[MicroBatch]] = {lane: deque() for lane in Lane}
+        self._lanes: dict[Lane, deque[_Part]] = {lane: deque() for lane in Lane}
+        self._tokens = dict.fromkeys(Lane, 0)
         self._since_bulk = 0
 
     def __bool__(self) -> bool:
         return any(self._lanes.values())
 
     def add(self, works: Iterable[Work]) -> int:
-        """All their rows, those of one lane together, as many micro-batches as streams if there is enough for them.
+        """All their rows, those of one lane together, in as many parts as streams if there is enough for them.
 
         Gives how many.
         """
@@ -94,25 +106,42 @@ class Waiting:
             lanes[work.request.lane] += [Row(work, index) for index in range(work.missing)]
         for lane, rows in lanes.items():
             lengths = [row.tokens for row in rows]
+            self._tokens[lane] += sum(lengths)
             for planned in packing.plan(lengths, self._budget(sum(lengths))):
-                self._lanes[lane].append([rows[index] for index in planned.indices])
+                self._lanes[lane].append(_Part([rows[index] for index in planned.indices], planned.tokens))
                 added += 1
         return added
 
     def put_back(self, lane: Lane, micro_batches: Sequence[MicroBatch]) -> None:
-        """To the front, in order."""
-        self._lanes[lane].extendleft(reversed(micro_batches))
+        """To the front, in order, each to be computed by itself."""
+        parts = [_Part(rows, sum(row.tokens for row in rows), is_alone=True) for rows in micro_batches]
+        self._lanes[lane].extendleft(reversed(parts))
+        self._tokens[lane] += sum(part.tokens for part in parts)
 
     def take(self) -> MicroBatch | None:
-        """The micro-batch to compute now."""
+        """The micro-batch to compute now: what is next, and of what came after it as much as goes with it."""
+        lane = self._next_lane()
+        if not self._lanes[lane]:
+            return None
+        most = self._budget(self._tokens[lane])
+        first = self._lanes[lane].popleft()
+        rows, tokens = first.rows, first.tokens
+        if not first.is_alone:
+            while self._lanes[lane] and not (more := self._lanes[lane][0]).is_alone and tokens + more.tokens <= most:
+                rows, tokens = rows + more.rows, tokens + more.tokens
+                self._lanes[lane].popleft()
+            if rows is not first.rows:
+                rows.sort(key=lambda row: row.tokens)
+        self._tokens[lane] -= tokens
+        return rows
+
+    def _next_lane(self) -> Lane:
         interactive, bulk = self._lanes[Lane.INTERACTIVE], self._lanes[Lane.BULK]
         if bulk and (not interactive or self._since_bulk >= BULK_TURN - 1):
             self._since_bulk = 0
-            return bulk.popleft()
-        if not interactive:
-            return None
-        self._since_bulk += 1
-        return interactive.popleft()
+            return Lane.BULK
+        self._since_bulk += bool(interactive)
+        return Lane.INTERACTIVE
 
     def learn(self, tokens: int, seconds: float) -> None:
         """A micro-batch of many tokens took so long in one thread."""
@@ -123,7 +152,7 @@ class Waiting:
         self._seconds_per_token = per_token if known is None else known + _WEIGHT * (per_token - known)
 
     def _budget(self, tokens: int) -> int:
-        """Tokens in a micro-batch, when so many are to be planned."""
+        """Tokens in a micro-batch, when so many wait."""
         per_token = self._seconds_per_token
         soon_through = FIRST_MICRO_BATCH if per_token is None else int(MICRO_BATCH_SECONDS / per_token)
         even_share = -(-tokens // self._streams)

@@ -16,7 +16,7 @@ _WEIGHT = 0.2
 _TRIAL = 4
 """Micro-batches in a row by which a way is judged. The first is not counted: it starts threads and makes kernels."""
 
-_SOONEST, _LATEST = 16, 128
+_SOONEST, _LATEST = 16, 256
 """Micro-batches until another way is tried again: twice as many each time that it is not the quicker one."""
 
 _SIZES = (64, 512)

@@ -88,7 +88,7 @@ def test_interactive_goes_first_and_bulk_never_stands_still() -> None:
     waiting = Waiting(512, 1)
     waiting.add([work(0, [512])])
     for serial in range(1, 2 * BULK_TURN):
-        waiting.add([work(serial, [10], Lane.INTERACTIVE)])
+        waiting.add([work(serial, [512], Lane.INTERACTIVE)])
     order = [micro_batch[0].work.item.serial for micro_batch in all_of(waiting)]
     assert order.index(0) == BULK_TURN - 1
 
@@ -101,3 +101,28 @@ def test_what_is_put_back_goes_first_in_its_order(lane: Lane) -> None:
     taken = [waiting.take(), waiting.take()]
     waiting.put_back(lane, [one for one in taken if one])
     assert [micro_batch[0].work for micro_batch in all_of(waiting)] == works
+
+
+def test_small_requests_that_came_one_by_one_are_computed_together() -> None:
+    waiting = Waiting(512, 1)
+    for serial in range(20):
+        waiting.add([work(serial, [30 - serial], Lane.INTERACTIVE)])
+    (together,) = all_of(waiting)
+    assert [row.tokens for row in together] == sorted(30 - serial for serial in range(20))
+
+
+def test_small_requests_are_divided_among_the_streams() -> None:
+    waiting = Waiting(8192, 2)
+    for serial in range(60):
+        waiting.add([work(serial, [20], Lane.INTERACTIVE)])
+    assert [tokens(micro_batch) for micro_batch in all_of(waiting)][:2] == [600, 300]
+
+
+def test_what_is_put_back_stays_by_itself() -> None:
+    waiting = Waiting(512, 1)
+    waiting.add([work(serial, [10]) for serial in range(3)])
+    taken = waiting.take()
+    assert taken is not None
+    waiting.put_back(Lane.BULK, [[row] for row in taken])
+    waiting.add([work(3, [10]), work(4, [10])])
+    assert [len(micro_batch) for micro_batch in all_of(waiting)] == [1, 1, 1, 2]
