@@ -61,7 +61,7 @@ class _Seen:
 
 def measure(form: Form) -> Iterator[Measurement]:
     """The three phases in turn."""
-    rounds, seconds = form.choose(quick=2, full=6), form.choose(quick=6, full=30)
+    rounds, seconds = form.choose(quick=2, full=6), form.choose(quick=4, full=30)
     seen = _Seen()
     with daemon() as running:
         running.wait_until_it_answers()

@@ -40,7 +40,7 @@ DEMANDS = (
 
 def measure(form: Form) -> Iterator[Measurement]:
     """One text, what the daemon adds to it, then several at once."""
-    rounds, asked = form.choose(quick=3, full=9), form.choose(quick=60, full=500)
+    rounds, asked = form.choose(quick=2, full=9), form.choose(quick=60, full=500)
     with field(("ours", "ours-int8"), PEERS) as contestants:
         medians = {}
         for measurement in _one(contestants, queries()[:asked], rounds):

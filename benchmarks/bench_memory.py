@@ -50,7 +50,7 @@ DEMANDS = (
     ),
 )
 
-_WORKERS = (1, 2, 3, 4)
+_WORKERS, _WORKERS_QUICK = (1, 2, 3, 4), (1, 4)
 _MODEL = "mini"
 _TEXTS = 600
 """For each worker: more than any of its buffers is sized by."""
@@ -64,10 +64,10 @@ def measure(form: Form) -> Iterator[Measurement]:
     """Supervisor, workers, programs, and one worker for a long time."""
     yield from _supervisor(form.choose(quick=1, full=5))
     rounds = form.choose(quick=1, full=3)
-    for workers in _WORKERS:
+    for workers in _WORKERS_QUICK if form is Form.QUICK else _WORKERS:
         yield from _workers(workers, rounds)
     yield from _in_programs(rounds)
-    yield from _over_time(form.choose(quick=60, full=3600))
+    yield from _over_time(form.choose(quick=20, full=3600))
 
 
 @dataclass(frozen=True, slots=True)

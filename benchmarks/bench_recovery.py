@@ -32,7 +32,7 @@ def measure(form: Form) -> Iterator[Measurement]:
     rounds = {
         "worker": form.choose(quick=8, full=30),
         "template": form.choose(quick=3, full=10),
-        "fork-server": form.choose(quick=2, full=5),
+        "fork-server": form.choose(quick=1, full=5),
     }
     with daemon() as running:
         running.wait_until_it_answers()

@@ -48,14 +48,14 @@ _TIMEOUT_SECONDS = 300
 
 def measure(form: Form) -> Iterator[Measurement]:
     """The bundled model beside the program, then the large one."""
-    rounds = form.choose(quick=3, full=10)
+    rounds = form.choose(quick=2, full=10)
     contestants = {"hello": _hello, "ours": _first_vector, "st-fp32": _program}
     first = in_turn(contestants, 1)
     later = in_turn(contestants, rounds)
     yield _figure("hello/ours", later["hello"], first["hello"])
     for name in ("ours", "st-fp32"):
         yield _figure(f"first-vector/{name}", later[name], first[name])
-    yield from _large(form.choose(quick=2, full=5))
+    yield from _large(form.choose(quick=1, full=5))
 
 
 def _figure(what: str, values: tuple[float, ...], first: tuple[float, ...]) -> Measurement:

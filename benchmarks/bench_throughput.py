@@ -71,8 +71,8 @@ class _Section:
 
 def measure(form: Form) -> Iterator[Measurement]:
     """Accuracy, prose and the lengths that are like it, then queries and the lengths that are like them."""
-    texts, short = prose()[: form.choose(quick=100, full=1500)], queries()[: form.choose(quick=400, full=3000)]
-    rounds, sample = form.choose(quick=3, full=7), form.choose(quick=32, full=128)
+    texts, short = prose()[: form.choose(quick=300, full=1500)], queries()[: form.choose(quick=400, full=3000)]
+    rounds, sample = form.choose(quick=2, full=7), form.choose(quick=32, full=128)
     with field(OURS, [name for name in ROSTER if form is Form.FULL or name not in _ONLY_FULL]) as contestants:
         yield from _accuracy(contestants, texts)
         yield from _rates(_Section(what="prose", texts=texts, rounds=rounds, sample=sample), contestants)
@@ -84,7 +84,7 @@ def measure(form: Form) -> Iterator[Measurement]:
 
 def _sweep(form: Form, lengths: Sequence[int], contestants: Mapping[str, Contestant]) -> Iterator[Measurement]:
     swept = {name: contestant for name, contestant in contestants.items() if name in SWEPT}
-    budget, rounds = form.choose(quick=3_000, full=20_000), form.choose(quick=1, full=5)
+    budget, rounds = form.choose(quick=2_000, full=20_000), form.choose(quick=1, full=5)
     for length in lengths:
         several = texts_of(length, budget // length)
         sample = form.choose(quick=0, full=128)

@@ -26,7 +26,7 @@ Vectors = npt.NDArray[np.float32]
 
 @pytest.fixture(scope="module", params=["bfloat16", "float32"])
 def daemon(request: pytest.FixtureRequest) -> Iterator[RunningDaemon]:
-    models = [{"name": "mini", "source": SOURCE, "precision": request.param, "workers": WORKERS, "threads": 2}]
+    models = [{"name": "mini", "source": SOURCE, "precision": request.param, "workers": {"min": WORKERS, "max": WORKERS}, "threads": 2}]
     with short_folder() as folder, running_daemon(folder, models=models, engine="torch") as running:
         yield running
 
@@ -39,7 +39,7 @@ def client(daemon: RunningDaemon) -> Iterator[Client]:
 
 def assert_same(client: Client, found: Vectors, expected: Vectors) -> None:
     [described] = client.models()
-    if described["precision"] == "float32":
+    if described.precision == "float32":
         assert np.abs(found - expected).max() <= 1e-5
     else:
         assert (found @ expected).min() >= 0.9999
