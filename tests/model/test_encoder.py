@@ -11,6 +11,7 @@ import torch
 from embeddaemon.models.jsonfile import read_json
 from embeddaemon.workers.engines.torch_engine import attention, encoder, forward, linear
 from embeddaemon.workers.engines.torch_engine.attention import groups_of
+from embeddaemon.workers.engines.torch_engine.compiling import compiled
 from embeddaemon.workers.engines.torch_engine.families import bert
 from tests.support.checkpoints import TinyBert
 from tests.support.embedding import card_of, cosines, embedder_of
@@ -114,19 +115,19 @@ def test_forward_that_torchscript_does_not_take_runs_in_python(
     model = native(TinyBert(layers=2, heads=2).write(tmp_path), dtype)
     assert encoder.suits(model)
     ids, positions = tokens(LENGTHS)
-    compiled = encoder.Encoder(model).forward(ids, positions, groups_of(LENGTHS))
-    encoder.compiled.cache_clear()
+    expected = encoder.Encoder(model).forward(ids, positions, groups_of(LENGTHS))
+    compiled.cache_clear()
     monkeypatch.setattr(torch.jit, "script", refuses)
     try:
-        assert encoder.compiled() is forward.forward
+        assert compiled(forward.forward) is forward.forward
         found = encoder.Encoder(model).forward(ids, positions, groups_of(LENGTHS))
     finally:
-        encoder.compiled.cache_clear()
-    assert torch.equal(found, compiled)
+        compiled.cache_clear()
+    assert torch.equal(found, expected)
 
 
 def test_forward_is_compiled_where_it_can_be() -> None:
-    assert isinstance(encoder.compiled(), torch.jit.ScriptFunction)
+    assert isinstance(compiled(forward.forward), torch.jit.ScriptFunction)
 
 
 def test_vectors_of_the_functional_forward_equal_those_of_the_native_class(

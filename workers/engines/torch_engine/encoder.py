@@ -6,10 +6,7 @@ under way, because most of its time is Python and operators, not arithmetic. For
 
 from __future__ import annotations
 
-import functools
-import logging
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeGuard, cast
 
 import torch
@@ -19,14 +16,11 @@ from transformers.models.camembert.modeling_camembert import CamembertModel
 from transformers.models.roberta.modeling_roberta import RobertaModel
 from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaModel
 
-from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers.engines.torch_engine import forward
 from embeddaemon.workers.engines.torch_engine.attention import LengthGroup
 from embeddaemon.workers.engines.torch_engine.blocks import blocks_of
+from embeddaemon.workers.engines.torch_engine.compiling import compiled
 from embeddaemon.workers.engines.torch_engine.linear import packed
-
-_LOG = logging.getLogger(__name__)
-
 
 BertLike = BertModel | RobertaModel | XLMRobertaModel | CamembertModel
 """The same modules by the same names; they differ in where positions begin, which their callers know (families/)."""
@@ -45,25 +39,13 @@ class Encoder:
         self._eps: float = model.config.layer_norm_eps
         self._weights = weights_of(model)
         self._dtype = self._weights[0][0].dtype
-        self._compute = compiled()
+        self._compute = compiled(forward.forward)
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, groups: Sequence[LengthGroup]) -> torch.Tensor:
         """``ids`` and ``positions`` (tokens,) to the last hidden state (tokens, hidden)."""
         return self._compute(
             ids, positions, blocks_of(groups, self._dtype, len(ids)), self._weights, heads=self._heads, eps=self._eps
         )
-
-
-@functools.cache
-def compiled() -> Callable[..., torch.Tensor]:
-    """The forward without Python; where TorchScript is not to be had (Python 3.14 and later), the function itself."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is deprecated, and nothing else does this without a C++ compiler
-            return cast("Callable[..., torch.Tensor]", torch.jit.script(forward.forward))
-    except Exception as error:  # noqa: BLE001 (it raises what it likes)
-        _LOG.warning(fields("forward_not_compiled", why=str(error)[:200]))
-        return forward.forward
 
 
 def weights_of(model: BertLike) -> list[list[torch.Tensor]]:

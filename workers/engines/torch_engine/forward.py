@@ -1,6 +1,6 @@
 """The forward pass of encoders of BERT's layout as one function of tensors, with few operators.
 
-Written in what TorchScript understands: compiled (encoder.py), it runs without Python, so that a short text does not
+Written in what TorchScript understands: compiled (compiling.py), it runs without Python, so that a short text does not
 wait for the interpreter and several threads of one worker do not wait for each other. Uncompiled it is the same.
 """
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -13,15 +10,13 @@ from torch import nn
 from transformers.models.bert.modeling_bert import BertLayer
 
 from embeddaemon.config.hardware import computes_bfloat16
-from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers.engines.torch_engine.attention import LengthGroup
 from embeddaemon.workers.engines.torch_engine.blocks import blocks_of
+from embeddaemon.workers.engines.torch_engine.compiling import compiled
 from embeddaemon.workers.engines.torch_engine.encoder import BertLike
 from embeddaemon.workers.engines.torch_engine.int8 import forward
 from embeddaemon.workers.engines.torch_engine.int8.arithmetic import codes_by, projection, scratch
 from embeddaemon.workers.engines.torch_engine.int8.plan import LayerPlan, Plan, Steps
-
-_LOG = logging.getLogger(__name__)
 
 _PIECE_BYTES = 3 * 512 * 1024
 """Of the float32 rows that go through together: with what is beside them they stay in a second-level cache of 2 MB."""
@@ -41,14 +36,14 @@ class Int8Encoder:
         ]
         self._hidden: int = model.config.hidden_size
         self._piece = max(_LEAST_PIECE_TOKENS, _PIECE_BYTES // (4 * self._hidden) // 256 * 256)
-        self._compute = compiled()
+        self._compute = compiled(forward.forward)
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, groups: Sequence[LengthGroup]) -> torch.Tensor:
         """``ids`` and ``positions`` (tokens,) to the last hidden state (tokens, hidden)."""
         return self._compute(
             ids,
             positions,
-            blocks_of(groups, self._like.dtype),
+            blocks_of(groups, self._like.dtype, len(ids)),
             embeddings=self._embeddings,
             layers=self._layers,
             like=self._like,
@@ -67,18 +62,6 @@ class Int8Encoder:
                 products += [units.wide, units.narrow]
             parameters += sum(by.weight.numel() * (1 if by.weight.is_mkldnn else 4) for by in products)
         return parameters
-
-
-@functools.cache
-def compiled() -> Callable[..., torch.Tensor]:
-    """The forward without Python; where TorchScript is not to be had (Python 3.14 and later), the function itself."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is deprecated, and nothing else does this without a C++ compiler
-            return cast("Callable[..., torch.Tensor]", torch.jit.script(forward.forward))
-    except Exception as error:  # noqa: BLE001 (it raises what it likes)
-        _LOG.warning(fields("int8_forward_not_compiled", why=str(error)[:200]))
-        return forward.forward
 
 
 def _embeddings(model: BertLike) -> forward.Embeddings:
