@@ -26,7 +26,15 @@ Vectors = npt.NDArray[np.float32]
 
 @pytest.fixture(scope="module", params=["bfloat16", "float32"])
 def daemon(request: pytest.FixtureRequest) -> Iterator[RunningDaemon]:
-    models = [{"name": "mini", "source": SOURCE, "precision": request.param, "workers": {"min": WORKERS, "max": WORKERS}, "threads": 2}]
+    models = [
+        {
+            "name": "mini",
+            "source": SOURCE,
+            "precision": request.param,
+            "workers": {"min": WORKERS, "max": WORKERS},
+            "threads": 2,
+        }
+    ]
     with short_folder() as folder, running_daemon(folder, models=models, engine="torch") as running:
         yield running
 
