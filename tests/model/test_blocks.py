@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from embeddaemon.workers.engines.torch_engine.attention import groups_of
 from embeddaemon.workers.engines.torch_engine.blocks import Block, blocks_of
+from embeddaemon.workers.engines.torch_engine.forward import attend
 
 LENGTHS = st.lists(st.integers(1, 140), min_size=1, max_size=40)
 
@@ -55,6 +56,18 @@ def test_lengths_that_round_up_to_the_same_share_a_block() -> None:
 def test_texts_of_whole_tiles_or_few_tokens_attend_as_they_lie(lengths: list[int]) -> None:
     (block,) = blocks_of(groups_of(lengths), torch.bfloat16)
     assert block.gather is None
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_text_that_is_not_a_number_spoils_no_other(bad: int) -> None:
+    """What is masked is multiplied by zero, which makes no number of what is none."""
+    lengths = [100, 105, 110]
+    rows = torch.ones(sum(lengths), 3 * 32, dtype=torch.bfloat16)
+    torch.split(rows, lengths)[bad].fill_(float("nan"))
+    attended = attend(rows, 2, blocks_of(groups_of(lengths), torch.bfloat16, len(rows)))
+    assert [bool(text.isfinite().all()) for text in torch.split(attended, lengths)] == [
+        text != bad for text in range(3)
+    ]
 
 
 def test_float32_is_never_filled_up() -> None:

@@ -72,7 +72,8 @@ def _block(groups: list[LengthGroup], length: int, dtype: torch.dtype) -> Block:
     starts = torch.cumsum(lengths, 0) - lengths
     places = torch.arange(length).expand(len(lengths), length)
     is_text = places < lengths.unsqueeze(1)  # (texts, length)
-    gather = torch.where(is_text, starts.unsqueeze(1) + places, 0).flatten()
+    # Filler repeats its own text: masked or not, what is not a number spoils all that it is multiplied with.
+    gather = (starts.unsqueeze(1) + torch.where(is_text, places, 0)).flatten()
     scatter = is_text.flatten().nonzero().squeeze(1)
     mask = None
     if len(scatter) < len(gather):
