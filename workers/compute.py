@@ -140,6 +140,7 @@ class Compute:
                 self._model.use_threads(turn.threads)
                 threads = turn.threads
             self._compute(turn)
+            del turn  # while this stream waits, what was answered is held by nobody
         with self._lock:
             self._alive -= 1
             is_last = self._alive == 0

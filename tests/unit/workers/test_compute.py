@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
@@ -22,7 +23,7 @@ from embeddaemon.workers.loading import Loaded
 from embeddaemon.workers.requests import Tokenized
 from embeddaemon.workers.waiting import Work
 from tests.support.stub_engine import StubModel, stub_order
-from tests.support.waiting import seconds
+from tests.support.waiting import seconds, wait_until
 
 ROOT = Path(__file__).parents[3]
 COMMAND = control.ForkWorker(child=1, worker=1, incarnation=1, endpoint="", threads=4, heartbeat_seconds=1.0)
@@ -97,6 +98,20 @@ def test_micro_batches_of_a_device_are_not_divided_among_threads(
     assert compute.ended(seconds(10))
     assert device.sizes == [1000, 1000]
     assert device.threads == 1
+
+
+def test_answered_request_is_held_by_nobody(sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]]) -> None:
+    ours, theirs = sockets
+    compute = compute_with(StubModel(stub_order()), ours)
+    compute.start()
+    answered = work(1)
+    compute.submit([answered])
+    vectors = weakref.ref(answered.rows)
+    del answered
+    theirs.recv_multipart()
+    wait_until(lambda: vectors() is None)
+    compute.finish()
+    assert compute.ended(seconds(10))
 
 
 def test_device_that_is_lost_ends_the_process_and_not_the_request() -> None:
