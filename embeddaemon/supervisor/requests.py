@@ -10,7 +10,7 @@ from typing import Any
 from embeddaemon.errors import Cancelled, EmbedDaemonError, Expired, Invalid, Refused, WorkerCrashed, error_for
 from embeddaemon.protocol import link
 from embeddaemon.protocol.codec import decode_answer, error_answer
-from embeddaemon.protocol.messages import Document, Embed, Lane, ModelRequest, Vectors
+from embeddaemon.protocol.messages import Document, Embed, Lane, ModelRequest, Tokenize, Vectors
 from embeddaemon.supervisor import admission
 from embeddaemon.supervisor.cache import Kept, key
 from embeddaemon.supervisor.commands import Forward, Recall, Reply, SendDispatch
@@ -140,13 +140,15 @@ def close(state: State, entry: OpenRequest) -> None:
 
 def end_with_result(state: State, worker: Worker, result: link.Result, frames: list[Any], now: float) -> None:
     """A worker's answer: on to the client, and the credit back when its dispatch is through."""
-    through = worker.ended(result.serial, now, is_computed=not result.code)
+    entry = state.open.get(result.serial)
+    # Tokenizing is far quicker: measured by it, one dispatch of other work would keep a worker for many seconds.
+    is_computed = not result.code and not (entry is not None and isinstance(entry.request, Tokenize))
+    through = worker.ended(result.serial, now, is_computed=is_computed)
     model = state.models[worker.model]
     if through is not None and (measured := worker.meter.through(through.computed_bytes, through.sent_at, now)):
         model.pace.learn(measured)
     worker.settles(now)
     model.last_used = now
-    entry = state.open.get(result.serial)
     if entry is None or entry.worker != worker.number:
         state.counts["results_dropped"] += 1
     else:

@@ -49,6 +49,17 @@ def test_worker_holds_two_dispatches_and_gets_the_next_for_one_that_is_through()
     assert len(dispatches(story)) == CREDITS + 1
 
 
+@pytest.mark.parametrize(("kind", "is_measured"), [(Embed, True), (Tokenize, False)])
+def test_pace_is_that_of_computing_and_not_of_tokenizing(kind: type[Embed | Tokenize], *, is_measured: bool) -> None:
+    story = ready_story()
+    before = story.model().pace.dispatch_bytes
+    story.tell(RequestReceived(CLIENT, kind(id=9, model="mini"), (CLIENT, 9), b"", 1_000_000, is_admin=False))
+    story.pass_time(0.1)
+    story.answer()
+    assert story.outcome(9) == "ok"
+    assert (story.model().pace.dispatch_bytes > before) is is_measured
+
+
 def test_small_requests_that_wait_go_together() -> None:
     story = Story()
     for _ in range(300):
