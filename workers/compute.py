@@ -95,11 +95,18 @@ class Compute:
             self._wake(self._waiting.add(works))
 
     def cancel(self, serials: Sequence[int]) -> None:
-        """Ends requests that nobody waits for as cancelled; what is computed of them already is lost."""
-        for serial in serials:
-            work = self._held.get(serial)
-            if work is not None:
-                self._end(work, Cancelled("the client withdrew the request"))
+        """Ends requests that nobody waits for as cancelled; what is computed of them already is lost.
+
+        One that is being computed ends when that is over: whoever asks what this worker holds must see it until then.
+        """
+        with self._lock:
+            for work in [self._held[serial] for serial in serials if serial in self._held]:
+                work.withdrawn = True
+                self._end_withdrawn(work)
+
+    def _end_withdrawn(self, work: Work) -> None:
+        if work.withdrawn and not work.running and not work.ended:
+            self._end(work, Cancelled("the client withdrew the request"))
 
     def finish(self) -> None:
         """Nothing more will come: compute the rest, say ``Drained``, end."""
@@ -169,6 +176,8 @@ class Compute:
         if self._is_parallel:
             threads = self._width.choose(tokens) if is_alone else 1
         self._running += 1
+        for work in _works(rows):
+            work.running += 1
         self._begun += 1
         return _Turn(rows, tokens, threads, self._begun if is_alone else 0)
 
@@ -178,7 +187,7 @@ class Compute:
         for work in _works(micro_batch):
             if not work.ended and now >= work.deadline:
                 self._end(work, Expired("the deadline passed while the request waited in the worker for the model"))
-        return [row for row in micro_batch if not row.work.ended]
+        return [row for row in micro_batch if not row.work.ended and not row.work.withdrawn]
 
     def _compute(self, turn: _Turn) -> None:
         start = time.perf_counter()
@@ -203,6 +212,9 @@ class Compute:
                 if turn.alone_as == self._begun:
                     self._width.learn(turn.tokens, turn.threads, seconds)
             self._running -= 1
+            for work in _works(turn.rows):
+                work.running -= 1
+                self._end_withdrawn(work)
             if self._draining:
                 self._wake(len(self._threads))
 
@@ -226,7 +238,7 @@ class Compute:
             with self._lock:
                 work.missing -= len(its)
                 work.compute_us += compute_us
-                is_complete = work.missing == 0
+                is_complete = work.missing == 0 and not work.withdrawn
             if is_complete:
                 self._answer(work)
 

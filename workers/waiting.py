@@ -47,6 +47,10 @@ class Work:
     missing: int = field(init=False)
     """Rows not computed yet."""
     compute_us: int = 0
+    running: int = 0
+    """Streams that compute some of it now."""
+    withdrawn: bool = False
+    """Nobody waits for it; it ends when no stream computes it any more."""
     ended: bool = False
 
     def expect(self, dim: int) -> None:

@@ -7,6 +7,7 @@ is taken, and the others are tried again now and then. Micro-batches beside othe
 
 from __future__ import annotations
 
+import math
 import statistics
 from bisect import bisect_left
 
@@ -15,6 +16,9 @@ _WEIGHT = 0.2
 
 _TRIAL = 4
 """Micro-batches in a row by which a way is judged. The first is not counted: it starts threads and makes kernels."""
+
+_PATIENCE = 16
+"""Choices after which a trial ends without a verdict: others join so often that the way must be slow."""
 
 _SOONEST, _LATEST = 16, 256
 """Micro-batches until another way is tried again: twice as many each time that it is not the quicker one."""
@@ -52,17 +56,23 @@ class _Size:
         """Per token, of each way that was tried."""
         self._on_trial: int | None = ways[-1]
         self._trial: list[float] = []
+        self._choices = 0
+        """Of the way on trial."""
         self._until_trial = self._pause = _SOONEST
         self._trials = 0
 
     def choose(self) -> int:
         if self._on_trial is not None:
-            return self._on_trial
+            self._choices += 1
+            if self._choices <= _PATIENCE:
+                return self._on_trial
+            self._judge(self._on_trial, math.inf)
+            return self.choose()
         self._until_trial -= 1
         if self._until_trial > 0:
             return self._quickest()
         others = [way for way in self._ways if way != self._quickest()]
-        self._on_trial = others[self._trials % len(others)]
+        self._on_trial, self._choices = others[self._trials % len(others)], 0
         self._trials += 1
         return self._on_trial
 
@@ -71,16 +81,18 @@ class _Size:
             self._trial.append(seconds_per_token)
             if len(self._trial) == _TRIAL:
                 self._judge(way, statistics.median(self._trial[1:]))
+        elif math.isinf(self._seconds.get(way, 0.0)):
+            self._seconds[way] = seconds_per_token
         elif way in self._seconds:
             self._seconds[way] += _WEIGHT * (seconds_per_token - self._seconds[way])
 
     def _judge(self, way: int, seconds_per_token: float) -> None:
         self._seconds[way] = seconds_per_token
-        self._trial = []
+        self._trial, self._choices = [], 0
         untried = [way for way in self._ways if way not in self._seconds]
         self._on_trial = untried[-1] if untried else None
         self._pause = _SOONEST if way == self._quickest() else min(2 * self._pause, _LATEST)
         self._until_trial = self._pause
 
     def _quickest(self) -> int:
-        return min(self._seconds, key=lambda way: self._seconds[way])
+        return min(self._seconds, key=lambda way: (self._seconds[way], way))

@@ -121,3 +121,42 @@ def test_device_that_is_lost_ends_the_process_and_not_the_request() -> None:
     assert ended.returncode == control.EXIT_BUG, ended.stderr
     assert "DeviceLost: cuda:0 failed" in ended.stderr
     assert ended.stdout == ""
+
+
+class Waits(StubModel):
+    """Computes when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(stub_order())
+        self.began = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
+        self.began.set()
+        assert self.may_go_on.wait(seconds(10))
+        return super().forward(ids, lengths, prompt_lengths)
+
+
+def test_withdrawn_request_ends_when_its_forward_pass_is_over(
+    sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]],
+) -> None:
+    """Until then the worker is busy with it: a death now would be its doing and nobody else's."""
+    ours, theirs = sockets
+    model = Waits()
+    compute = compute_with(model, ours)
+    compute.start()
+    compute.submit([work(1)])
+    assert model.began.wait(seconds(10))
+    compute.submit([work(2), work(3)])
+    compute.cancel([1, 2])
+    waiting = link.decode_from_worker(theirs.recv_multipart()[0])
+    assert isinstance(waiting, link.Result)
+    assert (waiting.serial, waiting.code) == (2, "cancelled")
+    assert theirs.poll(0) == 0
+    assert compute.busy
+    model.may_go_on.set()
+    compute.finish()
+    ended = [link.decode_from_worker(theirs.recv_multipart()[0]) for _ in range(3)]
+    assert [(one.serial, one.code) for one in ended if isinstance(one, link.Result)] == [(1, "cancelled"), (3, "")]
+    assert isinstance(ended[-1], link.Drained)
+    assert compute.ended(seconds(10))

@@ -62,3 +62,24 @@ def test_sizes_are_learned_apart() -> None:
 def test_one_thread_is_all_there_is() -> None:
     width = Width(1)
     assert {width.choose(TOKENS) for _ in range(300)} == {1}
+
+
+def test_trial_that_others_always_join_ends() -> None:
+    """Only passes that were alone all the time are learned from; a slow way is hardly ever alone."""
+    width = Width(4)
+    chosen: Counter[int] = Counter()
+    for _ in range(300):
+        threads = width.choose(TOKENS)
+        chosen[threads] += 1
+        if threads == 1:
+            width.learn(TOKENS, threads, 0.002)
+    assert chosen[1] > 200
+
+
+def test_way_of_which_nothing_is_known_but_that_others_joined_is_tried_again() -> None:
+    width = Width(2)
+    for _ in range(20):
+        threads = width.choose(TOKENS)
+        if threads == 1:
+            width.learn(TOKENS, threads, 0.002)
+    assert run(width, lambda threads: 0.002 / threads, 100)[2] > 70
