@@ -88,9 +88,9 @@ def _spec_of(name: str, settings: Settings) -> ModelSpec:
 def _texts_of(source: Path) -> list[str]:
     read = texts.read_jsonl if source.suffix == ".jsonl" else texts.read_lines
     with source.open("rb") as file:
-        chosen = list(islice(read(file, str(source)), _MOST_TEXTS + 1))
+        chosen = list(dict.fromkeys(islice(read(file, str(source)), _MOST_TEXTS + 1)))
     if len(chosen) < _FEWEST_TEXTS:
-        raise InvalidInput(f"{source} has {len(chosen)} texts; calibrating needs at least {_FEWEST_TEXTS}")
+        raise InvalidInput(f"{source} has {len(chosen)} different texts; calibrating needs at least {_FEWEST_TEXTS}")
     if len(chosen) > _MOST_TEXTS:
         say(f"note: the first {_MOST_TEXTS} texts of {source} are used")
     return chosen[:_MOST_TEXTS]

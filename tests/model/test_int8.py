@@ -23,6 +23,7 @@ from embeddaemon.workers.engines.torch_engine import load
 from embeddaemon.workers.engines.torch_engine.int8 import arithmetic, calibration, scales
 from embeddaemon.workers.engines.torch_engine.int8.plan import Accuracy, LayerPlan, Plan, Steps
 from embeddaemon.workers.engines.torch_engine.int8.scales import Calibration, Shape
+from embeddaemon.workers.engines.torch_engine.loading import calibrate
 from tests.support.checkpoints import TinyBert
 from tests.support.embedding import bundled, card_of, cosines
 
@@ -252,8 +253,25 @@ def test_scales_that_make_no_sense_are_not_used_though_their_digest_is_right(
 
 def test_users_texts_are_divided_and_none_is_on_both_sides() -> None:
     prose = calibration.prose_from("mine", [str(number) for number in range(40)])
-    assert len(prose.held_out) == 10
-    assert sorted([*prose.calibrate, *prose.held_out], key=int) == [str(number) for number in range(40)]
+    ours = calibration.own_prose().held_out
+    assert prose.held_out[10:] == ours
+    assert sorted([*prose.calibrate, *prose.held_out[:10]], key=int) == [str(number) for number in range(40)]
+
+
+def test_texts_that_are_all_the_same_are_one_text_and_do_not_measure_themselves() -> None:
+    prose = calibration.prose_from("mine", ["the same"] * 400)
+    assert not prose.calibrate
+    assert prose.held_out == ("the same", *calibration.own_prose().held_out)
+
+
+def test_other_scales_are_another_calibration(model: LoadedModel, tmp_path: Path) -> None:
+    """Who keeps answers keeps them for the facts, and these scales give other vectors."""
+    ours = calibration.own_prose()
+    asked = order(bundled_card(), tmp_path, accept_inaccurate=True)
+    calibrate(asked, calibration.Prose("fewer", ours.calibrate[:40], ours.held_out))
+    other = load(asked)
+    assert model.facts.calibration
+    assert other.facts.calibration not in {"", model.facts.calibration}
 
 
 def test_own_prose_measures_on_texts_that_do_not_calibrate() -> None:

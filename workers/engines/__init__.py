@@ -30,6 +30,8 @@ class EngineFacts:
     parameters: int
     weights_bytes: int
     """Bytes of the weights as they lie in memory now."""
+    calibration: str = ""
+    """What stands for the scales of int8: with others the vectors are others. Empty where there are none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def load(order: LoadOrder) -> LoadedModel:
 def _int8(order: LoadOrder, subject: Subject, facts: EngineFacts) -> TorchModel:
     """Raises UnsupportedModel for another layout, and when too much accuracy is lost."""
     encode = int8_encoder(subject, order.state_folder, accept_inaccurate=order.accept_inaccurate)
-    facts = replace(facts, weights_bytes=encode.weights_bytes)
+    facts = replace(facts, weights_bytes=encode.weights_bytes, calibration=encode.calibration)
     return TorchModel(encode.forward, subject.positions, subject.tokenizer, subject.card, facts)
 
 

@@ -70,8 +70,9 @@ _OWN = ("calibration.txt", "held_out.txt")
 
 
 def prose_from(name: str, texts: Sequence[str]) -> Prose:
-    """The user's texts, every fourth of them held out."""
-    held_out = tuple(texts[::_HELD_OUT_EVERY])
+    """The user's texts, each once, every fourth of them held out together with our own: scales are for any text."""
+    texts = list(dict.fromkeys(texts))
+    held_out = (*texts[::_HELD_OUT_EVERY], *own_prose().held_out)
     return Prose(name, tuple(text for place, text in enumerate(texts) if place % _HELD_OUT_EVERY), held_out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import cast
 
@@ -27,6 +28,8 @@ class Int8Encoder:
     """The 8-bit form of one loaded model. Shares only the norms with it."""
 
     def __init__(self, model: BertLike, plan: Plan) -> None:
+        self.calibration = hashlib.sha256(repr(plan).encode()).hexdigest()[:16]
+        """What stands for the plan."""
         self._heads: int = model.config.num_attention_heads
         self._like = torch.empty(0, dtype=torch.bfloat16 if computes_bfloat16() else torch.float32)
         self._embeddings = _embeddings(model)
