@@ -40,8 +40,8 @@ class Width:
 
     def learn(self, tokens: int, threads: int, seconds: float) -> None:
         """One that was alone all the time took so long."""
-        if threads in self._ways:
-            self._size(tokens).learn(threads, seconds / max(1, tokens))
+        assert threads in self._ways, "a micro-batch was computed as nobody chose: bug"
+        self._size(tokens).learn(threads, seconds / max(1, tokens))
 
     def _size(self, tokens: int) -> _Size:
         return self._sizes.setdefault(bisect_left(_SIZES, tokens), _Size(self._ways))
