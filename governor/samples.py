@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+RAM = "ram"
+"""The device of host memory, and of devices that share it (mps)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -29,3 +32,30 @@ class MemorySample:
     taken_at: float
     free_bytes: int
     limit: Limit
+    device: str = RAM
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """How much time was lost to waiting for memory over the last ten seconds (the kernel's PSI, ``avg10``), in percent.
+
+    ``some`` counts time in which at least one task waited, ``full`` time in which nobody could go on. ``is_ours`` says
+    that it is of our own cgroup; else it is of the whole machine, and others may be the ones who wait.
+    """
+
+    taken_at: float
+    some_percent: float
+    full_percent: float
+    is_ours: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything that one look at the machine found. ``own_bytes`` is private to the supervisor itself, 0 if not known.
+
+    One sample for host memory and one for each other device with a budget; a device that cannot be read has none.
+    """
+
+    samples: tuple[MemorySample, ...]
+    stall: Stall | None = None
+    own_bytes: int = 0

@@ -105,6 +105,8 @@ class Intake:
             self._draining = True
         elif isinstance(message, link.Cancel):
             self._compute.cancel(message.serials)
+        elif isinstance(message, link.Trim):
+            measure.give_back()
         else:
             self._take(message, frames[1:])
 

@@ -26,6 +26,8 @@ EXIT_ORPHANED = 4
 """Exit code of a process that found its parent gone."""
 EXIT_BUG = 5
 """Exit code after an exception that nobody expected; the traceback is in the log."""
+EXIT_OUT_OF_MEMORY = 7
+"""It asked for memory and got none: its hard limit (RLIMIT_DATA) or the system's."""
 EXIT_FORK_FAILED = 6
 """In ``Exited`` with pid 0: the system refused the fork (no memory, too many processes); the child never lived."""
 

@@ -1,9 +1,9 @@
 """Messages between the supervisor and its workers, over one private ipc ROUTER (the supervisor's) and DEALERs (theirs).
 
-A worker has two sockets: *intake* (routing id ``routing_id(worker, incarnation)``) receives ``Dispatch``, ``Cancel``
-and ``Drain`` and sends ``Ready`` (or ``LoadFailed``), ``Heartbeat`` and the answers of requests that never reached the
-model; *compute* only sends ``Result`` and at the end ``Drained``. Every message carries worker and incarnation; the
-supervisor drops what comes from an older life.
+A worker has two sockets: *intake* (routing id ``routing_id(worker, incarnation)``) receives ``Dispatch``, ``Cancel``,
+``Trim`` and ``Drain`` and sends ``Ready`` (or ``LoadFailed``), ``Heartbeat`` and the answers of requests that never
+reached the model; *compute* only sends ``Result`` and at the end ``Drained``. Every message carries worker and
+incarnation; the supervisor drops what comes from an older life.
 
 Frames. ``Dispatch``: header, then for each item the client's own header and body, as they came. ``Result``: header,
 then the frames of the client's answer, ready to be sent on. The others: the header alone.
@@ -61,6 +61,13 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Trim:
+    """Give back all memory that is free inside the process, and say at once in a heartbeat what is left."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The worker can take dispatches. Bytes are measured, private to the process."""
 
@@ -74,6 +81,10 @@ class Ready:
     """How many times this process itself has loaded the model: 0 in a forked worker, 1 in a spawned one."""
     facts: Mapping[str, Any] | None = None
     """Of a worker that loaded for itself, what ``control.TemplateReady.facts`` says; None in a forked one."""
+    peak_bytes: int = 0
+    """The most that was private to the process until now, loading included; 0 when not known."""
+    device_bytes: int = 0
+    """What it holds of its device's own memory, its context included; 0 on the CPU and where memory is unified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +106,15 @@ class Heartbeat:
     progress: int
     busy: bool
     private_bytes: int
-    """0 when not measured this time (measuring takes milliseconds)."""
+    """0 when not measured this time."""
+    peak_bytes: int = 0
+    """The most that was private to the process since the last heartbeat; 0 when not measured."""
+    device_bytes: int = 0
+    """As in ``Ready``."""
+    trims: int = 0
+    """How many ``Trim`` it has obeyed: whether the numbers are from before or after one."""
+    tokens: int = 0
+    """Tokens that it has computed in its life: how much the peaks say about what is still to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +139,7 @@ class Drained:
     incarnation: int
 
 
-ToWorker = Dispatch | Drain | Cancel
+ToWorker = Dispatch | Drain | Cancel | Trim
 FromWorker = Ready | LoadFailed | Heartbeat | Result | Drained
 
 
@@ -141,6 +160,8 @@ def encode_to_worker(message: ToWorker) -> bytes:
             return pack({"type": "drain", "incarnation": message.incarnation})
         case Cancel():
             return pack({"type": "cancel", "incarnation": message.incarnation, "serials": list(message.serials)})
+        case Trim():
+            return pack({"type": "trim", "incarnation": message.incarnation})
         case _:
             assert_never(message)
 
@@ -161,6 +182,8 @@ def decode_to_worker(header: bytes | memoryview) -> ToWorker:
             message = Drain(incarnation=incarnation)
         case "cancel":
             message = Cancel(incarnation=incarnation, serials=fields.integers("serials"))
+        case "trim":
+            message = Trim(incarnation=incarnation)
         case _:
             raise ProtocolError(f"link header: unknown type {kind!r}")
     fields.end()
@@ -186,6 +209,8 @@ def encode_from_worker(message: FromWorker) -> bytes:
                 "threads": message.threads,
                 "loads": message.loads,
                 "facts": None if message.facts is None else dict(message.facts),
+                "peak_bytes": message.peak_bytes,
+                "device_bytes": message.device_bytes,
             }
         case Heartbeat():
             header |= {
@@ -193,6 +218,10 @@ def encode_from_worker(message: FromWorker) -> bytes:
                 "progress": message.progress,
                 "busy": message.busy,
                 "private_bytes": message.private_bytes,
+                "peak_bytes": message.peak_bytes,
+                "device_bytes": message.device_bytes,
+                "trims": message.trims,
+                "tokens": message.tokens,
             }
         case Result():
             header |= {
@@ -238,6 +267,10 @@ def decode_from_worker(header: bytes | memoryview) -> FromWorker:
                 progress=fields.integer("progress"),
                 busy=fields.boolean("busy"),
                 private_bytes=fields.integer("private_bytes"),
+                peak_bytes=fields.integer("peak_bytes"),
+                device_bytes=fields.integer("device_bytes"),
+                trims=fields.integer("trims"),
+                tokens=fields.integer("tokens"),
             )
         case "ready":
             message = Ready(
@@ -248,6 +281,8 @@ def decode_from_worker(header: bytes | memoryview) -> FromWorker:
                 threads=fields.integer("threads"),
                 loads=fields.integer("loads"),
                 facts=fields.mapping_or_none("facts"),
+                peak_bytes=fields.integer("peak_bytes"),
+                device_bytes=fields.integer("device_bytes"),
             )
         case "load_failed":
             message = LoadFailed(worker=worker, incarnation=incarnation, error=fields.mapping("error"))

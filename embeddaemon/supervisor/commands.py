@@ -73,6 +73,32 @@ class SendDrain:
 
 
 @dataclass(frozen=True, slots=True)
+class SendTrim:
+    """Tell a worker to give back the memory that is free inside it."""
+
+    worker: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitMemory:
+    """Set the hard limit of a process that lives: from now on it may grow by so many bytes and no more.
+
+    Sent again when its lease changes. Where the system gives no limit, nothing happens.
+    """
+
+    child: int
+    growth_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeepFootprints:
+    """Write what was learned about footprints into the state folder; ``document`` is the whole file."""
+
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartForkServer:
     """Start the process that imports everything and forks."""
 
@@ -153,6 +179,9 @@ Command = (
     | SendWaiting
     | SendCancel
     | SendDrain
+    | SendTrim
+    | LimitMemory
+    | KeepFootprints
     | StartForkServer
     | StartTemplate
     | StartFetcher

@@ -17,7 +17,7 @@ from embeddaemon.protocol.messages import Cancel, Document, Embed, Hello, Load, 
 from embeddaemon.supervisor import admission, documents
 from embeddaemon.supervisor.arrivals import forked, forker_said, worker_said
 from embeddaemon.supervisor.cache import CACHE, Cache
-from embeddaemon.supervisor.commands import Command, Reply
+from embeddaemon.supervisor.commands import Command, Reply, TakeSample
 from embeddaemon.supervisor.departures import unload
 from embeddaemon.supervisor.endings import child_ended, control_lost, load_failed
 from embeddaemon.supervisor.events import (
@@ -30,10 +30,12 @@ from embeddaemon.supervisor.events import (
     DrainRequested,
     Event,
     ForkerSaid,
+    KernelKilled,
     ProcessEvent,
     RequestMalformed,
     RequestReceived,
     SampleTaken,
+    StallNoticed,
     StartFailed,
     TimePassed,
     WorkerSaid,
@@ -90,7 +92,7 @@ class Supervisor:
         match event:
             case RequestReceived() | RequestMalformed() | ClientGone():
                 self._client_event(event, now)
-            case WorkerSaid() | ForkerSaid() | ControlLost() | ChildReaped() | StartFailed():
+            case WorkerSaid() | ForkerSaid() | ControlLost() | KernelKilled() | ChildReaped() | StartFailed():
                 self._process_event(event, now)
             case TimePassed():
                 self._time_passed(now)
@@ -101,8 +103,11 @@ class Supervisor:
                 load_failed(self._state, self._state.models[event.model], event.error, now)
             case SampleTaken():
                 self._state.governor.measured(CACHE, self._state.cache.used_bytes)
-                self._state.governor.observe(event.sample)
+                for sample in event.observation.samples:
+                    self._state.governor.observe(sample)
                 staff_all(self._state, now)
+            case StallNoticed():
+                self._state.commands.append(TakeSample())
             case DrainRequested():
                 drain_requested(self._state, event.reason, now)
             case _:
@@ -208,6 +213,9 @@ class Supervisor:
             case ControlLost():
                 if (child := state.children.get(event.child)) is not None:
                     control_lost(state, child, now)
+            case KernelKilled():
+                if (child := state.children.get(event.child)) is not None:
+                    child.kernel_kill = event
             case StartFailed():
                 if (child := state.children.get(event.child)) is not None:
                     child.load_error = event.error

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embeddaemon.errors import EmbedDaemonError
-from embeddaemon.governor.samples import MemorySample
+from embeddaemon.governor.samples import Observation
 from embeddaemon.models.card import ModelCard
 from embeddaemon.protocol import control, link
 from embeddaemon.protocol.messages import Request
@@ -103,7 +103,21 @@ class CardFailed:
 class SampleTaken:
     """Memory as it is now."""
 
-    sample: MemorySample
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class StallNoticed:
+    """The kernel says that tasks wait for memory right now: a look at the numbers is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelKilled:
+    """The kernel ended ``child`` for lack of memory; comes before the news of its end."""
+
+    child: int
+    by_hard_limit: bool
+    """For passing its own hard limit; else because the cgroup or the machine as a whole had no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,5 +133,5 @@ class DrainRequested:
 
 
 ClientEvent = RequestReceived | RequestMalformed | ClientGone
-ProcessEvent = WorkerSaid | ForkerSaid | ControlLost | ChildReaped | StartFailed
-Event = ClientEvent | ProcessEvent | CardRead | CardFailed | SampleTaken | TimePassed | DrainRequested
+ProcessEvent = WorkerSaid | ForkerSaid | ControlLost | KernelKilled | ChildReaped | StartFailed
+Event = ClientEvent | ProcessEvent | CardRead | CardFailed | SampleTaken | StallNoticed | TimePassed | DrainRequested

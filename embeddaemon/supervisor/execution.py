@@ -11,6 +11,7 @@ import zmq
 
 from embeddaemon.errors import EmbedDaemonError, FailedLoad
 from embeddaemon.governor.probes import Probe
+from embeddaemon.governor.samples import Observation
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.sources import locate, parse_source
 from embeddaemon.protocol import codec, link, wire
@@ -70,6 +71,11 @@ class Executor:
             case do.SendDrain():
                 routing = link.routing_id(command.worker, command.incarnation)
                 self._send(self._workers, [routing, link.encode_to_worker(link.Drain(command.incarnation))], "drain")
+            case do.SendTrim():
+                routing = link.routing_id(command.worker, command.incarnation)
+                self._send(self._workers, [routing, link.encode_to_worker(link.Trim(command.incarnation))], "trim")
+            case do.LimitMemory() | do.KeepFootprints():
+                raise AssertionError("not yet")
             case do.Log():
                 level = logging.getLevelNamesMapping()[command.level.upper()]
                 log.log(level, fields(command.event, **command.fields))
@@ -124,7 +130,7 @@ class Executor:
     def _sample(self) -> Event | None:
         """Memory now; nothing when it cannot be read (out of descriptors): the ledger speaks alone then."""
         try:
-            return SampleTaken(self._probe.sample(time.monotonic()))
+            return SampleTaken(Observation((self._probe.sample(time.monotonic()),)))
         except OSError as error:
             log.warning(fields("no_sample", error=str(error)))
             return None

@@ -16,6 +16,7 @@ from embeddaemon.models.spec import ModelSpec
 from embeddaemon.supervisor.cache import Cache, fingerprint
 from embeddaemon.supervisor.commands import Command, Log
 from embeddaemon.supervisor.dispatch import OpenRequest, Queue
+from embeddaemon.supervisor.events import KernelKilled
 from embeddaemon.supervisor.lifecycle import COMING, SERVING, DeathClass, Worker
 from embeddaemon.supervisor.pace import Pace
 from embeddaemon.supervisor.timers import Timers
@@ -75,6 +76,8 @@ class Child:
     ending_at: float | None = None
     """Since when we are."""
     load_error: EmbedDaemonError | None = None
+    kernel_kill: KernelKilled | None = None
+    """The kernel ended it for lack of memory."""
 
     @property
     def is_lost(self) -> bool:

@@ -9,7 +9,7 @@ from embeddaemon.config.settings import Settings
 from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.budget import MIB, Budget
 from embeddaemon.governor.core import FORK_SERVER, Governor
-from embeddaemon.governor.samples import Limit, MemorySample
+from embeddaemon.governor.samples import Limit, MemorySample, Observation
 from embeddaemon.models.spec import ModelSpec, WorkerBounds
 from embeddaemon.protocol import codec, link
 from embeddaemon.protocol.messages import Cancel, Document, Embed, ErrorAnswer, Lane, Load, Request, Unload, Waiting
@@ -115,7 +115,8 @@ class Story:
                 case do.Forward():
                     self.answers.setdefault(self._forwarded_to(command), []).append(command)
                 case do.TakeSample():
-                    self.tell(SampleTaken(MemorySample(self.now, self.free_bytes, LIMIT)))
+                    sample = MemorySample(self.now, self.free_bytes, LIMIT)
+                    self.tell(SampleTaken(Observation((sample,))))
                 case do.ReadCard(spec=each):
                     error = self.card_errors.get(each.name)
                     self.tell(card_read(each.name) if error is None else CardFailed(each.name, error))
