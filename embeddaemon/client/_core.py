@@ -74,6 +74,8 @@ class ClientCore:
         self._quiet_since = -math.inf
         """When it last did, or when it first had something to answer after that."""
         self._pinged_at = -math.inf
+        self._why: str | None = None
+        """What the daemon last said that our pieces wait for."""
 
     def submit(self, call: Call, piece: Piece, now: float) -> list[Action]:
         """Take a piece; its outcome will be delivered to the call, in any case."""
@@ -149,6 +151,7 @@ class ClientCore:
             self.strays += 1
             return []
         if isinstance(answer, Waiting):
+            self._why = answer.why
             return []
         if answer.id in self._hellos or (answer.id == 0 and self.phase is Phase.GREETING):
             return self._greeted(answer, behind, now)
@@ -225,6 +228,7 @@ class ClientCore:
             flight.id = 0
         self._sent.clear()
         self._hellos.clear()
+        self._why = None
 
     def _closed(self) -> list[Action]:
         self._forget_sent()
@@ -296,6 +300,7 @@ class ClientCore:
         self._sent.pop(flight.id, None)
         if not self._flights:
             self._due = math.inf
+            self._why = None
 
     def _withdraw(self, flights: Sequence[_Flight]) -> list[Action]:
         """Tell the daemon which of its requests nobody waits for. Best effort: what it answers is not waited for."""
@@ -325,4 +330,6 @@ class ClientCore:
                 return faults.mute(self._endpoint)
             case _:
                 quiet_seconds = max(now - max(self._quiet_since, flight.submitted_at), 0.0)
-                return faults.expired(self._endpoint, waited_seconds=waited_seconds, quiet_seconds=quiet_seconds)
+                return faults.expired(
+                    self._endpoint, waited_seconds=waited_seconds, quiet_seconds=quiet_seconds, why=self._why
+                )

@@ -28,13 +28,13 @@ def mute(endpoint: str) -> DaemonUnreachable:
     )
 
 
-def expired(endpoint: str, *, waited_seconds: float, quiet_seconds: float) -> Expired:
-    """The daemon lives, and the deadline passed."""
-    return Expired(
-        f"no answer within {waited_seconds:.3g} s from {endpoint}, silent for {quiet_seconds:.3g} s: "
-        "give more time with timeout=, or less work",
-        details={"waited_seconds": round(waited_seconds, 3)},
-    )
+def expired(endpoint: str, *, waited_seconds: float, quiet_seconds: float, why: str | None) -> Expired:
+    """The daemon lives, and the deadline passed; ``why`` is what it last said that requests wait for."""
+    details: dict[str, Detail] = {"waited_seconds": round(waited_seconds, 3)}
+    no_answer = f"no answer within {waited_seconds:.3g} s from {endpoint}, silent for {quiet_seconds:.3g} s"
+    if why is not None:
+        return Expired(f"{no_answer}; the daemon said: {why}", details=details | {"why": why})
+    return Expired(f"{no_answer}: give more time with timeout=, or less work", details=details)
 
 
 def server_of(answer: Answer, behind: Sequence[bytes | memoryview]) -> ServerInfo:

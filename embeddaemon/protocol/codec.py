@@ -168,7 +168,7 @@ def encode_answer(answer: Answer | Waiting) -> bytes:
         case Document():
             return pack({"id": answer.id, "ok": True})
         case Waiting():
-            return pack({"id": 0, "ok": True, "waiting": answer.requests})
+            return pack({"id": 0, "ok": True, "waiting": answer.requests, **_given(why=answer.why)})
         case ErrorAnswer():
             error = {
                 "code": answer.code,
@@ -212,7 +212,7 @@ def decode_answer(header: bytes | memoryview) -> Answer | Waiting:
     if "dim" in values:
         return Vectors(id=id_, dim=fields.integer("dim"), dtype=fields.text("dtype"), **_decode_good(fields))
     if "waiting" in values:
-        return Waiting(fields.integer("waiting"))
+        return Waiting(fields.integer("waiting"), fields.text_or_none("why"))
     if "count" in values:
         return Tokens(id=id_, **_decode_good(fields))
     return Document(id=id_)

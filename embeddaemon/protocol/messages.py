@@ -185,6 +185,8 @@ class Waiting:
 
     requests: int
     """Of this client that have not ended."""
+    why: str | None = None
+    """Of the one that waits longest for a model, for a person; None: they wait for their turn or their answer."""
 
 
 Answer = Vectors | Tokens | Document | ErrorAnswer

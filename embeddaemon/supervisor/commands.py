@@ -49,10 +49,11 @@ class SendDispatch:
 
 @dataclass(frozen=True, slots=True)
 class SendWaiting:
-    """Tell a client that its requests wait. That nobody is there any more is learned by it."""
+    """Tell a client that its requests wait, and why. That nobody is there any more is learned by it."""
 
     client: bytes
     requests: int
+    why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class Executor:
                     frames.append(codec.encode_document(command.document or {}))
                 return self._answer(frames)
             case do.SendWaiting():
-                return self._answer([command.client, codec.encode_answer(Waiting(command.requests))])
+                return self._answer([command.client, codec.encode_answer(Waiting(command.requests, command.why))])
             case do.SendCancel():
                 routing = link.routing_id(command.worker, command.incarnation)
                 self._send(

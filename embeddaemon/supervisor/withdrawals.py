@@ -6,14 +6,15 @@ What waits is dropped, and workers are told to drop what they hold. Each request
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
 
 from embeddaemon.errors import Cancelled
 from embeddaemon.protocol.codec import error_answer
 from embeddaemon.supervisor.commands import Reply, SendCancel, SendWaiting
 from embeddaemon.supervisor.dispatch import OpenRequest
 from embeddaemon.supervisor.requests import close, end_with_error
-from embeddaemon.supervisor.state import State, Waiter
+from embeddaemon.supervisor.state import ModelState, State, Waiter
 
 ASK_AFTER_SECONDS = 1.0
 """A client whose requests are open for so long gets a sign of life, as often: if it has gone, sending it tells us."""
@@ -47,13 +48,46 @@ def client_gone(state: State, client: bytes) -> None:
 
 
 def ask_who_is_there(state: State, now: float) -> None:
-    """Send every client that waits long a sign of life."""
+    """Send every client that waits long a sign of life, with the reason of the one that waits longest for a model."""
     if now - state.asked_who_is_there_at < ASK_AFTER_SECONDS:
         return
     state.asked_who_is_there_at = now
-    open_requests = Counter(entry.client for entry in state.open.values())
-    waiting_long = {entry.client for entry in state.open.values() if now - entry.received_at >= ASK_AFTER_SECONDS}
-    state.commands += [SendWaiting(client, open_requests[client]) for client in sorted(waiting_long)]
+    open_requests: Counter[bytes] = Counter()
+    reasons: dict[bytes, str | None] = {}
+    for wait in sorted(_waits(state), key=lambda each: each.since):
+        open_requests[wait.client] += 1
+        if now - wait.since >= ASK_AFTER_SECONDS:
+            reasons[wait.client] = reasons.get(wait.client) or _why(state.models[wait.model], now)
+    state.commands += [SendWaiting(client, open_requests[client], why) for client, why in sorted(reasons.items())]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    since: float
+    client: bytes
+    model: str
+
+
+def _waits(state: State) -> Iterator[_Wait]:
+    """Everything that a client waits for: answers, loads and unloads."""
+    for entry in state.open.values():
+        yield _Wait(entry.received_at, entry.client, entry.model)
+    for model in state.models.values():
+        for waiter in (*model.load_waiters, *model.unload_waiters):
+            yield _Wait(waiter.since, waiter.client, model.name)
+
+
+def _why(model: ModelState, now: float) -> str | None:
+    """Why nobody computes for a model; None where somebody does."""
+    if model.is_unloading:
+        return f"model {model.name!r} is being unloaded"
+    if model.serving:
+        return None
+    if model.waiting is not None:
+        return f"model {model.name!r} waits for memory: {model.waiting.text()}"
+    if now < model.retry_at and model.error is not None:
+        return f"model {model.name!r} is started again in {model.retry_at - now:.1f} s: {model.error}"
+    return f"loading {model.name}"
 
 
 def _tell_workers(state: State, entries: Iterable[OpenRequest]) -> None:

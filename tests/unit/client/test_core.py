@@ -373,6 +373,37 @@ def test_sign_of_life_is_no_answer_and_saves_a_ping() -> None:
     assert driver.after(0.9).tick() == []
 
 
+def test_call_that_times_out_repeats_what_the_daemon_said_it_waits_for() -> None:
+    call = Call(wait_seconds=5)
+    driver = ready(call)
+    driver.kinds(driver.core.received([codec.encode_answer(Waiting(1, "loading mini"))], driver.now))
+    driver.after(5 + PATIENCE.late).tick()
+    with pytest.raises(Expired, match=r"no answer within 5 s .*; the daemon said: loading mini$") as caught:
+        call.take()
+    assert caught.value.details["why"] == "loading mini"
+
+
+def test_reason_that_the_daemon_takes_back_is_not_repeated() -> None:
+    call = Call(wait_seconds=5)
+    driver = ready(call)
+    for why in ("loading mini", None):
+        driver.kinds(driver.core.received([codec.encode_answer(Waiting(1, why))], driver.now))
+    driver.after(5 + PATIENCE.late).tick()
+    with pytest.raises(Expired, match="give more time"):
+        call.take()
+
+
+def test_reason_of_a_call_that_has_ended_is_not_that_of_the_next() -> None:
+    first, second = Call(wait_seconds=5), Call(wait_seconds=5)
+    driver = ready(first)
+    driver.kinds(driver.core.received([codec.encode_answer(Waiting(1, "loading mini"))], driver.now))
+    driver.answer_last()
+    driver.submit(second)
+    driver.after(5 + PATIENCE.late).tick()
+    with pytest.raises(Expired, match="give more time"):
+        second.take()
+
+
 def test_connection_that_nobody_waits_for_any_more_is_closed() -> None:
     driver, call = Driver(), Call(wait_seconds=30)
     driver.submit(call)

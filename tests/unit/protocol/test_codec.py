@@ -40,6 +40,7 @@ from embeddaemon.protocol.messages import (
     Tokens,
     Unload,
     Vectors,
+    Waiting,
 )
 
 LIMITS = Limits(max_texts=4, max_text_bytes=10, max_body_bytes=64, max_ids=3)
@@ -191,6 +192,11 @@ def test_surrogate_that_was_smuggled_in_is_refused() -> None:
 )
 def test_answer_comes_back_as_it_was(answer: Answer) -> None:
     assert codec.decode_answer(codec.encode_answer(answer)) == answer
+
+
+@pytest.mark.parametrize("waiting", [Waiting(3), Waiting(3, "loading mini")])
+def test_sign_of_life_comes_back_as_it_was(waiting: Waiting) -> None:
+    assert codec.decode_answer(codec.encode_answer(waiting)) == waiting
 
 
 def test_field_that_a_newer_daemon_adds_is_passed_over() -> None:

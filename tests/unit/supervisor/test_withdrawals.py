@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol.messages import Cancel, Document, Lane
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.events import ClientGone
@@ -102,13 +103,60 @@ def test_who_waits_long_gets_a_sign_of_life_every_second_and_is_dropped_when_it_
     story.ask()
     story.ask()
     story.pass_time(3 * ASK_AFTER_SECONDS + 0.5)
-    assert set(story.signs_of_life) == {do.SendWaiting(CLIENT, 2)}
+    assert set(story.signs_of_life) == {do.SendWaiting(CLIENT, 2, "loading mini")}
     assert 2 <= len(story.signs_of_life) <= 3
     story.leave()
     story.pass_time(2 * ASK_AFTER_SECONDS)
     assert not story.state.open
     assert not story.model().queue
     assert story.state.counts["cancelled"] == 2
+
+
+def test_sign_of_life_says_for_how_much_memory_a_model_waits() -> None:
+    story = Story()
+    story.free_bytes = 100 * MIB
+    story.ask()
+    story.pass_time(ASK_AFTER_SECONDS + 0.5)
+    why = story.signs_of_life[-1].why
+    waiting = story.model().waiting
+    assert waiting is not None
+    assert why == f"model 'mini' waits for memory: {waiting.text()}"
+
+
+def test_sign_of_life_to_who_waits_for_a_worker_gives_no_reason() -> None:
+    story = ready_story()
+    story.ask()
+    story.pass_time(ASK_AFTER_SECONDS + 0.5)
+    assert set(story.signs_of_life) == {do.SendWaiting(CLIENT, 1)}
+
+
+def test_sign_of_life_says_why_a_model_that_failed_is_not_started_yet() -> None:
+    story = Story()
+    story.ask()
+    while story.model().retry_at - story.now < 2 * ASK_AFTER_SECONDS:
+        story.pass_time(max(0.0, story.model().retry_at - story.now) + 0.5)
+        template = story.run_until_ordered(ChildKind.TEMPLATE)
+        story.step("fork", template.child)
+        story.kill(template)
+        while story.model().template == template.child:
+            step = story.world.steps()[0]
+            story.step(step.what, step.child)
+    story.pass_time(ASK_AFTER_SECONDS)
+    why = story.signs_of_life[-1].why
+    assert why is not None
+    assert why.startswith("model 'mini' is started again in ")
+    assert "SIGKILL" in why
+
+
+def test_load_that_takes_long_gets_signs_of_life_too() -> None:
+    story = Story()
+    load = story.load()
+    story.pass_time(ASK_AFTER_SECONDS + 0.5)
+    assert set(story.signs_of_life) == {do.SendWaiting(CLIENT, 1, "loading mini")}
+    story.leave()
+    story.pass_time(2 * ASK_AFTER_SECONDS)
+    assert story.model().load_waiters == []
+    assert story.outcome(load) == "open"
 
 
 def test_who_waits_for_a_moment_only_is_not_disturbed() -> None:
