@@ -13,10 +13,10 @@ import click
 from embeddaemon.cli.console import put, put_json, say
 from embeddaemon.config import report
 from embeddaemon.config.flags import Flags
-from embeddaemon.config.given import dotted
-from embeddaemon.config.loading import Loaded, load
-from embeddaemon.config.settings import Settings
+from embeddaemon.config.given import dotted, mistake
+from embeddaemon.config.loading import Loaded, check_precision, load
 from embeddaemon.errors import ConfigError, FailedLoad
+from embeddaemon.governor.budget import Budget, format_bytes
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.sources import SourceKind, locate, parse_source
@@ -41,7 +41,7 @@ def config_check(*, config_file: Path | None) -> None:
     """
     loaded = _load(config_file)
     cards = {spec.name: _card(spec) for spec in loaded.settings.models}
-    _check_estimates(loaded.settings, {name: card for name, card in cards.items() if card is not None})
+    _check_against_machine(loaded, {name: card for name, card in cards.items() if card is not None})
     for variable in loaded.ignored:
         say(f"note: {variable} is not one of ours and is passed over")
     files = ", ".join(str(path) for path in loaded.files) or "no file"
@@ -75,8 +75,8 @@ def _card(spec: ModelSpec) -> ModelCard | None:
         raise ConfigError(f"models.{spec.name}: {error.message}", cause=error.cause) from error
 
 
-def _check_estimates(settings: Settings, cards: Mapping[str, ModelCard]) -> None:
-    """Raises ConfigError where a declared estimate cannot hold its model, as ``serve`` would."""
+def _check_against_machine(loaded: Loaded, cards: Mapping[str, ModelCard]) -> None:
+    """Raises ConfigError for what cannot hold on this machine: budget, cache, precisions, declared estimates."""
     if importlib.util.find_spec("psutil") is None:  # a client's install, which cannot serve
         return
     # Here and not above: `config show` and a client's install need no supervisor.
@@ -87,7 +87,21 @@ def _check_estimates(settings: Settings, cards: Mapping[str, ModelCard]) -> None
     from embeddaemon.supervisor.events import CardRead  # noqa: PLC0415
     from embeddaemon.supervisor.machine import this_machine  # noqa: PLC0415
 
+    settings, machine = loaded.settings, this_machine()
     budget = budget_from(settings.memory_budget, probe_for_this_machine().limit(), settings.memory_reserve)
-    supervisor = Supervisor(settings, this_machine(), Governor(budget), random.random)
+    _check_cache(loaded, budget)
+    for spec in settings.models:
+        check_precision(spec, machine.device if spec.device == "auto" else spec.device, loaded.given)
+    supervisor = Supervisor(settings, machine, Governor(budget), random.random)
     for name, card in cards.items():
         supervisor.learn_card(CardRead(name, card))
+
+
+def _check_cache(loaded: Loaded, budget: Budget) -> None:
+    key = ("daemon", "cache_size")
+    if loaded.settings.cache_bytes > budget.leasable_bytes:
+        reason = (
+            f"does not fit: at most {format_bytes(budget.leasable_bytes)} can be leased of a memory budget of "
+            f"{format_bytes(budget.bytes)} ({budget.source})"
+        )
+        raise mistake(key, loaded.given[key], reason)

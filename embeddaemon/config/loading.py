@@ -26,18 +26,26 @@ from embeddaemon.models.spec import ModelSpec
 from embeddaemon.protocol.endpoints import user_socket
 from embeddaemon.protocol.limits import Limits
 
+_ON_CPU = ("auto", "bfloat16", "float32", "int8")
+_ON_ACCELERATORS = ("auto", "bfloat16", "float16", "float32")
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """Settings and their story."""
 
     settings: Settings
-    origins: Mapping[Key, str]
-    """Where each value that somebody wrote came from; what is missing is a default."""
+    given: Mapping[Key, Given]
+    """What somebody wrote, and where; what is missing is a default."""
     files: tuple[Path, ...]
     """The files that were read, in order; later ones go before earlier ones."""
     ignored: tuple[str, ...]
     """Variables that begin like ours and mean nothing to us."""
+
+    @property
+    def origins(self) -> Mapping[Key, str]:
+        """Where each value that somebody wrote came from."""
+        return {key: one.origin for key, one in self.given.items()}
 
 
 def load_settings(*, config_file: Path | None, environment: Mapping[str, str], flags: Flags) -> Settings:
@@ -65,12 +73,7 @@ def load(
     given |= from_environment.values
     given |= flags.as_given(folder)
     settings = _settings(given, environment, os.getuid() if uid is None else uid)
-    return Loaded(
-        settings,
-        {key: one.origin for key, one in given.items()},
-        tuple(files),
-        from_environment.ignored,
-    )
+    return Loaded(settings, given, tuple(files), from_environment.ignored)
 
 
 def _read_files(
@@ -158,6 +161,8 @@ def _model(name: str, given: Mapping[Key, Given], home: str | None) -> ModelSpec
         raise mistake((*prefix, "source"), source, str(error)) from None
     spec = ModelSpec(name=name, **values)
     _check_task(spec, given)
+    if spec.device != "auto":
+        check_precision(spec, spec.device, given)
     return spec
 
 
@@ -166,6 +171,16 @@ def _check_task(spec: ModelSpec, given: Mapping[Key, Given]) -> None:
     if spec.default_task is not None and spec.prompts is not None and spec.default_task not in spec.prompts:
         known = ", ".join(sorted(spec.prompts)) or "none"
         raise mistake(key, given[key], f"is not a task of this model's prompts; known are {known}")
+
+
+def check_precision(spec: ModelSpec, device: str, given: Mapping[Key, Given]) -> None:
+    """Raises ConfigError for a precision that nothing computes on ``device``: the model's own, or what ``auto`` is."""
+    served = _ON_CPU if device == "cpu" else _ON_ACCELERATORS
+    if spec.precision in served:
+        return
+    key = ("models", spec.name, "precision")
+    where = device if spec.device == device else f"{device}, which is device {spec.device!r} here"
+    raise mistake(key, given[key], f"is not computed on {where}; allowed there are {', '.join(served)}")
 
 
 def _check_together(settings: Settings, given: Mapping[Key, Given]) -> None:

@@ -203,6 +203,25 @@ def test_config_check_refuses_an_estimate_that_cannot_hold_the_model(tmp_path: P
     assert "cannot hold the model" in result.stderr
 
 
+def test_config_check_refuses_a_cache_that_does_not_fit_the_budget_and_repeats_what_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "e.toml"
+    file.write_text('[daemon]\nmemory_budget = "600MiB"\ncache_size = "900MB"\n')
+    result = run("config", "check", "--config", str(file))
+    assert result.exit_code == Exit.USAGE
+    assert f"{file}: daemon.cache_size = '900MB': does not fit" in result.stderr
+    assert "540 MiB can be leased of a memory budget of 600 MiB" in result.stderr
+
+
+def test_config_check_refuses_eight_bits_where_auto_is_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embeddaemon.supervisor.machine.default_device", lambda: "cuda")
+    folder = TinyBert().write(tmp_path / "model")
+    file = tmp_path / "e.toml"
+    file.write_text(f'[models.mini]\nsource = "path:{folder}"\nprecision = "int8"\n')
+    result = run("config", "check", "--config", str(file))
+    assert result.exit_code == Exit.USAGE
+    assert "models.mini.precision = 'int8': is not computed on cuda, which is device 'auto' here" in result.stderr
+
+
 def test_config_check_of_the_defaults_is_right() -> None:
     result = run("config", "check")
     assert result.exit_code == 0

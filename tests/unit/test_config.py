@@ -204,6 +204,8 @@ def test_keep_alive_is_read_as_ollama_reads_it(tmp_path: Path, written: str, sec
         (f"{MINI}keep_alive = true", ["True", "-1 for ever"]),
         (f"{MINI}device = 'gpu'", ["'gpu'", "cuda:N"]),
         (f"{MINI}precision = 'int4'", ["'int4'", "bfloat16"]),
+        (f"{MINI}precision = 'int8'\ndevice = 'cuda'", ["precision = 'int8'", "not computed on cuda", "float16"]),
+        (f"{MINI}precision = 'float16'\ndevice = 'cpu'", ["precision = 'float16'", "not computed on cpu", "int8"]),
         (f"{MINI}workers = 0", ["models.mini.workers = 0", "{ min = 1, max = 4 }"]),
         (f"{MINI}workers = {{ min = 3, max = 2 }}", ["max must be at least min"]),
         (f"{MINI}workers = {{ mni = 3 }}", ["unknown key 'mni'", "did you mean 'min'?"]),
