@@ -35,6 +35,8 @@ class ModelCard:
     weights_files: tuple[str, ...] = ()
     """Names within the folder. The transformer's other files (config.json, tokenizer) lie beside the first."""
     weights_bytes: int = 0
+    weights_digest: str = ""
+    """Of the tensors' names, dtypes and shapes: memory follows from those, so fine-tuned siblings have the same."""
     parameters: int = 0
     hidden: int = 0
     intermediate: int = 0

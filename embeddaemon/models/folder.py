@@ -17,7 +17,7 @@ from embeddaemon.models.pipeline import Pipeline, read_pipeline
 from embeddaemon.models.sources import Source, SourceKind, package_version, parse_source
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.models.table import known, pinned_sha256
-from embeddaemon.models.weights import WeightsHeader, find_weights, read_headers
+from embeddaemon.models.weights import WeightsHeader, find_weights, headers_digest, read_headers
 
 _COUNT_FROM_PAD = ("roberta", "xlm-roberta", "camembert")
 """Families whose positions begin behind the padding token's id, which takes as many from what a text can have."""
@@ -64,6 +64,7 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
         dimensions=_dimensions(spec, dim),
         weights_files=tuple(str(within / name) for name in weights_files),
         weights_bytes=sum(header.file_bytes for header in headers),
+        weights_digest=headers_digest(headers),
         parameters=sum(header.parameters for header in headers),
         hidden=config.size("hidden_size"),
         intermediate=config.size("intermediate_size"),

@@ -68,6 +68,7 @@ def card_from_map(values: Mapping[str, Any]) -> ModelCard:
         dimensions=fields.integers("dimensions"),
         weights_files=fields.texts("weights_files"),
         weights_bytes=fields.integer("weights_bytes"),
+        weights_digest=fields.text("weights_digest"),
         parameters=fields.integer("parameters"),
         hidden=fields.integer("hidden"),
         intermediate=fields.integer("intermediate"),

@@ -7,6 +7,7 @@ reason. Reading the tensors themselves is in workers/checkpoint.py.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -102,6 +103,12 @@ def read_header(path: Path) -> WeightsHeader:
             return header_of(file, str(path))
     except OSError as error:
         raise CorruptModel(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def headers_digest(headers: tuple[WeightsHeader, ...]) -> str:
+    """SHA-256, as hex, of the tensors' names, dtypes and shapes in their order, whatever their values are."""
+    tensors = [[entry.name, entry.dtype, entry.shape] for header in headers for entry in header.tensors]
+    return hashlib.sha256(json.dumps(tensors).encode()).hexdigest()
 
 
 def header_of(file: BinaryIO, path: str) -> WeightsHeader:

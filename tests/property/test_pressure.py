@@ -88,14 +88,15 @@ class PressureStory(RuleBasedStateMachine):
     @invariant()
     def leases_are_blocked_for_a_reason_and_not_for_ever(self) -> None:
         is_blocked = self.pressure.blocks_leases(self.now)
-        assert not is_blocked or self.pressure.level > Level.NORMAL
-        if self.pressure.level is Level.NORMAL or self.left < KEEP_LEFT[Level.HIGH]:
+        is_normal = self.pressure.level == Level.NORMAL
+        assert not (is_blocked and is_normal)
+        if is_normal or self.left < KEEP_LEFT[Level.HIGH]:
             self.blocked_alone_since, self.pause_is_over = None, False
         elif is_blocked:
             assert not self.pause_is_over, "the same stalls blocked again"
             self.blocked_alone_since = self.now if self.blocked_alone_since is None else self.blocked_alone_since
             assert self.now - self.blocked_alone_since < MAX_PAUSE_SECONDS
-        elif self.pressure.level is not Level.NORMAL:
+        else:
             self.pause_is_over = True
 
     @invariant()

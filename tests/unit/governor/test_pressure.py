@@ -72,12 +72,15 @@ def test_stall_is_left_only_at_half_of_what_entered_it() -> None:
 
 def test_stall_of_the_whole_machine_counts_only_while_the_machine_is_short_too() -> None:
     pressure = Pressure()
-    thrashing = {"some": 90.0, "full": 80.0, "is_ours": False}
-    assert observe(pressure, 0.0, free=2 * GIB, **thrashing) is Level.NORMAL
-    assert observe(pressure, 1.0, free=2 * GIB - 1, **thrashing) is Level.CRITICAL
-    assert observe(pressure, 2.0, free=5 * GIB // 2, **thrashing) is Level.CRITICAL
-    assert observe(pressure, 3.0, free=3 * GIB, **thrashing) is Level.NORMAL
-    assert observe(pressure, 4.0, free=3 * GIB, **(thrashing | {"is_ours": True})) is Level.CRITICAL
+
+    def level(now: float, free: int, *, is_ours: bool = False) -> Level:
+        return observe(pressure, now, free=free, some=90.0, full=80.0, is_ours=is_ours)
+
+    assert level(0.0, 2 * GIB) is Level.NORMAL
+    assert level(1.0, 2 * GIB - 1) is Level.CRITICAL
+    assert level(2.0, 5 * GIB // 2) is Level.CRITICAL
+    assert level(3.0, 3 * GIB) is Level.NORMAL
+    assert level(4.0, 3 * GIB, is_ours=True) is Level.CRITICAL
 
 
 def test_stalls_alone_block_leases_for_so_long_and_no_longer() -> None:

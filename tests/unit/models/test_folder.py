@@ -32,6 +32,14 @@ def test_card_says_what_the_folder_says(tmp_path: Path) -> None:
     assert read.parameters == sum(tensor.size for tensor in TinyBert().tensors().values())
 
 
+def test_fine_tuned_siblings_have_the_same_weights_digest_and_other_shapes_another(tmp_path: Path) -> None:
+    one = card(TinyBert(seed=1).write(tmp_path / "one"))
+    sibling = card(TinyBert(seed=2).write(tmp_path / "sibling"))
+    other = card(TinyBert(layers=3).write(tmp_path / "other"))
+    assert one.weights_digest == sibling.weights_digest != other.weights_digest
+    assert len(one.weights_digest) == 64
+
+
 def test_card_survives_its_travel(tmp_path: Path) -> None:
     read = card(TinyBert(pooling={"pooling_mode": ["cls", "max"]}).write(tmp_path), dimensions=(16,))
     order = LoadOrder(card=read, device="cpu", precision="auto", token_budget=8, limits=Limits())

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from embeddaemon.errors import CorruptModel
-from embeddaemon.models.weights import MAX_HEADER_BYTES, WeightsHeader, find_weights, read_header, read_headers
+from embeddaemon.models.weights import (
+    MAX_HEADER_BYTES,
+    WeightsHeader,
+    find_weights,
+    headers_digest,
+    read_header,
+    read_headers,
+)
 from tests.support.checkpoints import Tensors, save_weights, write_json
 
 
@@ -37,6 +44,22 @@ def test_file_of_the_library_is_read(tmp_path: Path) -> None:
     assert {found.name: found.shape for found in header.tensors} == {"a": (4,), "b": (2, 3), "c": (2,)}
     assert header.parameters == 8
     assert header.file_bytes == (tmp_path / "x").stat().st_size
+
+
+def test_digest_is_of_names_dtypes_and_shapes_and_not_of_values(tmp_path: Path) -> None:
+    def digest(tensors: Tensors) -> str:
+        save_weights(tmp_path / "x", tensors)
+        return headers_digest((read_header(tmp_path / "x"),))
+
+    one = digest({"a": np.zeros((2, 3), dtype=np.float32), "b": np.zeros(4, dtype=np.float32)})
+    assert digest({"a": np.ones((2, 3), dtype=np.float32), "b": np.ones(4, dtype=np.float32)}) == one
+    others = [
+        digest({"a": np.zeros((3, 2), dtype=np.float32), "b": np.zeros(4, dtype=np.float32)}),
+        digest({"a": np.zeros((2, 3), dtype=np.int32), "b": np.zeros(4, dtype=np.float32)}),
+        digest({"c": np.zeros((2, 3), dtype=np.float32), "b": np.zeros(4, dtype=np.float32)}),
+        digest({"a": np.zeros((2, 3), dtype=np.float32)}),
+    ]
+    assert len({one, *others}) == 5
 
 
 def test_no_tensors_are_allowed(tmp_path: Path) -> None:
