@@ -22,6 +22,8 @@ from embeddaemon.config.hardware import CPUINFO, computes_bfloat16, processor_fl
 from embeddaemon.config.loading import load
 from embeddaemon.errors import ConfigError, DaemonUnreachable, EmbedDaemonError
 from embeddaemon.governor.budget import format_bytes
+from embeddaemon.governor.probes import Probe, probe_for_this_machine
+from embeddaemon.governor.samples import Limit, Stall
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.sources import locate, parse_source
 from embeddaemon.models.table import default_spec
@@ -93,20 +95,29 @@ def cores() -> Finding:
     return Finding("cores", State.GOOD, f"{usable} usable of {os.cpu_count()}")
 
 
-def memory() -> Finding:
-    """The limit on memory that really holds, and what is free below it."""
+def memory(probe: Probe | None = None) -> Finding:
+    """The limit on memory that really holds, what is free below it, and whether the kernel tells of stalls."""
+    probe = probe or probe_for_this_machine()
     try:
-        # Here and not above: psutil, which some machines need for it, is of the daemon's install.
-        from embeddaemon.governor.probes import probe_for_this_machine  # noqa: PLC0415
-
-        probe = probe_for_this_machine()
-        limit, sample = probe.limit(), probe.sample(time.monotonic())
+        limit, observation = probe.limit(), probe.observe(time.monotonic())
     except ImportError as error:
         return Finding("memory", State.NOTE, f"cannot be measured: {error}", "pip install 'embeddaemon[daemon]'")
-    found = f"limit {format_bytes(limit.bytes)} ({limit.source}), {format_bytes(sample.free_bytes)} free"
-    if sample.free_bytes < _LITTLE_MEMORY_BYTES:
+    free_bytes, stalls = observation.samples[0].free_bytes, _stalls(probe, observation.stall)
+    found = f"limit {format_bytes(limit.bytes)} ({limit.source}), {format_bytes(free_bytes)} free, {stalls}"
+    if free_bytes < _LITTLE_MEMORY_BYTES:
         return Finding("memory", State.NOTE, found, "a worker of the bundled model needs about 0.5 GiB")
     return Finding("memory", State.GOOD, found)
+
+
+def _stalls(probe: Probe, stall: Stall | None) -> str:
+    """How the daemon learns that processes wait for memory."""
+    if stall is None:
+        return "stalls are not told by this kernel"
+    trigger = probe.stall_trigger()
+    if trigger is not None:
+        os.close(trigger)
+    whose = "this cgroup" if stall.is_ours else "the machine"
+    return f"stalls of {whose} are told {'once a second' if trigger is None else 'at once'}"
 
 
 def descriptors() -> Finding:
@@ -140,14 +151,25 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def devices() -> Finding:
+def devices(probe: Probe | None = None, device_files: Path = Path("/dev")) -> Finding:
     """What models can compute on. Looks at the system, not at torch: importing it here would take seconds."""
-    cards = sorted(Path("/dev").glob("nvidia[0-9]*"))
-    if cards:
-        return Finding("devices", State.GOOD, f"cpu, {len(cards)} NVIDIA device(s)")
+    probe = probe or probe_for_this_machine()
+    limits = probe.device_limits()
+    if limits:
+        free_bytes = {sample.device: sample.free_bytes for sample in probe.observe(time.monotonic()).samples}
+        cards = [_card(device, limit, free_bytes.get(device)) for device, limit in limits.items()]
+        return Finding("devices", State.GOOD, "; ".join(["cpu", *cards]))
+    if count := len(sorted(device_files.glob("nvidia[0-9]*"))):
+        remedy = "pip install 'embeddaemon[cuda]'; also look at CUDA_VISIBLE_DEVICES and at what nvidia-smi says"
+        return Finding("devices", State.NOTE, f"cpu; {count} NVIDIA device(s), their memory cannot be measured", remedy)
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return Finding("devices", State.GOOD, "cpu, mps")
     return Finding("devices", State.GOOD, "cpu")
+
+
+def _card(device: str, limit: Limit, free_bytes: int | None) -> str:
+    free = "does not answer now" if free_bytes is None else f"{format_bytes(free_bytes)} free"
+    return f"{device} {limit.source}, {format_bytes(limit.bytes)}, {free}"
 
 
 def fork_server() -> Finding:

@@ -11,7 +11,6 @@ import zmq
 
 from embeddaemon.errors import EmbedDaemonError, FailedLoad
 from embeddaemon.governor.probes import Probe
-from embeddaemon.governor.samples import Observation
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.sources import locate, parse_source
 from embeddaemon.protocol import codec, link, wire
@@ -130,7 +129,7 @@ class Executor:
     def _sample(self) -> Event | None:
         """Memory now; nothing when it cannot be read (out of descriptors): the ledger speaks alone then."""
         try:
-            return SampleTaken(Observation((self._probe.sample(time.monotonic()),)))
+            return SampleTaken(self._probe.observe(time.monotonic()))
         except OSError as error:
             log.warning(fields("no_sample", error=str(error)))
             return None

@@ -42,6 +42,7 @@ from embeddaemon.supervisor.listener import Listener, is_admin
 from embeddaemon.supervisor.machine import this_machine
 from embeddaemon.supervisor.parent import ParentWatch
 from embeddaemon.supervisor.process import FORK_SERVER_COMMAND, SPAWN_COMMAND, Processes
+from embeddaemon.supervisor.stalls import StallWatch
 from embeddaemon.telemetry.logs import fields
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class Daemon:
         )
         self._processes = processes
         self._executor = Executor(self._clients, self._workers, processes, probe)
+        self._stalls = StallWatch(probe.stall_trigger())
         names = ",".join(spec.name for spec in settings.models)
         event = fields("listening", endpoint=settings.endpoint, pid=os.getpid(), models=names, budget=budget.source)
         log.info(event)
@@ -128,6 +130,7 @@ class Daemon:
         poller.register(self._clients, zmq.POLLIN)
         poller.register(self._workers, zmq.POLLIN)
         poller.register(self._wakeup, zmq.POLLIN)
+        self._stalls.register(poller)
         while self._executor.exit_code is None:
             polled = self._follow_controls(poller, polled)
             ready = dict(poller.poll(self._timeout_ms()))
@@ -137,6 +140,8 @@ class Daemon:
             if self._clients in ready:
                 self._read(self._clients, self._client_event)
             self._read_controls(ready)
+            if (stall := self._stalls.read(poller, ready)) is not None:
+                self._handle(stall)
             if self._wakeup.fileno() in ready:
                 self._read_signals()
             self._look_at_files()
@@ -236,6 +241,7 @@ class Daemon:
     def close(self) -> None:
         """Nothing of ours stays behind."""
         self._processes.close()
+        self._stalls.close()
         self._workers.close(linger=0)
         self._clients.close()
         self._listener.close()

@@ -8,9 +8,9 @@ import secrets
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from embeddaemon.config.hardware import computes_bfloat16, usable_cores
+from embeddaemon.governor.nvml import driver_is_loaded
 from embeddaemon.supervisor.state import Machine
 
 
@@ -31,7 +31,7 @@ def default_device() -> str:
     """MPS, then CUDA, then CPU, by what the system shows: no driver is loaded into this process."""
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "mps"
-    if Path("/proc/driver/nvidia/version").exists() and Path("/dev/nvidiactl").exists():
+    if driver_is_loaded():
         return "cuda"
     return "cpu"
 

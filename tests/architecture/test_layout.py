@@ -14,8 +14,20 @@ PACKAGES = (ROOT / "embeddaemon", ROOT / "governor", ROOT / "workers")
 # The files that do I/O. Everything else in these folders decides, and takes the event and the time as arguments.
 SHELLS = {
     "embeddaemon/client": {"__init__", "_connection", "_wire", "aio", "local", "sync"},
-    "embeddaemon/supervisor": {"execution", "listener", "loop", "machine", "notify", "parent", "process"},
-    "governor": {"probes"},
+    "embeddaemon/supervisor": {
+        "execution",
+        "footprint_file",
+        "hard_limits",
+        "listener",
+        "loop",
+        "machine",
+        "notify",
+        "parent",
+        "process",
+        "stalls",
+        "worker_cgroups",
+    },
+    "governor": {"cgroups", "kernel_files", "nvml", "probes", "stalls"},
 }
 PURE_FILES = ("workers/packing.py",)
 IMPURE_MODULES = {
