@@ -1,19 +1,22 @@
 """The decider of the package: may this start, what must go for it, or what is in the way.
 
-Asking changes nothing; leasing, lowering and releasing change the ledger and nothing else. Starting, draining and
-measuring is the caller's work. What to do when processes outgrow their leases is not here.
+Asking changes nothing; leasing, lowering and releasing change the ledgers and nothing else. Starting, draining and
+measuring is the caller's work, and so is what to do with a process that outgrew its lease. One device's numbers are in
+device.py; ``pressure`` (pressure.py) says when nothing new is leased although there would be room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from embeddaemon.governor.budget import Budget, format_bytes
+from embeddaemon.governor.device import DeviceMemory, Snapshot
 from embeddaemon.governor.eviction import Candidate, choose_victims
-from embeddaemon.governor.ledger import Lease, Ledger
-from embeddaemon.governor.samples import MemorySample
+from embeddaemon.governor.ledger import Lease
+from embeddaemon.governor.pressure import Pressure
+from embeddaemon.governor.samples import RAM, Observation
 
 FORK_SERVER = "fork-server"
 
@@ -25,20 +28,34 @@ SAMPLE_VALID_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
-    """Leases that are wanted together or not at all: holders and their bytes."""
+class Want:
+    """One lease that is wanted."""
 
-    holders: tuple[tuple[str, int], ...]
+    holder: str
+    bytes: int
+    device: str = RAM
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Leases that are wanted together or not at all."""
+
+    wants: tuple[Want, ...]
 
     def __post_init__(self) -> None:
-        assert self.holders, "a demand for nothing: bug"
-        assert all(count > 0 for _, count in self.holders), f"a demand without bytes: bug, {self.holders}"
-        assert len(dict(self.holders)) == len(self.holders), f"a holder twice in one demand: bug, {self.holders}"
+        assert self.wants, "a demand for nothing: bug"
+        assert all(want.bytes > 0 for want in self.wants), f"a demand without bytes: bug, {self.wants}"
+        holders = {want.holder for want in self.wants}
+        assert len(holders) == len(self.wants), f"a holder twice in one demand: bug, {self.wants}"
 
     @property
-    def total_bytes(self) -> int:
-        """Bytes of all holders together."""
-        return sum(count for _, count in self.holders)
+    def devices(self) -> tuple[str, ...]:
+        """On which something is wanted."""
+        return tuple(dict.fromkeys(want.device for want in self.wants))
+
+    def bytes_on(self, device: str) -> int:
+        """What is wanted of one device."""
+        return sum(want.bytes for want in self.wants if want.device == device)
 
 
 class WaitReason(Enum):
@@ -47,6 +64,9 @@ class WaitReason(Enum):
     EVICTION_UNDER_WAY = "what was told to go is still leaving"
     NOTHING_TO_EVICT = "what is loaded is busy, pinned or only just loaded"
     OTHER_PROCESSES = "processes that are not ours hold the memory"
+    ANOTHER_LOAD = "another model is being loaded on this device"
+    ANOTHERS_TURN = "it goes to a model that has waited longer"
+    PRESSURE = "the machine is short of memory, nothing is started"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +90,12 @@ class Wait:
     limit_bytes: int
     source: str
     reason: WaitReason
+    device: str = RAM
 
     def text(self) -> str:
         """One line for a person, with the numbers and where they come from."""
         return (
-            f"needs {format_bytes(self.needed_bytes)}; {format_bytes(self.available_bytes)} available, "
+            f"needs {_amount(self.needed_bytes, self.device)}; {format_bytes(self.available_bytes)} available, "
             f"{self.reason.value}; limit {format_bytes(self.limit_bytes)} ({self.source})"
         )
 
@@ -87,33 +108,25 @@ class Never:
     available_bytes: int
     limit_bytes: int
     source: str
+    device: str = RAM
 
     def text(self) -> str:
         """One line for a person, with the numbers and where they come from."""
         return (
-            f"needs {format_bytes(self.needed_bytes)}; never more than {format_bytes(self.available_bytes)} available; "
-            f"limit {format_bytes(self.limit_bytes)} ({self.source})"
+            f"needs {_amount(self.needed_bytes, self.device)}; never more than {format_bytes(self.available_bytes)} "
+            f"available; limit {format_bytes(self.limit_bytes)} ({self.source})"
         )
+
+
+def _amount(count: int, device: str) -> str:
+    return format_bytes(count) if device == RAM else f"{format_bytes(count)} of {device}"
 
 
 Answer = Granted | Evict | Wait | Never
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What ``status`` shows of one device, all in bytes. ``free_bytes`` is None while there is no valid sample."""
-
-    budget: Budget
-    leased_bytes: int
-    pending_bytes: int
-    free_bytes: int | None
-    headroom_bytes: int
-    sample: MemorySample | None
-    leases: tuple[Lease, ...]
-
-
 class Governor:
-    """Decides over one budget. Every call takes what it needs to know; there is no clock in here.
+    """Decides over one budget per device, host memory first. Every call is told the time; there is no clock in here.
 
     ``permanent`` holders are never evicted: a demand that fits only without them does not fit.
     """
@@ -121,111 +134,153 @@ class Governor:
     def __init__(
         self,
         budget: Budget,
-        *,
+        *others: Budget,
         permanent: frozenset[str] = frozenset({FORK_SERVER}),
         minimum_residence_seconds: float = MINIMUM_RESIDENCE_SECONDS,
         sample_valid_seconds: float = SAMPLE_VALID_SECONDS,
     ) -> None:
+        assert budget.device == RAM, "the first budget is that of host memory"
         self.budget = budget
-        self._ledger = Ledger(budget)
+        self.pressure = Pressure()
+        """Of host memory."""
+        self.observation = Observation(())
+        """The last look at the machine."""
+        self._devices = {
+            each.device: DeviceMemory(each, sample_valid_seconds=sample_valid_seconds) for each in (budget, *others)
+        }
         self._permanent = permanent
         self._minimum_residence_seconds = minimum_residence_seconds
-        self._sample_valid_seconds = sample_valid_seconds
-        self._sample: MemorySample | None = None
-        self._measured_since_sample: dict[str, int] = {}
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Those with a budget."""
+        return tuple(self._devices)
 
     def ask(self, demand: Demand, candidates: Sequence[Candidate], now: float) -> Answer:
         """Whether a demand fits now, fits after evictions, must wait, or never fits. Changes nothing.
 
         ``candidates`` are all that is loaded, also what is busy or leaving: the answer counts on what is on its way
-        back instead of sending more away.
+        back instead of sending more away. Wanting a device that has no budget is a bug: KeyError.
         """
-        needed = demand.total_bytes
-        in_empty_machine = self.budget.leasable_bytes - self._ledger.held_bytes(self._permanent)
+        answers = [
+            self._ask(self._devices[device], demand.bytes_on(device), candidates, now) for device in demand.devices
+        ]
+        for kind in (Never, Wait):
+            for answer in answers:
+                if isinstance(answer, kind):
+                    return answer
+        if self.pressure.blocks_leases(now):
+            return self.wait(demand, WaitReason.PRESSURE, now)
+        victims = [victim for answer in answers if isinstance(answer, Evict) for victim in answer.victims]
+        return Evict(tuple(dict.fromkeys(victims))) if victims else Granted()
+
+    def _ask(self, device: DeviceMemory, needed: int, candidates: Sequence[Candidate], now: float) -> Answer:
+        budget = device.budget
+        in_empty_machine = budget.leasable_bytes - device.held_bytes(self._permanent)
         if needed > in_empty_machine:
-            return Never(needed, max(0, in_empty_machine), self.budget.bytes, self.budget.source)
-        headroom = self.headroom(now)
+            return Never(needed, max(0, in_empty_machine), budget.bytes, budget.source, budget.device)
+        headroom = device.headroom(now)
         if needed <= headroom:
             return Granted()
-        freed = {each.name: self._ledger.held_bytes(each.holders) for each in candidates}
-        leaving = sum(freed[each.name] for each in candidates if each.is_leaving)
+        leaving = device.held_bytes(holder for each in candidates if each.is_leaving for holder in each.holders)
         if needed <= headroom + leaving:
-            return self._wait(needed, headroom, WaitReason.EVICTION_UNDER_WAY)
-        victims = choose_victims(candidates, freed, needed - headroom - leaving, now, self._minimum_residence_seconds)
+            return _wait(device, needed, WaitReason.EVICTION_UNDER_WAY, now)
+        victims = choose_victims(
+            candidates, device.held_bytes, needed - headroom - leaving, now, self._minimum_residence_seconds
+        )
         if victims is not None:
             return Evict(victims)
-        if self._ledger.can_lease(needed):
-            return self._wait(needed, headroom, WaitReason.OTHER_PROCESSES)
-        return self._wait(needed, headroom, WaitReason.NOTHING_TO_EVICT)
+        reason = WaitReason.OTHER_PROCESSES if device.fits_on_paper(needed) else WaitReason.NOTHING_TO_EVICT
+        return _wait(device, needed, reason, now)
 
-    def lease(self, holder: str, count: int, now: float) -> None:
+    def wait(self, demand: Demand, reason: WaitReason, now: float) -> Wait:
+        """What a demand is told that waits for another reason than its own size: the numbers of its last device."""
+        device = self._devices[demand.devices[-1]]
+        return _wait(device, demand.bytes_on(device.budget.device), reason, now)
+
+    def fits_beside(self, demand: Demand, holders: Iterable[str]) -> bool:
+        """Whether a demand would fit if nobody but these and the permanent ones held anything."""
+        staying = self._permanent.union(holders)
+        return all(
+            demand.bytes_on(name) <= self._devices[name].budget.leasable_bytes - self._devices[name].held_bytes(staying)
+            for name in demand.devices
+        )
+
+    def held_bytes(self, holders: Iterable[str], device: str = RAM) -> int:
+        """Bytes of one device that are leased to these holders; one without a lease counts nothing."""
+        return self._devices[device].held_bytes(holders)
+
+    def lease_of(self, holder: str) -> Lease:
+        """The lease of a holder that has one."""
+        return self._device_of(holder).lease_of(holder)
+
+    def lease(self, holder: str, count: int, now: float, device: str = RAM) -> None:
         """Promise ``count`` bytes to ``holder``; only after ``ask`` granted them, in the same step."""
-        self._ledger.lease(holder, count, now)
+        self._devices[device].lease(holder, count, now)
 
     def lower(self, holder: str, count: int) -> None:
         """Take back what a lease has above ``count`` bytes, once its holder is READY. Never makes a lease larger."""
-        self._ledger.lower(holder, count)
+        self._device_of(holder).lower(holder, count)
 
     def can_raise_to(self, holder: str, count: int) -> bool:
         """Whether the lease of a holder that turned out larger can be made ``count`` bytes."""
-        return self._ledger.can_raise_to(holder, count)
+        return self._device_of(holder).can_raise_to(holder, count)
 
     def raise_to(self, holder: str, count: int) -> None:
         """Make a lease as large as its holder turned out to be; only after ``can_raise_to``."""
-        self._ledger.raise_to(holder, count)
+        self._device_of(holder).raise_to(holder, count)
 
-    def measured(self, holder: str, resident_bytes: int) -> None:
-        """Note the private bytes of a holder. One that has no lease (any more) is none of our business.
+    def measured(self, holder: str, resident_bytes: int, peak_bytes: int = 0) -> None:
+        """Note the private bytes of a holder, and the most that it had since it was measured before.
 
-        Counts from the next sample on: a sample from before it still counts those bytes as free, and they must not stop
-        being pending before they stop being free. A process that forks shares pages with its children and so looks
-        smaller than it is; measure it when it is READY, before its first child, and not again.
+        One that has no lease (any more) is none of our business. A process that forks shares pages with its children
+        and so looks smaller than it is; measure it when it is READY, before its first child, and not again.
         """
-        if holder in self._ledger:
-            self._measured_since_sample[holder] = resident_bytes
+        for device in self._devices.values():
+            if holder in device:
+                device.measured(holder, resident_bytes, peak_bytes)
 
-    def release(self, holder: str) -> None:
+    def release(self, holder: str, now: float) -> None:
         """Give a lease back; only when the process was reaped."""
-        self._ledger.release(holder)
-        self._measured_since_sample.pop(holder, None)
+        self._device_of(holder).release(holder, now)
 
-    def observe(self, sample: MemorySample) -> None:
-        """Take note of a sample; one that is older than what we know already is dropped."""
-        if self._sample is not None and sample.taken_at < self._sample.taken_at:
-            return
-        self._sample = sample
-        for holder, resident_bytes in self._measured_since_sample.items():
-            self._ledger.measured(holder, resident_bytes)
-        self._measured_since_sample.clear()
+    def observe(self, observation: Observation, now: float) -> None:
+        """Take note of how the machine is. Samples older than what we know are dropped, so are unknown devices."""
+        self.observation = observation
+        for sample in observation.samples:
+            if (device := self._devices.get(sample.device)) is not None:
+                device.observe(sample)
+        host = self._devices[RAM]
+        if (sample_now := host.valid_sample(now)) is not None:
+            self.pressure.observe(
+                observation.stall,
+                free_bytes=sample_now.free_bytes,
+                limit_bytes=sample_now.limit.bytes,
+                used_bytes=host.resident_bytes + observation.own_bytes,
+                budget=self.budget,
+                now=now,
+            )
 
-    def headroom(self, now: float) -> int:
-        """Bytes that could be leased now; negative when others have taken what was promised.
+    def headroom(self, now: float, device: str = RAM) -> int:
+        """Bytes that could be leased now; negative when others have taken what was promised."""
+        return self._devices[device].headroom(now)
 
-        Without a sample, or with a stale one, only the ledger speaks: an old number may be wrong in both directions,
-        and waiting for one that never comes would pause everything for ever.
-        """
-        on_paper = self.budget.bytes - self._ledger.leased_bytes
-        sample = self._valid_sample(now)
-        really = on_paper if sample is None else sample.free_bytes - self._ledger.pending_bytes
-        return min(on_paper, really) - self.budget.reserve_bytes
+    def snapshot(self, now: float, device: str = RAM) -> Snapshot:
+        """Everything that ``status`` shows about one device."""
+        return self._devices[device].snapshot(now)
 
-    def snapshot(self, now: float) -> Snapshot:
-        """Everything that ``status`` shows about this device."""
-        sample = self._valid_sample(now)
-        return Snapshot(
-            budget=self.budget,
-            leased_bytes=self._ledger.leased_bytes,
-            pending_bytes=self._ledger.pending_bytes,
-            free_bytes=None if sample is None else sample.free_bytes,
-            headroom_bytes=self.headroom(now),
-            sample=sample,
-            leases=self._ledger.leases,
-        )
+    def snapshots(self, now: float) -> tuple[Snapshot, ...]:
+        """Of all devices, host memory first."""
+        return tuple(device.snapshot(now) for device in self._devices.values())
 
-    def _valid_sample(self, now: float) -> MemorySample | None:
-        if self._sample is None or now - self._sample.taken_at > self._sample_valid_seconds:
-            return None
-        return self._sample
+    def _device_of(self, holder: str) -> DeviceMemory:
+        found: Iterator[DeviceMemory] = (device for device in self._devices.values() if holder in device)
+        device = next(found, None)
+        if device is None:
+            raise AssertionError(f"{holder} has no lease: bug")
+        return device
 
-    def _wait(self, needed: int, headroom: int, reason: WaitReason) -> Wait:
-        return Wait(needed, max(0, headroom), self.budget.bytes, self.budget.source, reason)
+
+def _wait(device: DeviceMemory, needed: int, reason: WaitReason, now: float) -> Wait:
+    budget = device.budget
+    return Wait(needed, max(0, device.headroom(now)), budget.bytes, budget.source, reason, budget.device)

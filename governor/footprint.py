@@ -79,6 +79,8 @@ class Footprint:
     template_bytes: int
     worker_peak_bytes: int
     worker_bytes: int
+    device_bytes: int = 0
+    """Of a worker on a device with memory of its own; 0 on the CPU and where memory is unified."""
 
     @property
     def total_bytes(self) -> int:

@@ -51,6 +51,11 @@ class Ledger:
         return sum(lease.bytes for lease in self._leases.values())
 
     @property
+    def resident_bytes(self) -> int:
+        """Sum of what holders were last measured to hold."""
+        return sum(lease.resident_bytes for lease in self._leases.values())
+
+    @property
     def pending_bytes(self) -> int:
         """Sum of what each lease promises beyond what its holder was measured to hold."""
         return sum(lease.pending_bytes for lease in self._leases.values())
@@ -74,33 +79,34 @@ class Ledger:
     def lower(self, holder: str, count: int) -> None:
         """Take back what a lease has above ``count`` bytes; a lease that is lower already stays as it is."""
         assert count > 0, f"{holder} lowered to {count} bytes: bug"
-        lease = self._lease_of(holder)
+        lease = self.lease_of(holder)
         self._leases[holder] = replace(lease, bytes=min(lease.bytes, count))
 
     def can_raise_to(self, holder: str, count: int) -> bool:
         """Whether this holder's lease could be ``count`` bytes."""
-        return self.can_lease(count - self._lease_of(holder).bytes)
+        return self.can_lease(count - self.lease_of(holder).bytes)
 
     def raise_to(self, holder: str, count: int) -> None:
         """Make a lease larger, where that fits."""
-        lease = self._lease_of(holder)
+        lease = self.lease_of(holder)
         assert count >= lease.bytes, f"{holder} raised from {lease.bytes} to {count} bytes: bug"
         assert self.can_raise_to(holder, count), f"{holder} raised to {count} bytes that are not there: bug"
         self._leases[holder] = replace(lease, bytes=count)
 
-    def measured(self, holder: str, resident_bytes: int) -> None:
-        """Note what a holder was measured to hold."""
+    def measured(self, holder: str, resident_bytes: int, peak_bytes: int = 0) -> None:
+        """Note what a holder was measured to hold, and the most that it held since it was measured before."""
         assert resident_bytes >= 0, f"{holder} measured at {resident_bytes} bytes: bug"
-        lease = self._lease_of(holder)
-        peak = max(lease.peak_bytes, resident_bytes)
+        lease = self.lease_of(holder)
+        peak = max(lease.peak_bytes, resident_bytes, peak_bytes)
         self._leases[holder] = replace(lease, resident_bytes=resident_bytes, peak_bytes=peak)
 
     def release(self, holder: str) -> None:
         """Give a lease back, after its holder was reaped."""
-        self._lease_of(holder)
+        self.lease_of(holder)
         del self._leases[holder]
 
-    def _lease_of(self, holder: str) -> Lease:
+    def lease_of(self, holder: str) -> Lease:
+        """The lease of a holder that has one."""
         lease = self._leases.get(holder)
         if lease is None:
             raise AssertionError(f"{holder} has no lease: bug")

@@ -60,6 +60,11 @@ class Pressure:
         self._stalled_since = 0.0
         self._observed_at: float | None = None
 
+    @property
+    def level_by_bytes(self) -> Level:
+        """The level that bytes alone give: what there is, whoever waits for it."""
+        return self._by_bytes
+
     def observe(
         self,
         stall: Stall | None,

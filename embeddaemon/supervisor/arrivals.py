@@ -8,11 +8,16 @@ from embeddaemon.protocol import control, link
 from embeddaemon.protocol.codec import error_from_map
 from embeddaemon.supervisor.departures import end_child, worker_of
 from embeddaemon.supervisor.events import WorkerSaid
+from embeddaemon.supervisor.leases import lease_of, limit_worker, settle_lease
 from embeddaemon.supervisor.lifecycle import COMING, Worker, WorkerState
+from embeddaemon.supervisor.needs import template_measured
+from embeddaemon.supervisor.overruns import heard
 from embeddaemon.supervisor.requests import answer_loaded, end_with_result, pump
-from embeddaemon.supervisor.room import grow_lease, settle_lease
 from embeddaemon.supervisor.staffing import find_worker, staff, staff_all
 from embeddaemon.supervisor.state import Child, ChildKind, State
+
+FORK_SERVER_SLACK_PERCENT = 105
+"""Of what it holds when everything is imported: it only forks from then on."""
 
 ForkerNews = control.ForkServerReady | control.TemplateReady | control.LoadFailed | control.Fetched
 """What a process says about itself on its control socket."""
@@ -32,7 +37,9 @@ def worker_said(state: State, event: WorkerSaid, now: float) -> None:
             end_with_result(state, worker, message, event.frames, now)
             pump(state, model, now)
         case link.Heartbeat():
-            _heartbeat(state, worker, child, message)
+            worker.progress = max(worker.progress, message.progress)
+            if message.private_bytes:
+                heard(state, worker, child, message, now)
         case link.Ready():
             if worker.state in COMING:
                 _worker_ready(state, worker, child, message, now)
@@ -46,18 +53,11 @@ def worker_said(state: State, event: WorkerSaid, now: float) -> None:
             assert_never(message)
 
 
-def _heartbeat(state: State, worker: Worker, child: Child, message: link.Heartbeat) -> None:
-    worker.progress = max(worker.progress, message.progress)
-    if message.private_bytes:
-        worker.private_bytes = message.private_bytes
-        state.governor.measured(child.holder, message.private_bytes)
-        grow_lease(state, child, message.private_bytes)
-
-
 def _worker_ready(state: State, worker: Worker, child: Child, ready: link.Ready, now: float) -> None:
     model = state.models[worker.model]
     child.is_ready, child.pid = True, ready.pid
-    if model.template is None and not model.serving:
+    if not model.serving:
+        model.load_seconds = now - model.load_started_at
         model.loaded_at = now
     worker.becomes(WorkerState.READY, now)
     worker.idle_since = now
@@ -67,8 +67,12 @@ def _worker_ready(state: State, worker: Worker, child: Child, ready: link.Ready,
         model.learn_facts(ready.facts)
     model.last_used = max(model.last_used, now)
     model.error = None
-    steady_bytes = child.lease_bytes if model.footprint is None else model.footprint.worker_bytes
-    settle_lease(state, child, steady_bytes, ready.private_bytes)
+    steady_bytes = lease_of(state, child).bytes if model.footprint is None else model.footprint.worker_bytes
+    settle_lease(state, child, steady_bytes, ready.private_bytes, ready.peak_bytes)
+    if child.device_holder is not None:
+        state.governor.measured(child.device_holder, ready.device_bytes)
+    else:
+        limit_worker(state, child, ready.private_bytes)
     state.log(
         "info",
         "worker_ready",
@@ -113,7 +117,7 @@ def forker_said(state: State, child: Child, news: ForkerNews, now: float) -> Non
 def _fork_server_ready(state: State, child: Child, ready: control.ForkServerReady, now: float) -> None:
     child.is_ready, child.pid = True, ready.pid
     state.fork_server_failures = 0
-    settle_lease(state, child, child.lease_bytes, ready.private_bytes)
+    settle_lease(state, child, ready.private_bytes * FORK_SERVER_SLACK_PERCENT // 100, ready.private_bytes)
     state.log(
         "info",
         "fork_server_ready",
@@ -130,7 +134,8 @@ def _template_ready(state: State, child: Child, ready: control.TemplateReady, no
     model.learn_facts(ready.facts)
     model.loads += ready.loads
     model.loaded_at = now
-    settle_lease(state, child, 0, ready.private_bytes)
+    settle_lease(state, child, 0, ready.private_bytes, ready.peak_bytes)
+    template_measured(state, model, ready, now)
     state.log(
         "info",
         "template_ready",

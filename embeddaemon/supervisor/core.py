@@ -7,11 +7,15 @@ arrivals.py and endings.py (what became ready or died), housekeeping.py (what ti
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import assert_never
 
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.core import Governor
+from embeddaemon.governor.learned import Learned
+from embeddaemon.governor.samples import Observation
+from embeddaemon.models.card import ModelCard
 from embeddaemon.protocol import control
 from embeddaemon.protocol.messages import Cancel, Document, Embed, Hello, Load, Models, Status, Tokenize, Unload
 from embeddaemon.supervisor import admission, documents
@@ -42,8 +46,10 @@ from embeddaemon.supervisor.events import (
 )
 from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS, is_anything_alive, look_after
 from embeddaemon.supervisor.learning import card_learned
+from embeddaemon.supervisor.leases import lease_cache
+from embeddaemon.supervisor.needs import settle_footprint
+from embeddaemon.supervisor.relief import relieve
 from embeddaemon.supervisor.requests import accept, end_with_error, expire, pump, refuse
-from embeddaemon.supervisor.room import lease_cache
 from embeddaemon.supervisor.staffing import staff, staff_all
 from embeddaemon.supervisor.state import Machine, ModelState, State, Waiter
 from embeddaemon.supervisor.stopping import advance_stop, drain_requested
@@ -52,9 +58,16 @@ from embeddaemon.supervisor.withdrawals import cancel, client_gone
 
 
 class Supervisor:
-    """The daemon's mind. ``random`` gives floats in [0, 1), for jitter."""
+    """The daemon's mind. ``random`` gives floats in [0, 1), for jitter; ``learned`` is what a life before measured."""
 
-    def __init__(self, settings: Settings, machine: Machine, governor: Governor, random: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        machine: Machine,
+        governor: Governor,
+        random: Callable[[], float],
+        learned: Learned | None = None,
+    ) -> None:
         models = {spec.name: ModelState(spec=spec) for spec in settings.models}
         self._state = State(
             settings=settings,
@@ -63,16 +76,25 @@ class Supervisor:
             random=random,
             models=models,
             cache=Cache(settings.cache_bytes),
+            learned=learned or Learned(machine.version),
         )
         self._is_watching = False
 
     def learn_card(self, card_read: CardRead) -> None:
         """Before the start: what a folder says. Raises ConfigError when the declared estimate cannot hold the model."""
-        card_learned(self._state, self._state.models[card_read.model], card_read.card)
+        self._learn(self._state.models[card_read.model], card_read.card)
+
+    def _learn(self, model: ModelState, card: ModelCard) -> None:
+        card_learned(self._state, model, card)
+        settle_footprint(self._state, model)
 
     def learn_error(self, card_failed: CardFailed) -> None:
         """Before the start: what is wrong with a folder. It is read again by the first request."""
         self._state.models[card_failed.model].error = card_failed.error
+
+    def learn_hard_limits(self, kind: str) -> None:
+        """Before the start: what stops a worker that allocates without bound, for ``status``."""
+        self._state.hard_limits = kind
 
     def start(self, now: float) -> list[Command]:
         """Bring up what is to be there before anybody asks. Raises ConfigError when the cache is too large."""
@@ -103,9 +125,7 @@ class Supervisor:
                 load_failed(self._state, self._state.models[event.model], event.error, now)
             case SampleTaken():
                 self._state.governor.measured(CACHE, self._state.cache.used_bytes)
-                for sample in event.observation.samples:
-                    self._state.governor.observe(sample)
-                staff_all(self._state, now)
+                self._sampled(event.observation, now)
             case StallNoticed():
                 self._state.commands.append(TakeSample())
             case DrainRequested():
@@ -126,6 +146,13 @@ class Supervisor:
             state.timers.forget_all_but(state.open)
         commands, state.commands = state.commands, []
         return commands
+
+    def _sampled(self, observation: Observation, now: float) -> None:
+        # The cache is part of our own memory, and leased by itself.
+        own_bytes = max(0, observation.own_bytes - self._state.cache.used_bytes)
+        self._state.governor.observe(replace(observation, own_bytes=own_bytes), now)
+        relieve(self._state, now)
+        staff_all(self._state, now)
 
     def _client_event(self, event: ClientEvent, now: float) -> None:
         state = self._state
@@ -240,7 +267,7 @@ class Supervisor:
         model = self._state.models[event.model]
         model.is_reading, model.is_card_fresh = False, True
         try:
-            card_learned(self._state, model, event.card)
+            self._learn(model, event.card)
         except EmbedDaemonError as error:
             load_failed(self._state, model, error, now)
             return

@@ -8,7 +8,9 @@ from embeddaemon.governor.footprint import FORK_SERVER_BYTES
 from embeddaemon.protocol.codec import error_to_map
 from embeddaemon.protocol.limits import VERSION
 from embeddaemon.supervisor.learning import device_of, threads_of
+from embeddaemon.supervisor.leases import lease_of
 from embeddaemon.supervisor.lifecycle import Worker
+from embeddaemon.supervisor.memory_document import memory, processes
 from embeddaemon.supervisor.state import ModelState, State
 
 
@@ -129,7 +131,8 @@ def status(state: State, now: float) -> dict[str, Any]:
         "workers": [
             _worker(state, worker, now) for model in state.models.values() for worker in model.workers.values()
         ],
-        "memory": _memory(state, now),
+        "processes": processes(state, now),
+        "memory": memory(state, now),
     }
 
 
@@ -163,33 +166,6 @@ def _worker(state: State, worker: Worker, now: float) -> dict[str, Any]:
         "progress": worker.progress,
         "threads": worker.threads,
         "private_bytes": worker.private_bytes,
-        "lease_bytes": child.lease_bytes if child else 0,
+        "lease_bytes": lease_of(state, child).bytes if child else 0,
         "idle_seconds": 0.0 if worker.dispatches else max(0.0, now - worker.idle_since),
-    }
-
-
-def _memory(state: State, now: float) -> dict[str, Any]:
-    snapshot = state.governor.snapshot(now)
-    pids = {child.holder: child.pid for child in state.children.values()}
-    return {
-        "device": snapshot.budget.device,
-        "budget_bytes": snapshot.budget.bytes,
-        "limit_bytes": snapshot.budget.limit.bytes,
-        "limit_source": snapshot.budget.limit.source,
-        "reserve_bytes": snapshot.budget.reserve_bytes,
-        "leased_bytes": snapshot.leased_bytes,
-        "pending_bytes": snapshot.pending_bytes,
-        "free_bytes": snapshot.free_bytes,
-        "headroom_bytes": snapshot.headroom_bytes,
-        "leases": [
-            {
-                "holder": lease.holder,
-                "pid": pids.get(lease.holder),
-                "bytes": lease.bytes,
-                "declared_bytes": lease.declared_bytes,
-                "resident_bytes": lease.resident_bytes,
-                "peak_bytes": lease.peak_bytes,
-            }
-            for lease in snapshot.leases
-        ],
     }

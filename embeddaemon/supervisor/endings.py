@@ -6,9 +6,10 @@ from embeddaemon.errors import EmbedDaemonError, FailedLoad, WorkerCrashed
 from embeddaemon.supervisor.commands import Kill
 from embeddaemon.supervisor.departures import end_child, worker_of
 from embeddaemon.supervisor.learning import needs_fork_server
+from embeddaemon.supervisor.leases import release
 from embeddaemon.supervisor.lifecycle import DeathClass, Worker, WorkerState, classify, explain
+from embeddaemon.supervisor.needs import needs_more
 from embeddaemon.supervisor.requests import answer_unloaded, fail_all, pump, refuse_waiters, take_back
-from embeddaemon.supervisor.room import give_back_reserved
 from embeddaemon.supervisor.staffing import staff_all
 from embeddaemon.supervisor.state import Child, ChildKind, ModelState, State
 
@@ -21,7 +22,9 @@ WRITE_OFF_SECONDS = 10.0
 FIRST_BACK_OFF_SECONDS = 0.5
 LONGEST_BACK_OFF_SECONDS = 30.0
 
-_BLAMELESS = frozenset({DeathClass.STOPPED, DeathClass.PARENT_DIED})
+_BLAMELESS = frozenset(
+    {DeathClass.STOPPED, DeathClass.PARENT_DIED, DeathClass.PRESSURE, DeathClass.MACHINE_OUT_OF_MEMORY}
+)
 """Deaths that say nothing against the process, its model, or the requests that it held."""
 
 
@@ -84,6 +87,9 @@ def _death_of(state: State, child: Child, exit_code: int | None, *, is_orphan: b
         return child.ending
     if is_orphan:
         return DeathClass.PARENT_DIED
+    if child.kernel_kill is not None:
+        by_hard_limit = child.kernel_kill.by_hard_limit
+        return DeathClass.OUT_OF_MEMORY if by_hard_limit else DeathClass.MACHINE_OUT_OF_MEMORY
     death = classify(exit_code)
     worker = worker_of(state, child)
     was_asked = worker is not None and worker.state is WorkerState.DRAINING
@@ -94,8 +100,7 @@ def _bury(state: State, child: Child, death: DeathClass, exit_code: int | None, 
     """The one place where a child's record and lease end."""
     if state.children.pop(child.number, None) is None:
         return
-    give_back_reserved(state, child)
-    state.governor.release(child.holder)
+    release(state, child, now)
     match child.kind:
         case ChildKind.WORKER:
             worker = worker_of(state, child)
@@ -153,6 +158,8 @@ def _worker_gone(
         state.log("info", "worker_stopped", worker=worker.label, exit_code=exit_code)
         return
     model.deaths[death.value] += 1
+    if death is DeathClass.OUT_OF_MEMORY:
+        needs_more(state, model)
     state.log(
         "warning", "worker_died", worker=worker.label, death=death.value, exit_code=exit_code, held=worker.in_flight
     )
@@ -219,7 +226,7 @@ def load_failed(state: State, model: ModelState, error: EmbedDaemonError, now: f
     if model.workers:
         return
     # What is read again next time may have been mended meanwhile.
-    model.card = model.footprint = model.folder = None
+    model.card = model.computed = model.footprint = model.folder = None
     model.is_wanted = False
     model.stop_waiting()
     template = state.template_of(model)

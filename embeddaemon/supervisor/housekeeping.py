@@ -8,6 +8,8 @@ from embeddaemon.supervisor.commands import TakeSample
 from embeddaemon.supervisor.departures import drain, end_child, give_up, unload
 from embeddaemon.supervisor.endings import write_off
 from embeddaemon.supervisor.lifecycle import COMING, DeathClass, Worker, WorkerState
+from embeddaemon.supervisor.needs import keep_when_due
+from embeddaemon.supervisor.relief import relieve
 from embeddaemon.supervisor.requests import refuse
 from embeddaemon.supervisor.staffing import staff_all
 from embeddaemon.supervisor.state import ChildKind, ModelState, State
@@ -48,6 +50,8 @@ def look_after(state: State, now: float) -> None:
     if state.children and now - state.sampled_at >= SAMPLE_SECONDS:
         state.sampled_at = now
         state.commands.append(TakeSample())
+    relieve(state, now)
+    keep_when_due(state, now)
     staff_all(state, now)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from embeddaemon.config.settings import StartMethod
 from embeddaemon.errors import ConfigError
-from embeddaemon.governor.footprint import Footprint, WeightsSummary, Workload, footprint_from
+from embeddaemon.governor.footprint import AUTO, Footprint, WeightsSummary, Workload, footprint_from
+from embeddaemon.governor.samples import RAM
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.order import LoadOrder
 from embeddaemon.models.spec import ModelSpec
@@ -14,6 +15,13 @@ from embeddaemon.supervisor.state import Machine, ModelState, State
 def device_of(state: State, spec: ModelSpec) -> str:
     """The device that a model runs on, ``auto`` resolved."""
     return state.machine.device if spec.device == "auto" else spec.device
+
+
+def memory_of(device: str) -> str:
+    """The device whose memory a device takes: the CPU's and unified memory are the host's."""
+    if device in ("cpu", "mps"):
+        return RAM
+    return "cuda:0" if device == "cuda" else device
 
 
 def has_template(state: State, model: ModelState) -> bool:
@@ -45,13 +53,14 @@ def card_learned(state: State, model: ModelState, card: ModelCard) -> None:
         intermediate_size=card.intermediate,
         gated=card.gated,
     )
-    model.footprint = _footprint(state, model, weights)
+    model.automatic = _footprint(state, model, weights, AUTO)
+    model.computed = _footprint(state, model, weights, model.spec.estimate)
     model.card = card
     model.learn_facts(model.facts)
     model.pace.expect(card.parameters)
 
 
-def _footprint(state: State, model: ModelState, weights: WeightsSummary) -> Footprint:
+def _footprint(state: State, model: ModelState, weights: WeightsSummary, estimate: int | str) -> Footprint:
     spec = model.spec
     workload = Workload(
         element_bytes=_element_bytes(spec.precision, state.machine),
@@ -60,7 +69,7 @@ def _footprint(state: State, model: ModelState, weights: WeightsSummary) -> Foot
         quantized=spec.precision == "int8",
     )
     try:
-        return footprint_from(spec.estimate, weights, workload)
+        return footprint_from(estimate, weights, workload)
     except ConfigError as error:
         raise ConfigError(f"models.{spec.name}.estimate: {error.message}") from error
 

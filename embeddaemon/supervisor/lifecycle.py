@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-from embeddaemon.protocol.control import EXIT_FORK_FAILED, EXIT_LOAD_FAILED
+from embeddaemon.protocol.control import EXIT_FORK_FAILED, EXIT_LOAD_FAILED, EXIT_OUT_OF_MEMORY
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.supervisor.pace import Meter
 
@@ -161,6 +161,10 @@ class DeathClass(Enum):
     SIGNALLED = "signalled"
     EXITED = "exited"
     SILENT = "silent"
+    OUT_OF_MEMORY = "out_of_memory"
+    MACHINE_OUT_OF_MEMORY = "machine_out_of_memory"
+    OVER_LEASE = "over_lease"
+    PRESSURE = "memory_pressure"
     LOAD_TIMEOUT = "load_timeout"
     PARENT_DIED = "parent_died"
 
@@ -188,6 +192,8 @@ def classify(exit_code: int | None) -> DeathClass:
         return DeathClass.LOAD_FAILED
     if exit_code == EXIT_FORK_FAILED:
         return DeathClass.FORK_FAILED
+    if exit_code == EXIT_OUT_OF_MEMORY:
+        return DeathClass.OUT_OF_MEMORY
     if exit_code < 0:
         return _SIGNALS.get(exit_code, DeathClass.SIGNALLED)
     return DeathClass.EXITED
@@ -207,6 +213,10 @@ def explain(death: DeathClass, exit_code: int | None) -> str:
         DeathClass.SIGNALLED: f"was ended by signal {-(exit_code or 0)}",
         DeathClass.EXITED: f"exited with code {exit_code}",
         DeathClass.SILENT: "gave no sign of life and was killed",
+        DeathClass.OUT_OF_MEMORY: "wanted more memory than its hard limit allows",
+        DeathClass.MACHINE_OUT_OF_MEMORY: "was killed by the kernel, which had no memory left",
+        DeathClass.OVER_LEASE: "held more memory than its lease while memory was short, and was killed",
+        DeathClass.PRESSURE: "was killed because memory was short",
         DeathClass.LOAD_TIMEOUT: "was not ready in time and was killed",
         DeathClass.PARENT_DIED: "ended with the process that forked it",
     }

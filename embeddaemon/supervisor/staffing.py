@@ -6,18 +6,21 @@ Asks for memory (room.py) before every start, in the same step. How processes go
 from __future__ import annotations
 
 from embeddaemon.config.settings import StartMethod
+from embeddaemon.governor.core import Want
 from embeddaemon.governor.footprint import FORK_SERVER_BYTES
+from embeddaemon.governor.samples import RAM
 from embeddaemon.supervisor.commands import ReadCard, StartFetcher, StartForkServer, StartTemplate, StartWorker
-from embeddaemon.supervisor.learning import has_template, is_to_be_fetched, order_for, threads_of
-from embeddaemon.supervisor.lifecycle import Worker
-from embeddaemon.supervisor.room import (
-    give_back_reserved,
-    has_room,
-    has_room_beside,
-    has_room_for_fork_server,
-    new_child,
-    reserve_first_worker,
+from embeddaemon.supervisor.learning import (
+    device_of,
+    has_template,
+    is_to_be_fetched,
+    memory_of,
+    order_for,
+    threads_of,
 )
+from embeddaemon.supervisor.leases import give_back_reserved, new_child, reserve_first_worker
+from embeddaemon.supervisor.lifecycle import Worker
+from embeddaemon.supervisor.room import has_room, has_room_beside, has_room_for_fork_server
 from embeddaemon.supervisor.state import Child, ChildKind, ModelState, State
 
 FETCHER_BYTES = 128 * 1024 * 1024
@@ -92,7 +95,7 @@ def _usable_fork_server(state: State, now: float) -> Child | None:
 
 
 def _start_fetcher(state: State, model: ModelState, now: float) -> None:
-    if not has_room(state, model, [(f"fetcher:{model.name}", FETCHER_BYTES)], now):
+    if not has_room(state, model, [Want(f"fetcher:{model.name}", FETCHER_BYTES)], now, loads_on=None):
         return
     fork_server = _usable_fork_server(state, now)
     if fork_server is None:
@@ -106,17 +109,18 @@ def _start_fetcher(state: State, model: ModelState, now: float) -> None:
 def _start_template(state: State, model: ModelState, now: float) -> None:
     assert model.footprint is not None
     peak_bytes, first_worker_bytes = model.footprint.template_peak_bytes, model.footprint.worker_peak_bytes
-    demand = [(f"template:{model.name}", peak_bytes), (f"worker:{model.name}", first_worker_bytes)]
-    if not has_room(state, model, demand, now):
+    wants = [Want(f"template:{model.name}", peak_bytes), Want(f"worker:{model.name}", first_worker_bytes)]
+    if not has_room(state, model, wants, now, loads_on=RAM):
         return
     fork_server = _usable_fork_server(state, now)
     if fork_server is None:
         return
     child = new_child(state, ChildKind.TEMPLATE, peak_bytes, now, model=model.name, parent=fork_server.number)
+    child.loads_on = RAM
     reserve_first_worker(state, child, first_worker_bytes, now)
-    model.template, model.is_card_fresh = child.number, False
+    model.template, model.is_card_fresh, model.load_started_at = child.number, False, now
     state.commands.append(StartTemplate(child.number, order_for(state, model)))
-    state.log("info", "template_starting", model=model.name, child=child.number, lease_bytes=peak_bytes)
+    state.log("info", "template_starting", model=model.name, child=child.number)
 
 
 def _start_workers(state: State, model: ModelState, template: Child | None, now: float) -> None:
@@ -141,21 +145,34 @@ def _lacks_worker(model: ModelState, now: float) -> bool:
 
 def _start_worker(state: State, model: ModelState, slot: int, template: Child | None, now: float) -> bool:
     """Start the next incarnation of a slot; False when it has to wait."""
-    assert model.footprint is not None
-    lease_bytes = model.footprint.worker_peak_bytes
+    wants = wants_of_worker(state, model)
+    loads_on = memory_of(device_of(state, model.spec)) if template is None else None
+    lease_bytes = wants[0].bytes
     if template is not None and template.reserved_bytes:
         lease_bytes = template.reserved_bytes
-        give_back_reserved(state, template)
+        give_back_reserved(state, template, now)
     else:
         ask = has_room_beside if model.staying else has_room
-        if not ask(state, model, [(f"worker:{model.name}", lease_bytes)], now):
+        if not ask(state, model, wants, now, loads_on=loads_on):
             return False
     spawns = state.settings.start_method is StartMethod.SPAWN
     parent = template
     if parent is None and not spawns and (parent := _usable_fork_server(state, now)) is None:
         return False
     number = None if parent is None else parent.number
-    child = new_child(state, ChildKind.WORKER, lease_bytes, now, model=model.name, parent=number, slot=slot)
+    child = new_child(
+        state,
+        ChildKind.WORKER,
+        lease_bytes,
+        now,
+        model=model.name,
+        parent=number,
+        slot=slot,
+        on_device=wants[1] if len(wants) > 1 else None,
+    )
+    child.loads_on = loads_on
+    if loads_on is not None and not model.staying:
+        model.load_started_at = now
     worker = _next_incarnation(state, model, slot, child, now)
     model.is_card_fresh = False
     state.commands.append(
@@ -169,8 +186,18 @@ def _start_worker(state: State, model: ModelState, slot: int, template: Child | 
             spawn=spawns,
         )
     )
-    state.log("info", "worker_starting", worker=worker.label, child=child.number, lease_bytes=lease_bytes)
+    state.log("info", "worker_starting", worker=worker.label, child=child.number)
     return True
+
+
+def wants_of_worker(state: State, model: ModelState) -> list[Want]:
+    """What one worker is leased: host memory, and that of its device where it has its own and we know it."""
+    assert model.footprint is not None
+    wants = [Want(f"worker:{model.name}", model.footprint.worker_peak_bytes)]
+    device = memory_of(device_of(state, model.spec))
+    if device != RAM and device in state.governor.devices:
+        wants.append(Want(f"worker:{model.name}@{device}", model.footprint.device_bytes, device))
+    return wants
 
 
 def _next_incarnation(state: State, model: ModelState, slot: int, child: Child, now: float) -> Worker:

@@ -11,6 +11,8 @@ from embeddaemon.config.settings import Settings
 from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.core import Governor, Wait
 from embeddaemon.governor.footprint import Footprint
+from embeddaemon.governor.learned import Learned
+from embeddaemon.governor.pressure import Level
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.supervisor.cache import Cache, fingerprint
@@ -47,6 +49,17 @@ class ChildKind(Enum):
     WORKER = "worker"
 
 
+@dataclass(slots=True)
+class Overrun:
+    """A worker that holds more than its lease: told to trim, then to go."""
+
+    trims_sent: int = 0
+    is_known: bool = False
+    """It was over its lease when it was last heard."""
+    is_recycled: bool = False
+    """It is on its way out for that."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Child:
     """One process below us, from the decision to start it until it is reaped."""
@@ -55,11 +68,13 @@ class Child:
     kind: ChildKind
     started_at: float
     holder: str
-    """Under which its lease stands in the governor."""
-    lease_bytes: int
-    """What the lease is now."""
-    is_over_lease: bool = False
-    """It was measured to hold more than it was promised at first."""
+    """Under which its lease on host memory stands in the governor."""
+    device_holder: str | None = None
+    """Under which its lease on another device stands, if it has one."""
+    loads_on: str | None = None
+    """The device on which it loads weights before it is ready; None of those that load none."""
+    overrun: Overrun = field(default_factory=Overrun)
+    """Of a worker: what is done about a lease that it passed."""
     reserved_bytes: int = 0
     """Of a template: leased together with it for its first worker, until that one starts."""
     model: str | None = None
@@ -93,6 +108,12 @@ class Child:
         return self.is_ready and not self.is_leaving
 
     @property
+    def holders(self) -> tuple[str, ...]:
+        """Under which all its leases stand."""
+        mine = (self.holder,) if self.device_holder is None else (self.holder, self.device_holder)
+        return (*mine, self.reserved_holder) if self.reserved_bytes else mine
+
+    @property
     def reserved_holder(self) -> str:
         """Under which the lease of a template's first worker stands until that worker starts."""
         return f"worker:{self.model}/first-of-{self.number}"
@@ -116,7 +137,16 @@ class ModelState:
     card: ModelCard | None = None
     is_card_fresh: bool = False
     """Read since the model was last loaded: a folder may have changed since then."""
+    computed: Footprint | None = None
+    """What it is taken to need by its declared estimate, or by its weights and settings."""
     footprint: Footprint | None = None
+    """The same after what was measured; what is leased."""
+    automatic: Footprint | None = None
+    """What "auto" computes, whatever was declared."""
+    is_estimate_warned: bool = False
+    """Its owner was told that the declared estimate is off."""
+    worker_factor: float = 1.0
+    """By how much more is leased for a worker since some died for lack of memory in this life of the daemon."""
     folder: str | None = None
     """Where a hub model was fetched to."""
     is_reading: bool = False
@@ -135,6 +165,9 @@ class ModelState:
     is_unloading: bool = False
     last_used: float = 0.0
     loaded_at: float = 0.0
+    load_seconds: float = 0.0
+    """How long loading took last, from the decision to the first worker."""
+    load_started_at: float = 0.0
     failures: int = 0
     """Deaths and failed loads since it last answered."""
     retry_at: float = 0.0
@@ -193,6 +226,8 @@ class State:
     random: Callable[[], float]
     models: dict[str, ModelState]
     cache: Cache
+    learned: Learned
+    """What was measured of models, in this life and before."""
     timers: Timers = field(default_factory=Timers)
     children: dict[int, Child] = field(default_factory=dict)
     workers: dict[int, Worker] = field(default_factory=dict)
@@ -211,7 +246,17 @@ class State:
     stop_deadline: float | None = None
     """Set once the processes are told to go: when we stop waiting for them."""
     is_over: bool = False
+    hard_limits: str | None = None
+    """What stops a worker that allocates without bound: the kind that hard_limits.py found."""
     sampled_at: float = float("-inf")
+    learned_at: float | None = None
+    """Since when there is something in it that is not written yet."""
+    pressure_level: Level = Level.NORMAL
+    """As it was when something was last done about it."""
+    trimmed_at: float = float("-inf")
+    """When idle workers were last told to trim, under the pressure that there is."""
+    relieved_at: float = float("-inf")
+    """When something was last sent away for the machine's sake."""
     asked_who_is_there_at: float = float("-inf")
     looked_at: float = float("inf")
     """When time was last looked at; what comes much later than it should says that we ourselves stood still."""

@@ -6,6 +6,7 @@ from embeddaemon.errors import Draining
 from embeddaemon.supervisor.commands import Exit
 from embeddaemon.supervisor.departures import drain, end_child
 from embeddaemon.supervisor.lifecycle import DeathClass
+from embeddaemon.supervisor.needs import keep_when_due
 from embeddaemon.supervisor.requests import end_with_error, refuse
 from embeddaemon.supervisor.state import State
 
@@ -38,6 +39,7 @@ def advance_stop(state: State, now: float) -> None:
             end_child(state, child, DeathClass.STOPPED, now)
     if not state.children or now >= state.stop_deadline + STOP_SECONDS:
         state.is_over = True
+        keep_when_due(state, now, at_once=True)
         state.log("info", "stopped", unreaped=len(state.children))
         state.commands.append(Exit(0))
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from embeddaemon.governor.budget import Budget
-from embeddaemon.governor.core import FORK_SERVER, Demand, Evict, Governor, Granted, Never, Wait, WaitReason
+from embeddaemon.governor.core import FORK_SERVER, Demand, Evict, Governor, Granted, Never, Wait, WaitReason, Want
 from embeddaemon.governor.eviction import Candidate
-from embeddaemon.governor.samples import Limit, MemorySample
+from embeddaemon.governor.samples import RAM, Limit, MemorySample, Observation
 
 MINIMUM_RESIDENCE = 10.0
 SAMPLE_VALID = 15.0
@@ -65,26 +65,27 @@ class GovernorStory(RuleBasedStateMachine):
     def a_model_is_wanted(self, template: int, worker: int) -> None:
         self.next_name += 1
         name = str(self.next_name)
-        wanted = [(f"template:{name}/1", template), (f"worker:{name}/1", worker)]
+        wanted = [Want(f"template:{name}/1", template), Want(f"worker:{name}/1", worker)]
         if FORK_SERVER not in self.told:
-            wanted.append((FORK_SERVER, 20))
+            wanted.append(Want(FORK_SERVER, 20))
         demand = Demand(tuple(wanted))
         self.check_answer(demand)
         if self.governor.ask(demand, tuple(self.models.values()), self.now) == Granted():
-            for holder, count in demand.holders:
-                self.governor.lease(holder, count, self.now)
-                self.told[holder] = Told(count)
-            holders = tuple(holder for holder, _ in wanted[:2])
+            for want in demand.wants:
+                self.governor.lease(want.holder, want.bytes, self.now)
+                self.told[want.holder] = Told(want.bytes)
+            holders = tuple(want.holder for want in wanted[:2])
             self.models[name] = Candidate(name, holders, idle_since=None, loaded_at=self.now)
 
     def check_answer(self, demand: Demand) -> None:
         answer = self.governor.ask(demand, tuple(self.models.values()), self.now)
-        needed, headroom = demand.total_bytes, self.headroom()
+        needed, headroom = demand.bytes_on(RAM), self.headroom()
         permanent = self.told[FORK_SERVER].leased if FORK_SERVER in self.told else 0
         fits_when_empty = needed + permanent <= self.budget.bytes - self.budget.reserve_bytes
         leaving = self.freed_by(tuple(model for model in self.models.values() if model.is_leaving))
         assert isinstance(answer, Never) == (not fits_when_empty)
-        assert isinstance(answer, Granted) == (fits_when_empty and needed <= headroom)
+        is_blocked = self.governor.pressure.blocks_leases(self.now)
+        assert isinstance(answer, Granted) == (fits_when_empty and needed <= headroom and not is_blocked)
         match answer:
             case Evict(victims):
                 self.check_victims(victims, needed - headroom - leaving)
@@ -131,7 +132,7 @@ class GovernorStory(RuleBasedStateMachine):
     def a_model_is_reaped(self, pick: int) -> None:
         model = list(self.models.values())[pick % len(self.models)]
         for holder in model.holders:
-            self.governor.release(holder)
+            self.governor.release(holder, self.now)
             del self.told[holder]
         del self.models[model.name]
 
@@ -164,7 +165,7 @@ class GovernorStory(RuleBasedStateMachine):
     @rule(free=st.integers(0, 2000), age=st.floats(0.0, 30.0))
     def a_sample_arrives_perhaps_late(self, free: int, age: float) -> None:
         sample = MemorySample(self.now - age, free, LIMIT)
-        self.governor.observe(sample)
+        self.governor.observe(Observation((sample,)), self.now)
         if self.last_sample is None or sample.taken_at >= self.last_sample.taken_at:
             self.last_sample = sample
             for each in self.told.values():

@@ -13,9 +13,9 @@ from embeddaemon.errors import CorruptModel, HubUnreachable
 from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.candidates import TURN_SECONDS
 from embeddaemon.supervisor.dispatch import CREDITS, MAX_DISPATCH_REQUESTS
 from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS
-from embeddaemon.supervisor.room import TURN_SECONDS
 from embeddaemon.supervisor.state import ChildKind
 from embeddaemon.supervisor.stopping import STOP_SECONDS
 from embeddaemon.supervisor.withdrawals import ASK_AFTER_SECONDS
@@ -181,6 +181,17 @@ class SupervisorStory(RuleBasedStateMachine):
     def processes_turn_out_larger(self, mib: int) -> None:
         self.story.world.private_bytes = mib * MIB
 
+    @rule(pick=picks, mib=st.integers(1, 500), kept=st.booleans())
+    def a_worker_grows(self, pick: int, mib: int, *, kept: bool) -> None:
+        """For good, or so that trimming helps; beyond its hard limit the kernel ends it."""
+        ready = [each for each in self.story.living(ChildKind.WORKER) if each.life is Life.READY]
+        if worker := self.pick(ready, pick):
+            self.story.grow(worker, mib * MIB, is_kept=kept)
+
+    @rule(some=st.sampled_from([0.0, 7.0, 15.0, 60.0]), full=st.sampled_from([0.0, 15.0, 40.0]), is_ours=st.booleans())
+    def the_machine_stalls(self, some: float, full: float, *, is_ours: bool) -> None:
+        self.story.stall = (some, full, is_ours)
+
     @rule(cannot_start=st.booleans())
     def the_system_refuses_processes(self, *, cannot_start: bool) -> None:
         self.story.world.cannot_start = cannot_start
@@ -241,11 +252,20 @@ class SupervisorStory(RuleBasedStateMachine):
     @invariant()
     def leases_are_those_of_our_processes_and_fit_the_budget(self) -> None:
         leased = self.story.leased()
-        children = self.story.state.children.values()
-        expected = {child.holder: child.lease_bytes for child in children}
-        expected |= {child.reserved_holder: child.reserved_bytes for child in children if child.reserved_bytes}
-        assert leased == expected
+        assert set(leased) == {holder for child in self.story.state.children.values() for holder in child.holders}
         assert sum(leased.values()) <= self.story.budget.leasable_bytes
+
+    @invariant()
+    def nothing_waits_without_a_reason(self) -> None:
+        story, state = self.story, self.story.state
+        for model in state.models.values():
+            is_held_up = state.is_draining or model.is_unloading or story.now < model.retry_at
+            if not model.queue or model.workers or is_held_up:
+                continue
+            template = state.template_of(model)
+            is_coming = template is not None or model.fetcher is not None or model.is_reading
+            awaits_fork_server = state.fork_server is not None or story.now < state.fork_server_retry_at
+            assert is_coming or model.waiting is not None or awaits_fork_server, f"{model.name} waits for nothing"
 
     @invariant()
     def every_living_process_has_a_record(self) -> None:
@@ -290,7 +310,7 @@ class SupervisorStory(RuleBasedStateMachine):
 
     def everything_comes_to_rest(self) -> None:
         """Nothing more happens from outside, and workers answer: in the end only the fork server is left."""
-        self.story.free_bytes, self.story.world.private_bytes = 4096 * MIB, 20 * MIB
+        self.story.free_bytes, self.story.world.private_bytes, self.story.stall = 4096 * MIB, 20 * MIB, None
         self.story.world.cannot_start = False
         for _ in range(60):
             self.story.answer_everything()

@@ -9,7 +9,7 @@ from embeddaemon.config.settings import Settings
 from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.budget import MIB, Budget
 from embeddaemon.governor.core import FORK_SERVER, Governor
-from embeddaemon.governor.samples import Limit, MemorySample, Observation
+from embeddaemon.governor.samples import Limit, MemorySample, Observation, Stall
 from embeddaemon.models.spec import ModelSpec, WorkerBounds
 from embeddaemon.protocol import codec, link
 from embeddaemon.protocol.messages import Cancel, Document, Embed, ErrorAnswer, Lane, Load, Request, Unload, Waiting
@@ -21,10 +21,10 @@ from embeddaemon.supervisor.events import (
     ClientGone,
     DrainRequested,
     Event,
+    KernelKilled,
     RequestReceived,
     SampleTaken,
     TimePassed,
-    WorkerSaid,
 )
 from embeddaemon.supervisor.state import ChildKind, Machine, ModelState, State
 from tests.support.supervisor_world import KILLED, Life, Process, World, card_read
@@ -71,6 +71,8 @@ class Story:
         self.world = World()
         self.now = 100.0
         self.free_bytes = LIMIT.bytes
+        self.stall: tuple[float, float, bool] | None = None
+        """Percent of some and of full, and whether it is our own."""
         self.commands: list[do.Command] = []
         self.dispatched: list[tuple[link.Dispatch, int]] = []
         """Each with the most bytes that its model's dispatches may have at that moment."""
@@ -116,7 +118,7 @@ class Story:
                     self.answers.setdefault(self._forwarded_to(command), []).append(command)
                 case do.TakeSample():
                     sample = MemorySample(self.now, self.free_bytes, LIMIT)
-                    self.tell(SampleTaken(Observation((sample,))))
+                    self.tell(SampleTaken(Observation((sample,), self._stall())))
                 case do.ReadCard(spec=each):
                     error = self.card_errors.get(each.name)
                     self.tell(card_read(each.name) if error is None else CardFailed(each.name, error))
@@ -278,9 +280,19 @@ class Story:
     def beat(self) -> None:
         for worker in self.living(ChildKind.WORKER):
             if worker.life is Life.READY and not worker.link:
-                beat = link.Heartbeat(worker.worker, worker.incarnation, 0, bool(worker.held), 0)
-                worker.link.append(WorkerSaid(beat))
+                self.world.beat(worker)
                 self.deliver(worker)
+
+    def grow(self, worker: Process, count: int, *, is_kept: bool) -> None:
+        """A worker takes more memory; the kernel ends it when that passes its hard limit."""
+        worker.private_bytes += count
+        worker.kept_bytes += count if is_kept else 0
+        if worker.most_bytes is not None and worker.private_bytes > worker.most_bytes:
+            self.tell(KernelKilled(worker.child, by_hard_limit=True))
+            self.kill(worker)
+
+    def _stall(self) -> Stall | None:
+        return None if self.stall is None else Stall(self.now, *self.stall)
 
     def leased(self) -> dict[str, int]:
         """Bytes by holder."""

@@ -14,6 +14,7 @@ from enum import Enum
 
 from embeddaemon.errors import EmbedDaemonError, FailedLoad
 from embeddaemon.governor.budget import MIB
+from embeddaemon.governor.footprint import FORK_SERVER_BYTES
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.spec import Pooling
 from embeddaemon.protocol import control, link
@@ -59,6 +60,12 @@ class Process:
     worker: int = 0
     incarnation: int = 0
     is_draining: bool = False
+    private_bytes: int = 0
+    kept_bytes: int = 0
+    """Of these, what it had when it was ready, and what no trimming gives back."""
+    most_bytes: int | None = None
+    """Its hard limit."""
+    trims: int = 0
     held: list[Held] = field(default_factory=list)
     cancelled: set[int] = field(default_factory=set)
     """Serials that it was told to drop."""
@@ -102,7 +109,7 @@ class World:
         self.cannot_start = False
         """Whether the system refuses to start processes of our own."""
 
-    def obey(self, command: do.Command) -> list[Event]:
+    def obey(self, command: do.Command) -> list[Event]:  # noqa: C901, PLR0912 - one case per command
         """Execute a command that concerns processes; gives what followed at once."""
         match command:
             case do.StartForkServer():
@@ -124,6 +131,14 @@ class World:
             case do.SendDrain():
                 if (process := self.worker(command.worker, command.incarnation)) is not None:
                     process.is_draining = True
+            case do.SendTrim():
+                if (process := self.worker(command.worker, command.incarnation)) is not None:
+                    process.trims += 1
+                    process.private_bytes = process.kept_bytes
+                    self.beat(process)
+            case do.LimitMemory():
+                process = self.processes[command.child]
+                process.most_bytes = process.private_bytes + command.growth_bytes
             case do.Kill():
                 process = self.processes.get(command.child)
                 if process is not None and process.is_known and process.is_alive:
@@ -228,6 +243,19 @@ class World:
         )
         process.link.append(WorkerSaid(result, [held.header]))
 
+    def beat(self, process: Process) -> None:
+        """A worker says that it lives, and what it holds."""
+        beat = link.Heartbeat(
+            worker=process.worker,
+            incarnation=process.incarnation,
+            progress=0,
+            busy=bool(process.held),
+            private_bytes=process.private_bytes,
+            peak_bytes=process.private_bytes,
+            trims=process.trims,
+        )
+        process.link.append(WorkerSaid(beat))
+
     # What could happen next.
 
     def steps(self) -> list[Step]:
@@ -260,7 +288,7 @@ class World:
         process.life = Life.READY
         match process.kind:
             case ChildKind.FORK_SERVER:
-                process.control.append(control.ForkServerReady(process.pid, ["torch"], 1, self.private_bytes))
+                process.control.append(control.ForkServerReady(process.pid, ["torch"], 1, FORK_SERVER_BYTES))
             case ChildKind.TEMPLATE:
                 process.control.append(
                     control.TemplateReady(process.pid, 1, self.private_bytes, self.private_bytes, 1, 0.5, {})
@@ -269,6 +297,7 @@ class World:
                 process.control.append(control.Fetched("/cache/model"))
                 self.die(process, 0)
             case ChildKind.WORKER:
+                process.private_bytes = process.kept_bytes = self.private_bytes
                 ready = link.Ready(process.worker, process.incarnation, process.pid, self.private_bytes, 1, 0)
                 process.link.append(WorkerSaid(ready))
         return []

@@ -16,9 +16,10 @@ from embeddaemon.governor.core import (
     Never,
     Wait,
     WaitReason,
+    Want,
 )
 from embeddaemon.governor.eviction import Candidate
-from embeddaemon.governor.samples import Limit, MemorySample
+from embeddaemon.governor.samples import Limit, MemorySample, Observation
 
 NOW = 1000.0
 LIMIT = Limit(7680 * MIB, "cgroup v1 memory.limit_in_bytes of /sidecar")
@@ -31,7 +32,7 @@ def governor() -> Governor:
 
 
 def worker(count: int, name: str = "worker:9/1") -> Demand:
-    return Demand(((name, count),))
+    return Demand((Want(name, count),))
 
 
 def loaded(governor: Governor, name: str, count: int, idle_since: float | None = 0.0) -> Candidate:
@@ -46,6 +47,10 @@ def sample(free_bytes: int, taken_at: float = NOW) -> MemorySample:
     return MemorySample(taken_at, free_bytes, LIMIT)
 
 
+def observe(governor: Governor, seen: MemorySample) -> None:
+    governor.observe(Observation((seen,)), seen.taken_at)
+
+
 def victims(answer: Answer) -> list[str]:
     assert isinstance(answer, Evict), answer
     return [victim.name for victim in answer.victims]
@@ -56,7 +61,7 @@ def test_what_fits_is_granted(governor: Governor) -> None:
 
 
 def test_the_leases_of_a_demand_are_granted_together_or_not_at_all(governor: Governor) -> None:
-    both = Demand((("template:minilm/1", 3 * GIB), ("worker:1/1", 2 * GIB)))
+    both = Demand((Want("template:minilm/1", 3 * GIB), Want("worker:1/1", 2 * GIB)))
     assert governor.ask(both, (), NOW) == Granted()
     governor.lease("other", 1, NOW)
     assert isinstance(governor.ask(both, (), NOW), Wait)
@@ -64,7 +69,7 @@ def test_the_leases_of_a_demand_are_granted_together_or_not_at_all(governor: Gov
 
 def test_asking_changes_nothing(governor: Governor) -> None:
     candidates = (loaded(governor, "a", 4 * GIB),)
-    governor.observe(sample(4 * GIB))
+    observe(governor, sample(4 * GIB))
     before = governor.snapshot(NOW)
     for count in (1, 2 * GIB, 5 * GIB, 9 * GIB):
         governor.ask(worker(count), candidates, NOW)
@@ -110,14 +115,14 @@ def test_a_demand_waits_while_everything_is_busy_and_is_told_the_numbers(governo
 
 
 def test_a_demand_waits_when_others_took_the_memory(governor: Governor) -> None:
-    governor.observe(sample(1536 * MIB))
+    observe(governor, sample(1536 * MIB))
     answer = governor.ask(worker(1 * GIB), (), NOW)
     assert isinstance(answer, Wait)
     assert (answer.available_bytes, answer.reason) == (512 * MIB, WaitReason.OTHER_PROCESSES)
 
 
 def test_nothing_is_available_when_headroom_is_negative(governor: Governor) -> None:
-    governor.observe(sample(0))
+    observe(governor, sample(0))
     assert governor.headroom(NOW) == -1 * GIB
     answer = governor.ask(worker(1), (), NOW)
     assert isinstance(answer, Wait)
@@ -135,7 +140,7 @@ def test_what_fits_no_empty_machine_never_fits(governor: Governor) -> None:
 
 
 def test_the_fork_server_is_not_counted_on_to_go(governor: Governor) -> None:
-    with_fork_server = Demand(((FORK_SERVER, 1 * GIB), ("worker:1/1", 4 * GIB)))
+    with_fork_server = Demand((Want(FORK_SERVER, 1 * GIB), Want("worker:1/1", 4 * GIB)))
     assert governor.ask(with_fork_server, (), NOW) == Granted()
     governor.lease(FORK_SERVER, 1 * GIB, NOW)
     assert governor.ask(worker(4 * GIB), (), NOW) == Granted()
@@ -145,7 +150,7 @@ def test_the_fork_server_is_not_counted_on_to_go(governor: Governor) -> None:
 
 
 def test_little_memory_now_does_not_mean_never(governor: Governor) -> None:
-    governor.observe(sample(0))
+    observe(governor, sample(0))
     assert isinstance(governor.ask(worker(5 * GIB), (), NOW), Wait)
 
 
@@ -163,16 +168,16 @@ def test_headroom_trusts_the_worse_of_ledger_and_sample(
 ) -> None:
     governor.lease("worker:1/1", 2 * GIB, NOW)
     governor.measured("worker:1/1", resident_bytes)
-    governor.observe(sample(free_bytes))
+    observe(governor, sample(free_bytes))
     assert governor.headroom(NOW) == expected
 
 
 def test_a_measurement_counts_with_the_next_sample_and_not_against_an_older_one(governor: Governor) -> None:
     governor.lease("worker:1/1", 2 * GIB, NOW)
-    governor.observe(sample(4 * GIB))
+    observe(governor, sample(4 * GIB))
     governor.measured("worker:1/1", 2 * GIB)
     assert governor.headroom(NOW) == 1 * GIB, "these 2 GiB are still inside the 4 that were free"
-    governor.observe(sample(2 * GIB, NOW + 1))
+    observe(governor, sample(2 * GIB, NOW + 1))
     assert governor.headroom(NOW + 1) == 1 * GIB
 
 
@@ -184,33 +189,33 @@ def test_without_a_sample_only_the_ledger_speaks(governor: Governor) -> None:
 @pytest.mark.parametrize("free_bytes", [0, 100 * GIB])
 def test_a_stale_sample_counts_as_none(governor: Governor, free_bytes: int) -> None:
     governor.lease("worker:1/1", 2 * GIB, NOW)
-    governor.observe(sample(free_bytes))
+    observe(governor, sample(free_bytes))
     after = NOW + SAMPLE_VALID_SECONDS + 0.1
     assert governor.headroom(after) == 3 * GIB
     assert governor.snapshot(after).free_bytes is None
 
 
 def test_an_older_sample_does_not_replace_a_newer_one(governor: Governor) -> None:
-    governor.observe(sample(2 * GIB, NOW))
-    governor.observe(sample(6 * GIB, NOW - 1))
+    observe(governor, sample(2 * GIB, NOW))
+    observe(governor, sample(6 * GIB, NOW - 1))
     assert governor.headroom(NOW) == 1 * GIB
 
 
 def test_a_measurement_of_one_that_is_gone_is_ignored(governor: Governor) -> None:
     governor.lease("worker:1/1", 2 * GIB, NOW)
     governor.measured("worker:1/1", 1 * GIB)
-    governor.release("worker:1/1")
+    governor.release("worker:1/1", NOW)
     governor.measured("worker:1/1", 1 * GIB)
-    governor.observe(sample(8 * GIB))
+    observe(governor, sample(8 * GIB))
     assert governor.snapshot(NOW).leases == ()
 
 
 def test_a_measurement_does_not_outlive_its_lease(governor: Governor) -> None:
     governor.lease("worker:1/1", 2 * GIB, NOW)
     governor.measured("worker:1/1", 2 * GIB)
-    governor.release("worker:1/1")
+    governor.release("worker:1/1", NOW)
     governor.lease("worker:1/1", 2 * GIB, NOW)
-    governor.observe(sample(8 * GIB))
+    observe(governor, sample(8 * GIB))
     assert governor.snapshot(NOW).pending_bytes == 2 * GIB
 
 
@@ -227,7 +232,7 @@ def test_the_snapshot_shows_what_status_needs(governor: Governor) -> None:
     governor.lease("worker:1/1", 2 * GIB, 900.0)
     governor.lower("worker:1/1", 1 * GIB)
     governor.measured("worker:1/1", 600 * MIB)
-    governor.observe(sample(5 * GIB))
+    observe(governor, sample(5 * GIB))
     snapshot = governor.snapshot(NOW)
     assert snapshot.budget.limit == LIMIT
     assert (snapshot.leased_bytes, snapshot.pending_bytes) == (1 * GIB, 424 * MIB)
@@ -238,7 +243,7 @@ def test_the_snapshot_shows_what_status_needs(governor: Governor) -> None:
     assert (lease.resident_bytes, lease.peak_bytes) == (600 * MIB, 600 * MIB)
 
 
-@pytest.mark.parametrize("holders", [(), (("a", 0),), (("a", -1),), (("a", 1), ("a", 1))])
-def test_a_demand_that_makes_no_sense_is_a_bug(holders: tuple[tuple[str, int], ...]) -> None:
+@pytest.mark.parametrize("wants", [(), (Want("a", 0),), (Want("a", -1),), (Want("a", 1), Want("a", 1))])
+def test_a_demand_that_makes_no_sense_is_a_bug(wants: tuple[Want, ...]) -> None:
     with pytest.raises(AssertionError, match="bug"):
-        Demand(holders)
+        Demand(wants)

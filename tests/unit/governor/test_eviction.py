@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,10 @@ def idle(name: str, since: float) -> Candidate:
 
 
 def names_of_victims(candidates: list[Candidate], freed_bytes: dict[str, int], needed_bytes: int) -> list[str] | None:
-    victims = choose_victims(candidates, freed_bytes, needed_bytes, NOW, OLD_ENOUGH)
+    def held_bytes(holders: Iterable[str]) -> int:
+        return sum(freed_bytes[holder.removeprefix("worker:")] for holder in set(holders))
+
+    victims = choose_victims(candidates, held_bytes, needed_bytes, NOW, OLD_ENOUGH)
     return None if victims is None else [victim.name for victim in victims]
 
 

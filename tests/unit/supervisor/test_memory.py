@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from embeddaemon.governor.budget import MIB
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.room import STALE_SECONDS, TURN_SECONDS
+from embeddaemon.supervisor.candidates import TURN_SECONDS
+from embeddaemon.supervisor.room import STALE_SECONDS
 from embeddaemon.supervisor.state import ChildKind
 from tests.support.supervisor_story import Story, spec
 
