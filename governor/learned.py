@@ -79,9 +79,6 @@ class Learned:
         self._measured: dict[Key, Measured] = {}
         self._told: dict[Key, Measured] = {}
 
-    def __len__(self) -> int:
-        return len(self._measured)
-
     def __iter__(self) -> Iterator[Key]:
         """Keys, the one that was noted least recently first."""
         return iter(self._measured)
@@ -159,19 +156,25 @@ def footprint_with(
         return footprint
     known = computed or footprint
     rest, peak = _template_bytes(footprint, measured)
-    worker_peak = _worker_bytes(footprint.worker_peak_bytes, known.worker_peak_bytes, measured, token_budget)
+
+    def learned(lease_bytes: int, computed_bytes: int, measured_bytes: int, *, may_lower: bool) -> int:
+        may_lower = may_lower and measured.has_seen_enough(token_budget)
+        return _worker_bytes(lease_bytes, computed_bytes, measured_bytes, may_lower=may_lower)
+
+    worker_peak = learned(
+        footprint.worker_peak_bytes, known.worker_peak_bytes, measured.worker_peak_bytes, may_lower=True
+    )
     worker = worker_peak
     if footprint.worker_peak_bytes != footprint.worker_bytes:
         # It peaks while it loads, and what it will hold while it computes lies between its rest and that peak.
-        low = replace(measured, worker_peak_bytes=measured.worker_bytes, tokens=0)
-        worker = _worker_bytes(footprint.worker_bytes, known.worker_bytes, low, token_budget)
-        worker = min(worker, worker_peak)
-    found = Footprint(
-        fork_server_bytes=footprint.fork_server_bytes,
+        worker = learned(footprint.worker_bytes, known.worker_bytes, measured.worker_bytes, may_lower=False)
+    found = replace(
+        footprint,
         template_peak_bytes=peak,
         template_bytes=rest,
         worker_peak_bytes=worker_peak,
-        worker_bytes=worker,
+        worker_bytes=min(worker, worker_peak),
+        device_bytes=learned(footprint.device_bytes, known.device_bytes, measured.device_peak_bytes, may_lower=True),
     )
     return _largest(footprint, found) if is_declared else found
 
@@ -220,16 +223,14 @@ def _template_bytes(footprint: Footprint, measured: Measured) -> tuple[int, int]
     return rest, max(rest, _with_margin(measured.template_peak_bytes, TEMPLATE_MARGIN_PERCENT))
 
 
-def _worker_bytes(lease_bytes: int, computed_bytes: int, measured: Measured, token_budget: int) -> int:
-    """What to lease a worker instead of ``lease_bytes``, after its measured peak."""
-    if not measured.worker_peak_bytes:
+def _worker_bytes(lease_bytes: int, computed_bytes: int, measured_bytes: int, *, may_lower: bool) -> int:
+    """What to lease a worker instead of ``lease_bytes``; the same where nothing was measured or nothing is held."""
+    if not measured_bytes or not lease_bytes:
         return lease_bytes
-    found = _with_margin(measured.worker_peak_bytes, WORKER_MARGIN_PERCENT)
+    found = _with_margin(measured_bytes, WORKER_MARGIN_PERCENT)
     if found >= lease_bytes:
         return max(lease_bytes, min(found, MOST_TIMES_COMPUTED * computed_bytes))
-    if measured.has_seen_enough(token_budget):
-        return min(lease_bytes, max(found, computed_bytes // LEAST_PART_OF_COMPUTED))
-    return lease_bytes
+    return min(lease_bytes, max(found, computed_bytes // LEAST_PART_OF_COMPUTED)) if may_lower else lease_bytes
 
 
 def _with_margin(count: int, percent: int) -> int:
@@ -237,13 +238,8 @@ def _with_margin(count: int, percent: int) -> int:
 
 
 def _largest(declared: Footprint, found: Footprint) -> Footprint:
-    return Footprint(
-        fork_server_bytes=declared.fork_server_bytes,
-        template_peak_bytes=max(declared.template_peak_bytes, found.template_peak_bytes),
-        template_bytes=max(declared.template_bytes, found.template_bytes),
-        worker_peak_bytes=max(declared.worker_peak_bytes, found.worker_peak_bytes),
-        worker_bytes=max(declared.worker_bytes, found.worker_bytes),
-    )
+    pairs = zip(astuple(declared), astuple(found), strict=True)
+    return Footprint(*(max(pair) for pair in pairs))
 
 
 def _deviation_text(direction: str, declared_bytes: int, measured_bytes: int) -> str:

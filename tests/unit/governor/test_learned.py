@@ -88,6 +88,21 @@ def test_worker_whose_peak_is_below_what_it_should_compute_with_is_leased_less_a
     assert (found.worker_peak_bytes, found.worker_bytes) == (550 * MIB, 550 * MIB)
 
 
+def test_device_memory_of_a_worker_is_leased_as_measured_where_there_is_any() -> None:
+    on_device = replace(SPAWNED, device_bytes=1000 * MIB)
+
+    def lease(footprint: Footprint, peak: int, tokens: int = 0) -> int:
+        measured = Measured(worker_peak_bytes=900 * MIB, device_peak_bytes=peak, tokens=tokens)
+        return footprint_with(footprint, measured, is_declared=False, token_budget=BUDGET).device_bytes
+
+    assert lease(on_device, 0) == 1000 * MIB
+    assert lease(on_device, 1500 * MIB) == 1650 * MIB
+    assert lease(on_device, 9000 * MIB) == 2000 * MIB
+    assert lease(on_device, 600 * MIB) == 1000 * MIB
+    assert lease(on_device, 600 * MIB, ENOUGH) == 660 * MIB
+    assert lease(SPAWNED, 600 * MIB, ENOUGH) == 0
+
+
 def test_declared_footprint_is_only_raised() -> None:
     small = Measured(100 * MIB, 50 * MIB, worker_peak_bytes=100 * MIB, worker_bytes=50 * MIB, tokens=ENOUGH)
     assert footprint_with(COMPUTED, small, is_declared=True, token_budget=BUDGET) == COMPUTED
@@ -167,7 +182,7 @@ def test_bytes_that_no_process_has_are_not_noted() -> None:
     for count in (-1, 0, MIB - 1, 2**60):
         assert not learned.note_template(KEY, count, count)
         assert not learned.note_worker(KEY, count, count, count, 0)
-    assert len(learned) == 0
+    assert list(learned) == []
 
 
 def test_small_changes_are_not_worth_writing_until_they_add_up() -> None:
@@ -195,6 +210,6 @@ def test_key_that_was_noted_least_recently_goes_when_there_are_too_many() -> Non
         learned.note_template(key, 100 * MIB, 100 * MIB)
     learned.note_template(keys[0], 100 * MIB, 100 * MIB)
     learned.note_template(replace(KEY, precision="int8"), 100 * MIB, 100 * MIB)
-    assert len(learned) == MAX_ENTRIES
+    assert len(list(learned)) == MAX_ENTRIES
     assert learned.get(keys[0]) is not None
     assert learned.get(keys[1]) is None
