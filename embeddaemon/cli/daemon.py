@@ -11,12 +11,15 @@ import click
 from embeddaemon.cli import connect
 from embeddaemon.cli.calibrate import calibrate_command
 from embeddaemon.cli.console import duration, put, put_json, put_table, say
+from embeddaemon.cli.memory import put_devices, put_leases, put_pressure, put_processes, put_waiting
 from embeddaemon.client.results import ModelInfo
 from embeddaemon.client.sync import Client
-from embeddaemon.governor.budget import format_bytes
 
 LOAD_TIMEOUT_SECONDS = 600.0
 """A large model from a slow disk, or from the hub."""
+
+_ENDS = ("answered", "failed", "expired", "cancelled", "refused")
+"""How requests end."""
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's own document, for programs.")
 
@@ -35,25 +38,21 @@ def status_command(*, as_json: bool, endpoint: str | None, timeout: float) -> No
     state = "draining" if status.get("draining") else "running"
     put(f"daemon    embeddaemon {status.get('version')}, pid {status.get('pid')}, {state} for {_up(status)}")
     requests = status.get("requests", {})
-    counts = ", ".join(f"{requests.get(name, 0)} {name}" for name in ("answered", "failed", "expired", "refused"))
+    counts = ", ".join(f"{requests.get(name, 0)} {name}" for name in _ENDS)
     put(f"requests  {counts}; {status.get('queued', 0)} waiting")
-    put(f"memory    {_memory(status.get('memory', {}))}")
+    memory = status.get("memory", {})
+    put_pressure(memory)
+    put_waiting(memory)
+    put("")
+    put_devices(memory)
     put("")
     _put_models(status)
     put("")
-    _put_leases(status.get("memory", {}))
+    put_leases(status)
 
 
 def _up(status: Mapping[str, Any]) -> str:
     return duration(status.get("uptime_seconds"))
-
-
-def _memory(memory: Mapping[str, Any]) -> str:
-    return (
-        f"{_bytes(memory.get('leased_bytes'))} leased of {_bytes(memory.get('budget_bytes'))}, "
-        f"{_bytes(memory.get('headroom_bytes'))} headroom; limit {_bytes(memory.get('limit_bytes'))} "
-        f"({memory.get('limit_source', 'unknown')})"
-    )
 
 
 def _put_models(status: Mapping[str, Any]) -> None:
@@ -61,43 +60,27 @@ def _put_models(status: Mapping[str, Any]) -> None:
     rows = []
     for model in status.get("models", []):
         name = str(model.get("name"))
-        note = model.get("waiting_for") or ""
-        rows.append((name, str(model.get("state", "-")), str(workers.count(name)), str(model.get("queued", 0)), note))
-    put_table(("MODEL", "STATE", "WORKERS", "WAITING", ""), rows)
+        rows.append((name, str(model.get("state", "-")), str(workers.count(name)), str(model.get("queued", 0))))
+    put_table(("MODEL", "STATE", "WORKERS", "WAITING"), rows)
 
 
-def _put_leases(memory: Mapping[str, Any]) -> None:
-    leases = memory.get("leases", [])
-    rows = [(str(one.get("holder")), _bytes(one.get("bytes")), _bytes(one.get("resident_bytes"))) for one in leases]
-    put_table(("MEMORY OF", "LEASED", "USED"), rows)
-
-
-@click.command(name="ps", short_help="List the daemon's workers.")
-@_json_option
+@click.command(name="ps", short_help="List the daemon's processes.")
+@click.option("--json", "as_json", is_flag=True, help="The daemon's list of workers, for programs.")
 @connect.endpoint_option
 @connect.timeout_option()
 def ps_command(*, as_json: bool, endpoint: str | None, timeout: float) -> None:
-    """List the daemon's workers: one line per process, with its private memory and what it was leased."""
+    """List the daemon's processes, one per line, with the memory that each was promised and what it holds.
+
+    DECLARED is what it was promised before it started, LEASED what it is promised now, MEASURED its private memory,
+    PEAK the most that it ever held. HELD counts the requests that a worker holds. `--json` gives the workers alone;
+    `embeddaemon status --json` has all processes.
+    """
     with Client(endpoint, timeout=timeout) as client:
-        workers = client.status().get("workers", [])
+        status = client.status()
     if as_json:
-        put_json(workers)
-        return
-    headings = ("MODEL", "WORKER", "PID", "STATE", "IN FLIGHT", "PRIVATE", "LEASE", "IDLE")
-    put_table(headings, [_worker_row(worker) for worker in workers])
-
-
-def _worker_row(worker: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        str(worker.get("model", "-")),
-        f"{worker.get('worker', '-')}.{worker.get('incarnation', '-')}",
-        str(worker.get("pid") or "-"),
-        str(worker.get("state", "-")),
-        str(worker.get("in_flight", "-")),
-        _bytes(worker.get("private_bytes")),
-        _bytes(worker.get("lease_bytes")),
-        "-" if worker.get("busy") else duration(worker.get("idle_seconds")),
-    )
+        put_json(status.get("workers", []))
+    else:
+        put_processes(status)
 
 
 @click.group(
@@ -161,7 +144,3 @@ def unload_command(*, name: str, endpoint: str | None, timeout: float) -> None:
     with Client(endpoint, timeout=timeout) as client:
         client.unload(name)
     say(f"{name} is unloaded")
-
-
-def _bytes(count: object) -> str:
-    return format_bytes(count) if isinstance(count, int) else "-"
