@@ -19,6 +19,7 @@ help:
 	@echo "make serve        run the daemon in the foreground (ARGS='--model name=path:DIR')"
 	@echo "make bench        every benchmark with its peers, quick form, one table (bench-full: the form to quote)"
 	@echo "make bench-gpu    the same question on a GPU (ARGS='--source path:DIR'); test it first: make test-gpu"
+	@echo "make bench-governor  is memory governed while everything goes wrong? five minutes (ARGS='--minutes 0.5')"
 	@echo "make soak         the long trials"
 	@echo "make format       format the code and apply the linter's safe repairs"
 	@echo "make clean        remove caches and build products; distclean removes .venv too"
@@ -66,7 +67,7 @@ $(PEERS)/models/.exported: $(PEERS)/openvino/.installed benchmarks/peers/prepare
 
 # ---- Running ----
 
-.PHONY: quickstart serve bench bench-full bench-gpu peers
+.PHONY: quickstart serve bench bench-full bench-gpu bench-governor peers
 quickstart: $(BIN)/.daemon
 	@$(BIN)/python examples/quickstart.py
 
@@ -83,6 +84,9 @@ bench-full: peers
 
 bench-gpu: $(BIN)/.tools
 	@$(BIN)/python -m benchmarks.bench_gpu $(ARGS)
+
+bench-governor: $(BIN)/.tools
+	@$(BIN)/python -m benchmarks.bench_governor $(ARGS)
 
 # ---- Checking ----
 
