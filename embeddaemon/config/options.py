@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from embeddaemon.config import kinds
 from embeddaemon.config.kinds import Kind
-from embeddaemon.config.settings import LogFormat, StartMethod
+from embeddaemon.config.settings import HardLimits, LogFormat, StartMethod
 from embeddaemon.protocol import endpoints
 
 _DAY = 24 * 3600.0
@@ -34,7 +34,9 @@ DAEMON: dict[str, Option] = {
     "default_model": Option("default_model", kinds.text),
     "memory_budget": Option("memory_budget", kinds.budget),
     "memory_reserve": Option("memory_reserve", kinds.size(0, 1024 * _GIB)),
+    "gpu_memory_budget": Option("gpu_memory_budget", kinds.budget),
     "start_method": Option("start_method", kinds.member(StartMethod)),
+    "hard_limits": Option("hard_limits", kinds.member(HardLimits)),
     "max_queued_requests": Option("max_queued_requests", kinds.integer(1, 1_000_000)),
     "max_queued_bytes": Option("max_queued_bytes", kinds.size(_MIB, 1024 * _GIB)),
     "cache_size": Option("cache_bytes", kinds.size(0, 1024 * _GIB)),

@@ -18,6 +18,18 @@ class StartMethod(Enum):
     """A fresh interpreter that loads for itself: seconds, nothing shared. Everywhere."""
 
 
+class HardLimits(Enum):
+    """What keeps one worker from taking all memory."""
+
+    AUTO = "auto"
+    """A cgroup, or where we may not make one RLIMIT_DATA, or where there is neither (macOS) nothing."""
+    CGROUP = "cgroup"
+    """Counts what is used. The daemon does not start where it may not make one."""
+    RLIMIT = "rlimit"
+    """RLIMIT_DATA: counts what is mapped. Works everywhere on Linux."""
+    OFF = "off"
+
+
 class LogFormat(Enum):
     """How a log line looks."""
 
@@ -40,12 +52,15 @@ class Settings:
     """Share of the real limit, or bytes: what all our processes together may take."""
     memory_reserve: int | None = None
     """Never leased; None: the governor's own choice (governor/budget.py)."""
+    gpu_memory_budget: str | int = "90%"
+    """Of each NVIDIA card: what others leave is what they take; the display and other programs live there too."""
     start_method: StartMethod = StartMethod.FORK
+    hard_limits: HardLimits = HardLimits.AUTO
     limits: Limits = field(default_factory=Limits)
     max_queued_requests: int = 512
     """Waiting per model key; beyond it requests are refused as busy (the field's usual bound)."""
     max_queued_bytes: int = 256 * 1024 * 1024
-    """Bodies waiting in all queues together: what clients can make the supervisor hold."""
+    """Bodies waiting in all queues together: what clients can make the supervisor hold; at most half of the reserve."""
     cache_bytes: int = 0
     """Answers to small requests kept for when they come again; 0 keeps none: few applications repeat themselves."""
     request_timeout_seconds: float = 30.0

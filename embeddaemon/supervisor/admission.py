@@ -112,12 +112,19 @@ def check_queue(state: State, model: ModelState, body_bytes: int) -> None:
             details={"queued": waiting, "limit": state.settings.max_queued_requests},
         )
     waiting_bytes = sum(each.queue.waiting_bytes for each in state.models.values())
-    if waiting_bytes + body_bytes > state.settings.max_queued_bytes:
+    limit = most_queued_bytes(state)
+    if waiting_bytes + body_bytes > limit:
         raise Busy(
-            f"requests of {waiting_bytes} bytes wait, the limit is {state.settings.max_queued_bytes}",
+            f"requests of {waiting_bytes} bytes wait, the limit is {limit}",
             retry_after_ms=250,
-            details={"queued_bytes": waiting_bytes, "limit": state.settings.max_queued_bytes},
+            details={"queued_bytes": waiting_bytes, "limit": limit},
         )
+
+
+def most_queued_bytes(state: State) -> int:
+    """As configured, but no more than half of the reserve, which is where waiting bodies live; one always may."""
+    reserve_bytes = state.governor.budget.reserve_bytes
+    return min(state.settings.max_queued_bytes, max(reserve_bytes // 2, state.settings.limits.max_body_bytes))
 
 
 def no_headroom(model: ModelState, answer: Never | Wait) -> NoHeadroom:

@@ -16,6 +16,7 @@ from embeddaemon.models.sources import locate, parse_source
 from embeddaemon.protocol import codec, link, wire
 from embeddaemon.protocol.messages import Document, Waiting
 from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor import footprint_file
 from embeddaemon.supervisor.events import CardFailed, CardRead, ClientGone, Event, SampleTaken
 from embeddaemon.supervisor.process import Processes
 from embeddaemon.telemetry.logs import fields
@@ -31,8 +32,14 @@ class Executor:
     """The hands: both ROUTERs, the processes, the probe. ``exit_code`` is set by the last command of all."""
 
     def __init__(
-        self, clients: zmq.Socket[bytes], workers: zmq.Socket[bytes], processes: Processes, probe: Probe
+        self,
+        clients: zmq.Socket[bytes],
+        workers: zmq.Socket[bytes],
+        processes: Processes,
+        probe: Probe,
+        state_folder: Path | None,
     ) -> None:
+        self._state_folder = state_folder
         self._clients = clients
         self._workers = workers
         self._processes = processes
@@ -73,8 +80,10 @@ class Executor:
             case do.SendTrim():
                 routing = link.routing_id(command.worker, command.incarnation)
                 self._send(self._workers, [routing, link.encode_to_worker(link.Trim(command.incarnation))], "trim")
-            case do.LimitMemory() | do.KeepFootprints():
-                raise AssertionError("not yet")
+            case do.LimitMemory():
+                self._processes.limit_memory(command)
+            case do.KeepFootprints():
+                footprint_file.write(self._state_folder, command.document)
             case do.Log():
                 level = logging.getLevelNamesMapping()[command.level.upper()]
                 log.log(level, fields(command.event, **command.fields))

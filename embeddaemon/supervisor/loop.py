@@ -13,19 +13,21 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import zmq
 
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import ConfigError, ProtocolError
-from embeddaemon.governor.budget import budget_from
-from embeddaemon.governor.core import FORK_SERVER, Governor
+from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.probes import Probe, probe_for_this_machine
 from embeddaemon.protocol import codec, link, wire
 from embeddaemon.protocol.messages import Embed, Load, Unload
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.cache import CACHE, MAX_CACHED_BODY_BYTES, digest
+from embeddaemon.supervisor import footprint_file
+from embeddaemon.supervisor.budgets import governor_for
+from embeddaemon.supervisor.cache import MAX_CACHED_BODY_BYTES, digest
 from embeddaemon.supervisor.core import Supervisor
 from embeddaemon.supervisor.events import (
     CardFailed,
@@ -38,6 +40,7 @@ from embeddaemon.supervisor.events import (
     WorkerSaid,
 )
 from embeddaemon.supervisor.execution import Executor, read
+from embeddaemon.supervisor.hard_limits import HardLimiter
 from embeddaemon.supervisor.listener import Listener, is_admin
 from embeddaemon.supervisor.machine import this_machine
 from embeddaemon.supervisor.parent import ParentWatch
@@ -79,34 +82,33 @@ class Daemon:
         self, settings: Settings, probe: Probe, fork_server_command: Sequence[str], spawn_command: Sequence[str]
     ) -> None:
         self._settings = settings
-        budget = budget_from(settings.memory_budget, probe.limit(), settings.memory_reserve)
-        self._core = Supervisor(
-            settings,
-            this_machine(),
-            Governor(
-                budget,
-                permanent=frozenset({FORK_SERVER, CACHE}),
-                minimum_residence_seconds=settings.min_residence_seconds,
-            ),
-            random.random,
-        )
+        governor = governor_for(settings, probe)
+        self._core = Supervisor(settings, this_machine(), governor, random.random, _learned(settings))
         _open_standard_descriptors()
         self._learn_cards()
         self._wakeup = _catch_signals()
         self._parent = ParentWatch() if settings.exit_with_parent else None
+        limiter = HardLimiter(settings.hard_limits, probe.kernel_kills)
+        self._core.learn_hard_limits(limiter.kind)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._listener = Listener(settings.endpoint)
         self._clients = self._listener.open(self._context, settings.limits)
         self._workers = self._listener.open_link(self._context)
         self._next_look_at_files = time.monotonic() + LOOK_AT_FILES_SECONDS
         processes = Processes(
-            self._listener.link_endpoint, settings.heartbeat_seconds, fork_server_command, spawn_command
+            self._listener.link_endpoint,
+            settings.heartbeat_seconds,
+            limiter,
+            fork_server_command,
+            spawn_command,
         )
         self._processes = processes
-        self._executor = Executor(self._clients, self._workers, processes, probe)
+        state_folder = None if settings.state_folder is None else Path(settings.state_folder)
+        self._executor = Executor(self._clients, self._workers, processes, probe, state_folder)
         self._stalls = StallWatch(probe.stall_trigger())
         names = ",".join(spec.name for spec in settings.models)
-        event = fields("listening", endpoint=settings.endpoint, pid=os.getpid(), models=names, budget=budget.source)
+        budget = governor.budget.source
+        event = fields("listening", endpoint=settings.endpoint, pid=os.getpid(), models=names, budget=budget)
         log.info(event)
 
     def _learn_cards(self) -> None:
@@ -231,6 +233,7 @@ class Daemon:
         if time.monotonic() < self._next_look_at_files:
             return
         self._next_look_at_files = time.monotonic() + LOOK_AT_FILES_SECONDS
+        self._processes.tidy()
         try:
             for name in self._listener.keep_in_place(self._clients, self._workers):
                 log.warning(fields("file_put_back", name=name, endpoint=self._settings.endpoint))
@@ -248,6 +251,14 @@ class Daemon:
         self._context.term()
         signal.set_wakeup_fd(-1)
         self._wakeup.close()
+
+
+def _learned(settings: Settings) -> Learned:
+    """What a life before measured of models, unless its file cannot be used."""
+    learned, reason = footprint_file.read(None if settings.state_folder is None else Path(settings.state_folder))
+    if reason is not None:
+        log.warning(fields("footprints_not_used", folder=settings.state_folder, why=reason))
+    return learned
 
 
 def _peer_address(frame: zmq.Frame) -> str:

@@ -15,6 +15,7 @@ PACKAGES = (ROOT / "embeddaemon", ROOT / "governor", ROOT / "workers")
 SHELLS = {
     "embeddaemon/client": {"__init__", "_connection", "_wire", "aio", "local", "sync"},
     "embeddaemon/supervisor": {
+        "budgets",
         "execution",
         "footprint_file",
         "hard_limits",
