@@ -103,6 +103,8 @@ class Forker:
         self._connection.close()
         self._deaths.close()
         self._children.clear()
+        if isinstance(command, control.ForkWorker):
+            guard.enter_cgroup(command.cgroup)
         return self._midwife(command, passed)
 
     def _reap(self) -> None:

@@ -121,6 +121,7 @@ def spawned_worker(argv: Sequence[str], program: EngineProgram) -> NoReturn:
 
 def _run_spawned_worker(program: EngineProgram) -> int:
     command = _read_command(sys.stdin.buffer)
+    guard.enter_cgroup(command.cgroup)
     guard.exit_at_end_of_file(sys.stdin.fileno())
     program.preload()
     return run_loading_worker(command, program)

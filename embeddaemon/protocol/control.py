@@ -53,6 +53,8 @@ class ForkWorker:
     threads: int
     heartbeat_seconds: float
     order: Mapping[str, Any] | None = None
+    cgroup: str | None = None
+    """The folder of the memory cgroup that it has to enter, first thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,7 @@ def _build(kind: object, fields: Fields) -> ToForker | FromForker:
                 threads=fields.integer("threads", low=1),
                 heartbeat_seconds=fields.number("heartbeat_seconds"),
                 order=fields.mapping_or_none("order"),
+                cgroup=fields.text_or_none("cgroup"),
             )
         case "fork_fetcher":
             return ForkFetcher(child=fields.integer("child"), source=fields.text("source"))

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 from embeddaemon.errors import FailedLoad, ProtocolError
 from embeddaemon.protocol import control
-from embeddaemon.supervisor.commands import StartFetcher, StartForkServer, StartTemplate, StartWorker
+from embeddaemon.supervisor.commands import LimitMemory, StartFetcher, StartForkServer, StartTemplate, StartWorker
 from embeddaemon.supervisor.events import ChildReaped, ControlLost, Event, ForkerSaid, StartFailed
+from embeddaemon.supervisor.hard_limits import HardLimiter
 
 FORK_SERVER_COMMAND = (sys.executable, "-m", "embeddaemon.workers.preload")
 SPAWN_COMMAND = (sys.executable, "-m", "embeddaemon.workers.main", "--spawn")
@@ -46,6 +47,7 @@ class _Process:
     pid: int
     pidfd: int | None
     popen: subprocess.Popen[bytes] | None = None
+    was_told_to_die: bool = False
 
 
 class Processes:
@@ -55,11 +57,13 @@ class Processes:
         self,
         link_endpoint: str,
         heartbeat_seconds: float,
+        limiter: HardLimiter,
         fork_server_command: Sequence[str] = FORK_SERVER_COMMAND,
         spawn_command: Sequence[str] = SPAWN_COMMAND,
     ) -> None:
         self._link_endpoint = link_endpoint
         self._heartbeat_seconds = heartbeat_seconds
+        self._limiter = limiter
         self._fork_server_command = fork_server_command
         self._spawn_command = spawn_command
         self._fork_server: int | None = None
@@ -124,11 +128,16 @@ class Processes:
             threads=command.threads,
             heartbeat_seconds=self._heartbeat_seconds,
             order=None if command.order is None else command.order.as_map(),
+            cgroup=self._limiter.prepare(command.child, command.threads),
         )
         if command.spawn:
-            return self._spawn(command.child, message)
-        forker = self._fork_server if command.template is None else command.template
-        return self._order(forker, command.child, message, [])
+            failed = self._spawn(command.child, message)
+        else:
+            forker = self._fork_server if command.template is None else command.template
+            failed = self._order(forker, command.child, message, [])
+        if failed is not None:
+            self._limiter.ended(command.child)
+        return failed
 
     def _order(self, forker: int | None, child: int, message: control.ToForker, descriptors: list[int]) -> Event | None:
         """Tell a process to fork. One that died a moment ago is lost with all that it should have forked."""
@@ -165,6 +174,7 @@ class Processes:
 
     def _note(self, child: int, pid: int, popen: subprocess.Popen[bytes] | None = None) -> None:
         self._processes[child] = _Process(pid, _open_pidfd(pid), popen)
+        self._limiter.born(child, pid)
 
     def _add_control(self, child: int, connection: socket.socket) -> None:
         self._controls[child] = connection
@@ -200,6 +210,7 @@ class Processes:
             elif isinstance(message, control.Exited):
                 # Why it ended is on its own socket, and comes first.
                 yield from self.read_control(message.child)
+                yield from self._explain(message.child, message.exit_code)
                 self._forget(message.child)
             yield ForkerSaid(child, message)
 
@@ -222,11 +233,24 @@ class Processes:
             process = self._processes[child]
             if process.popen is not None:
                 process.popen.returncode = os.waitstatus_to_exitcode(status)
+            is_orphan = process.popen is None
+            ended += self._explain(child, os.waitstatus_to_exitcode(status), is_orphan=is_orphan)
             self._forget(child)
-            ended.append(ChildReaped(child, os.waitstatus_to_exitcode(status), orphan=process.popen is None))
+            ended.append(ChildReaped(child, os.waitstatus_to_exitcode(status), orphan=is_orphan))
         return ended
 
+    def _explain(self, child: int, exit_code: int, *, is_orphan: bool = False) -> Iterator[Event]:
+        """That the kernel killed it, if it did: known as long as its cgroup is there."""
+        process = self._processes.get(child)
+        if process is None:
+            return
+        told = process.was_told_to_die
+        killed = self._limiter.kernel_kill(child, exit_code, was_told_to_die=told, is_orphan=is_orphan)
+        if killed is not None:
+            yield killed
+
     def _forget(self, child: int) -> None:
+        self._limiter.ended(child)
         process = self._processes.pop(child, None)
         if process is not None:
             if process.pidfd is not None:
@@ -239,11 +263,20 @@ class Processes:
         process = self._processes.get(child)
         if process is None:
             return
+        process.was_told_to_die = True
         with contextlib.suppress(ProcessLookupError):
             if process.pidfd is not None:
                 signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
             else:
                 os.kill(process.pid, signal.SIGKILL)
+
+    def limit_memory(self, command: LimitMemory) -> None:
+        """Set the hard limit of a worker; of any other process, nothing."""
+        self._limiter.limit(command.child, command.growth_bytes)
+
+    def tidy(self) -> None:
+        """Every few seconds: what could not be done at once."""
+        self._limiter.tidy()
 
     def close(self) -> None:
         """Let go of everything: whoever still lives reads end-of-file and dies."""
@@ -254,6 +287,7 @@ class Processes:
         self._controls.clear()
         for child in list(self._processes):
             self._forget(child)
+        self._limiter.close()
 
 
 def _send_packet(connection: socket.socket, packet: bytes, descriptors: list[int]) -> None:

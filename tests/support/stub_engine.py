@@ -144,7 +144,8 @@ def _obey(command: str, row: Rows) -> None:
         case ["hold", "gil", duration, *_]:
             ctypes.PyDLL(None).sleep(int(duration))
         case ["eat", size, *_]:
-            _kept.append(bytearray(os.urandom(4096) * (int(size.removesuffix("MiB")) * 256)))
+            # In steps, and every page written.
+            _kept.extend(bytearray(b"x") * (1 << 20) for _ in range(int(size.removesuffix("MiB"))))
         case ["nan", *_]:
             row[:] = np.nan
         case ["zero", *_]:

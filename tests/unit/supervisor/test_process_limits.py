@@ -9,16 +9,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from embeddaemon.config.settings import HardLimits
 from embeddaemon.supervisor import process
 from embeddaemon.supervisor.commands import StartFetcher, StartForkServer, StartWorker
 from embeddaemon.supervisor.events import ControlLost, StartFailed
+from embeddaemon.supervisor.hard_limits import HardLimiter
 from embeddaemon.supervisor.process import Processes
 
 
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
     monkeypatch.setattr(process, "_become_subreaper", lambda: None)  # the test's own process is none
-    below = Processes("ipc:///tmp/nowhere", 0.5)
+    below = Processes("ipc:///tmp/nowhere", 0.5, HardLimiter(HardLimits.OFF, lambda: None))
     yield below
     below.close()
 

@@ -1,0 +1,289 @@
+"""A memory cgroup for each worker, v1 or v2: made, limited, asked how its process died, removed. I/O.
+
+    v1   OWN/embeddaemon-PID/CHILD       processes may live at every level, so we stay where we are
+    v2   BASE/supervisor                 ourselves, the fork server, templates: processes may live in leaves only
+         BASE/embeddaemon-PID/CHILD      BASE was delegated to us (systemd: Delegate=memory)
+
+A worker enters its folder itself, first thing (``workers.guard.enter_cgroup``): memory that it takes from then on
+counts there, what it inherited does not. Moving another process would stop the loop for 10 to 25 ms, because the
+kernel then waits for every processor. Only the limit is set from here, which takes microseconds. If cgroups are used
+at all is decided in hard_limits.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from embeddaemon.telemetry.logs import fields
+
+log = logging.getLogger(__name__)
+
+FOLDER_PREFIX = "embeddaemon-"
+"""Then the supervisor's pid."""
+LEAF = "supervisor"
+"""Ourselves under v2; also the DelegateSubgroup= of a systemd unit."""
+
+_NEAR_BYTES = 1024 * 1024
+"""A peak so close to the limit has reached it: the kernel charges pages by the batch."""
+
+
+class Unavailable(Exception):
+    """No cgroup can be made here; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What the two versions call the same things."""
+
+    version: str
+    usage: str
+    limit: str
+
+
+_V1 = _Files("cgroup v1", "memory.usage_in_bytes", "memory.limit_in_bytes")
+_V2 = _Files("cgroup v2", "memory.current", "memory.max")
+_V1_WITH_SWAP = "memory.memsw.limit_in_bytes"
+
+
+class WorkerCgroups:
+    """The cgroups of one supervisor's workers, by child number. Nothing here waits."""
+
+    def __init__(self, files: _Files, base: Path, proc: Path) -> None:
+        self._files = files
+        self._folder = base / f"{FOLDER_PREFIX}{os.getpid()}"
+        self._left: set[Path] = set()
+        """Folders that could not be removed yet: for a moment after the reap that is normal."""
+        self._remove_leftovers(base, proc)
+        self._try_out()
+
+    @property
+    def version(self) -> str:
+        return self._files.version
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    @property
+    def is_counted_above(self) -> bool:
+        """Whether the kernel counts a kill in here in our own cgroup too."""
+        return self._files is _V2
+
+    def _remove_leftovers(self, base: Path, proc: Path) -> None:
+        """Of supervisors that were killed, also of one that had our pid. None goes that a process lives in."""
+        for folder in base.glob(f"{FOLDER_PREFIX}*"):
+            pid = folder.name.removeprefix(FOLDER_PREFIX)
+            if pid.isdecimal() and (int(pid) == os.getpid() or not (proc / pid).exists()):
+                self._left.update(path for path in folder.iterdir() if path.is_dir())
+                self._left.add(folder)
+        self.tidy()
+
+    def _try_out(self) -> None:
+        """Raises Unavailable if a limit cannot be set here."""
+        trial = self.make(0)
+        try:
+            if not os.access(trial / "cgroup.procs", os.W_OK):
+                raise Unavailable(f"{trial} was made, but no process can enter it")
+            _write(trial / self._files.limit, _unlimited(self._files))
+        except OSError as error:
+            raise Unavailable(f"no limit can be set in {trial}: {error.strerror}") from error
+        finally:
+            self._left.add(self._folder)  # made again for the first worker
+            self.remove(0)
+
+    def make(self, child: int) -> Path:
+        """The folder for a worker that is about to be started. Raises Unavailable."""
+        folder = self._folder / str(child)
+        self._left -= {folder, self._folder}
+        try:
+            self._folder.mkdir(exist_ok=True)
+            if self._files is _V2:
+                _write(self._folder / "cgroup.subtree_control", "+memory")
+            folder.mkdir(exist_ok=True)
+            self._prepare(folder)
+        except OSError as error:
+            raise Unavailable(f"{folder} cannot be made: {error.strerror}") from error
+        return folder
+
+    def _prepare(self, folder: Path) -> None:
+        """Without a limit yet: what it takes to load is another matter than what it takes to serve."""
+        if self._files is _V1:
+            _write(folder / "memory.oom_control", "0")  # inherited, 1 would stop it at the limit instead of ending it
+        elif (swap := folder / "memory.swap.max").exists():
+            _write(swap, "0")  # or it would grow into swap beyond its limit
+
+    def is_inside(self, child: int) -> bool:
+        """Whether the worker has entered its folder."""
+        return bool(_read(self._folder / str(child) / "cgroup.procs").strip())
+
+    def limit(self, child: int, growth_bytes: int) -> None:
+        """From what it holds now it may grow by so many bytes. Raises OSError when that is impossible.
+
+        Pages of files count too where it was the first to read them; the kernel gives those back before it kills.
+        """
+        folder = self._folder / str(child)
+        bound = int(_read(folder / self._files.usage)) + growth_bytes
+        if self._files is _V2:
+            _write(folder / _V2.limit, str(bound))
+            return
+        names = [name for name in (_V1.limit, _V1_WITH_SWAP) if (folder / name).exists()]
+        if bound > _number(folder / _V1.limit):
+            names.reverse()  # memory alone never has a higher limit than memory and swap together
+        for name in names:
+            _write(folder / name, str(bound))
+        _write(folder / "memory.max_usage_in_bytes", "0")  # the peak is to be one under this limit
+
+    def kernel_kill(self, child: int) -> bool | None:
+        """None unless the kernel killed it for lack of memory; then whether its own limit was the reason.
+
+        The count of kills is of the processes in here, whoever ran out of memory: we, those above us, the machine.
+        """
+        folder = self._folder / str(child)
+        if self._files is _V2:
+            events = _numbers(folder / "memory.events")
+            return bool(events.get("oom", 0)) if events.get("oom_kill", 0) else None
+        if not _numbers(folder / "memory.oom_control").get("oom_kill", 0):
+            return None
+        # failcnt stays 0 on some kernels, so the peak has to tell.
+        return any(
+            _number(folder / f"{counter}.max_usage_in_bytes") + _NEAR_BYTES
+            >= _number(folder / f"{counter}.limit_in_bytes")
+            for counter in ("memory", "memory.memsw")
+            if (folder / f"{counter}.limit_in_bytes").exists()
+        )
+
+    def remove(self, child: int) -> None:
+        """After the reap. Where the kernel is not through with the process yet, ``tidy`` does it."""
+        self._left.add(self._folder / str(child))
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Another try for what could not be removed."""
+        for folder in sorted(self._left, reverse=True):  # children before parents
+            if _is_removed(folder):
+                self._left.discard(folder)
+
+    def close(self) -> None:
+        """The last try. What is still there, whoever comes next removes."""
+        if self._folder.exists():
+            self._left.update((self._folder, *(path for path in self._folder.iterdir() if path.is_dir())))
+        self.tidy()
+
+
+def worker_cgroups(root: Path = Path("/"), *, is_asked_for: bool) -> WorkerCgroups:
+    """Raises Unavailable where none may be made. Under v2 moves this process, so to be called before it starts any.
+
+    ``is_asked_for``: somebody says that we may, so no proof is needed that our cgroup was delegated to us.
+    """
+    proc = root / "proc"
+    own = _own_folder(root, "cgroup")
+    if own is not None:
+        if _number(own / "memory.use_hierarchy", missing=1) == 0:
+            raise Unavailable(f"{own}: memory.use_hierarchy is 0, so workers would escape the limits above us")
+        return WorkerCgroups(_V1, own, proc)
+    own = _own_folder(root, "cgroup2")
+    if own is None:
+        raise Unavailable("no memory cgroup of ours is mounted")
+    base = own.parent if own.name == LEAF and _is_delegated(own.parent, root) else own
+    if not is_asked_for and not _is_delegated(base, root):
+        raise Unavailable(f"{own} was not delegated to us (systemd: Delegate=memory)")
+    if "memory" not in _read(base / "cgroup.controllers").split():
+        raise Unavailable(f"{base} has no memory controller (systemd: Delegate=memory)")
+    _move_into_leaf(base, own)
+    return WorkerCgroups(_V2, base, proc)
+
+
+def _is_delegated(folder: Path, root: Path) -> bool:
+    """Systemd marks what it delegates. The root of a cgroup namespace belongs to whoever is in there."""
+    with contextlib.suppress(OSError, AttributeError):
+        if os.getxattr(folder, "user.delegate") == b"1":
+            return True
+    with contextlib.suppress(OSError, AttributeError):
+        if os.getxattr(folder, "trusted.delegate") == b"1":
+            return True
+    return _own_path(root, "cgroup2") == PurePosixPath("/") and folder == _own_folder(root, "cgroup2")
+
+
+def _move_into_leaf(base: Path, own: Path) -> None:
+    """Out of ``base``, which may then have controlled children: all or nothing. Raises Unavailable."""
+    leaf = base / LEAF
+    try:
+        if own == base:
+            leaf.mkdir(exist_ok=True)
+            _write(leaf / "cgroup.procs", "0")
+        _write(base / "cgroup.subtree_control", "+memory")
+    except OSError as error:
+        if own == base:
+            with contextlib.suppress(OSError):
+                _write(base / "cgroup.procs", "0")
+            _is_removed(leaf)
+        others = " (other processes live in it)" if error.errno == errno.EBUSY else ""
+        raise Unavailable(f"{base} cannot have cgroups for workers: {error.strerror}{others}") from error
+
+
+def _own_folder(root: Path, filesystem: str) -> Path | None:
+    """The folder of our own memory cgroup, where it is mounted."""
+    own = _own_path(root, filesystem)
+    for line in _read(root / "proc" / "self" / "mountinfo").splitlines():
+        # ID PARENT DEVICE TOP POINT OPTIONS [OPTIONAL]... - TYPE SOURCE SUPEROPTIONS
+        left, _, right = line.partition(" - ")
+        before, after = left.split(), right.split()
+        if own is None or len(before) < 5 or len(after) < 3 or after[0] != filesystem:
+            continue
+        if filesystem == "cgroup" and "memory" not in after[2].split(","):
+            continue
+        if own.is_relative_to(before[3]) and ".." not in own.parts:
+            return root / PurePosixPath(before[4]).relative_to("/") / own.relative_to(before[3])
+    return None
+
+
+def _own_path(root: Path, filesystem: str) -> PurePosixPath | None:
+    """Our path in the hierarchy, from lines "ID:CONTROLLERS:PATH"; v2 has no controllers in its line."""
+    for line in _read(root / "proc" / "self" / "cgroup").splitlines():
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if (not controllers) if filesystem == "cgroup2" else ("memory" in controllers.split(",")):
+            return PurePosixPath(path)
+    return None
+
+
+def _is_removed(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        log.debug(fields("cgroup_not_removed", folder=folder, reason=error.strerror))
+        return False
+    return True
+
+
+def _unlimited(files: _Files) -> str:
+    return "-1" if files is _V1 else "max"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def _read(path: Path) -> str:
+    """Empty where there is no such file, or not for us."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _number(path: Path, missing: int = 0) -> int:
+    text = _read(path).strip()
+    return int(text) if text.isdecimal() else missing
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The second word of each line by its first."""
+    lines = (line.split() for line in _read(path).splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdecimal()}
