@@ -178,11 +178,14 @@ def weather(daemon: StormDaemon, prepared: Prepared, how: Weather, budget_bytes:
     names = [model.name for model in prepared.models]
     trouble = Troublemaker(daemon.endpoint, daemon.pid, names, how.rates, how.seed)
     watch = Watch(daemon.endpoint)
-    with observed(daemon.pid, budget_bytes, report):
+    with observed(daemon.pid, budget_bytes, report), _clients(daemon, prepared, how) as programs:
         watch.start()
         trouble.start()
-        report.tally, hung = _clients(daemon, prepared, how)
+        until = time.monotonic() + how.seconds
+        while time.monotonic() < until and daemon.is_alive():
+            time.sleep(0.1)
         trouble.stop()
+        report.tally, hung = _collected(programs, prepared.bound_seconds)
         watch.stop()
         report.status, left = calm_down(daemon, names)
     report.trouble, report.spans = trouble.trouble, watch.spans
@@ -208,33 +211,41 @@ def observed(pid: int, budget_bytes: int, report: Report) -> Iterator[None]:
         process.wait()
 
 
-def _clients(daemon: StormDaemon, prepared: Prepared, how: Weather) -> tuple[Tally, list[str]]:
-    """All clients until their time is up; what they counted, and which of them never came back."""
+@contextlib.contextmanager
+def _clients(daemon: StormDaemon, prepared: Prepared, how: Weather) -> Iterator[list[subprocess.Popen[str]]]:
+    """Programs of several clients each, which stop asking by themselves; none is left at the end."""
     longest = prepared.bound_seconds + LATE_SECONDS
-    programs = []
-    for number in range(0, how.clients, _CLIENTS_PER_PROGRAM):
-        plan = Plan(
-            endpoint=daemon.endpoint,
-            seconds=how.seconds,
-            seed=how.seed * 100 + number,
-            clients=min(_CLIENTS_PER_PROGRAM, how.clients - number),
-            weights={model.name: model.weight for model in prepared.models},
-            timeouts=(longest,) * 6 + (15.0,) * 3 + (1.0,),
-            known=str(prepared.known),
-        )
-        command = [sys.executable, "-m", "benchmarks._storm_client", plan.as_argument()]
-        programs.append(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True))
+    programs: list[subprocess.Popen[str]] = []
+    try:
+        for number in range(0, how.clients, _CLIENTS_PER_PROGRAM):
+            plan = Plan(
+                endpoint=daemon.endpoint,
+                seconds=how.seconds,
+                seed=how.seed * 100 + number,
+                clients=min(_CLIENTS_PER_PROGRAM, how.clients - number),
+                weights={model.name: model.weight for model in prepared.models},
+                timeouts=(longest,) * 6 + (15.0,) * 3 + (1.0,),
+                known=str(prepared.known),
+            )
+            command = [sys.executable, "-m", "benchmarks._storm_client", plan.as_argument()]
+            programs.append(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True))
+        yield programs
+    finally:
+        for program in programs:
+            program.kill()
+            program.communicate()
+
+
+def _collected(programs: Sequence[subprocess.Popen[str]], longest_seconds: float) -> tuple[Tally, list[str]]:
+    """What all clients counted once the last of them has its answer, and which of them never came back."""
     total, hung = Tally(), []
-    last = time.monotonic() + how.seconds + longest + 30
+    last = time.monotonic() + longest_seconds + 30
     for number, program in enumerate(programs):
         try:
             said, _ = program.communicate(timeout=max(1.0, last - time.monotonic()))
             total.merge(tally_from(said))
         except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:
             hung.append(f"clients {number}: {type(error).__name__}, exit code {program.poll()}")
-        finally:
-            program.kill()
-            program.wait()
     return total, hung
 
 

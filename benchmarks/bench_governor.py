@@ -26,6 +26,7 @@ import argparse
 import dataclasses
 import datetime as dt
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -70,6 +71,7 @@ def main() -> int:
     parser.add_argument("--without-unbounded", action="store_true", help="nobody eats without bound")
     parser.add_argument("--keep-log", type=Path, metavar="FILE", help="where the daemon's log goes")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to stop"))  # by way of every finally: nothing stays behind
     load, start = os.getloadavg()[0], time.monotonic()
     minutes = arguments.minutes or _MINUTES[arguments.form]
     rates = _rates(arguments, minutes * 60)
