@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from embeddaemon.cli.forktest import start_fork_server
+from embeddaemon.cli.memory import memory_lines
 from embeddaemon.cli.serve import DAEMON_MODULES
 from embeddaemon.client.sync import Client
 from embeddaemon.config.flags import Flags
@@ -62,6 +63,8 @@ class Finding:
     state: State
     found: str
     remedy: str | None = None
+    more: tuple[str, ...] = ()
+    """Lines below it."""
 
 
 def python() -> Finding:
@@ -210,17 +213,18 @@ def configuration(environment: Mapping[str, str]) -> Finding:
 
 
 def daemon(endpoint: str | None) -> Finding:
-    """Whether somebody answers where clients look."""
+    """Whether somebody answers where clients look; its budgets and whom it leased what."""
     try:
         with Client(endpoint, timeout=5.0) as client:
-            server = client.hello()
+            status = client.status()
     except DaemonUnreachable as error:
         return Finding("daemon", State.NOTE, error.message)
     except EmbedDaemonError as error:
         return Finding(
             "daemon", State.BROKEN, str(error), "stop what listens there, or name another place with --endpoint"
         )
-    return Finding("daemon", State.GOOD, f"embeddaemon {server.version} answers, pid {server.pid}")
+    found = f"embeddaemon {status.get('version')} answers, pid {status.get('pid')}"
+    return Finding("daemon", State.GOOD, found, more=memory_lines(status.get("memory", {})))
 
 
 def all_checks(environment: Mapping[str, str], endpoint: str | None) -> list[Callable[[], Finding]]:

@@ -37,9 +37,17 @@ def doctor_command(ctx: click.Context, *, as_json: bool, endpoint: str | None) -
 
 def _put(finding: Finding) -> None:
     put(f"{finding.state.value:<7} {finding.name:<14} {finding.found}")
+    for line in finding.more:
+        put(f"{'':<22} {line}")
     if finding.remedy:
         put(f"{'':<22} → {finding.remedy}")
 
 
-def _as_map(finding: Finding) -> dict[str, str | None]:
-    return {"check": finding.name, "state": finding.state.value, "found": finding.found, "remedy": finding.remedy}
+def _as_map(finding: Finding) -> dict[str, object]:
+    return {
+        "check": finding.name,
+        "state": finding.state.value,
+        "found": finding.found,
+        "remedy": finding.remedy,
+        "more": list(finding.more),
+    }

@@ -103,6 +103,25 @@ def _process_row(process: Document) -> tuple[str, ...]:
     )
 
 
+def memory_lines(memory: Document) -> tuple[str, ...]:
+    """Budgets, leases and what waits, a line each, for ``doctor``."""
+    devices = [
+        f"budget of {device.get('device')}: {size(device.get('budget_bytes'))}, "
+        f"{size(device.get('leased_bytes'))} leased, {size(device.get('headroom_bytes'))} headroom; "
+        f"limit {size(device.get('limit_bytes'))} ({device.get('limit_source')})"
+        for device in _devices(memory)
+    ]
+    leases = [
+        f"lease of {lease.get('holder')}: declared {size(lease.get('declared_bytes'))}, "
+        f"leased {size(lease.get('bytes'))}, measured {size(lease.get('resident_bytes'))}, "
+        f"peak {size(lease.get('peak_bytes'))}"
+        for lease in memory.get("leases", [])
+    ]
+    limits = [f"hard limits of workers: {memory['hard_limits']}"] if memory.get("hard_limits") else []
+    waiting = [f"{model.get('model')} waits for memory: {model.get('why')}" for model in memory.get("waiting") or []]
+    return (*devices, *limits, *leases, *waiting)
+
+
 def size(count: object) -> str:
     """Bytes for a person; "-" where they are not known."""
     return format_bytes(count) if isinstance(count, int) else "-"

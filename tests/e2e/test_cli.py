@@ -146,10 +146,12 @@ def test_status_ps_and_models_show_the_loaded_model(daemon: Daemon) -> None:
     assert status["memory"]["leased_bytes"] > 0
     assert [worker["model"] for worker in status["workers"]] == [MODEL]
     shown = daemon.run("status").stdout.decode()
-    for word in (MODEL, "ready", "leased of", "answered", "fork-server"):
+    for word in (MODEL, "ready", "HEADROOM", "answered", "cancelled", "fork-server", "supervisor"):
         assert word in shown
     workers = json.loads(daemon.run("ps", "--json").stdout)
-    assert str(workers[0]["pid"]) in daemon.run("ps").stdout.decode()
+    listed = daemon.run("ps").stdout.decode()
+    assert str(workers[0]["pid"]) in listed
+    assert [line.split()[0] for line in listed.splitlines()[1:]] == ["supervisor", "fork-server", "template", "worker"]
     models = json.loads(daemon.run("models", "--json").stdout)
     assert (models["default_model"], models["models"][0]["dimension"]) == (MODEL, 384)
     assert f"{MODEL} *" in daemon.run("models").stdout.decode()
@@ -229,6 +231,7 @@ def test_doctor_finds_the_daemon_and_everything_it_needs(daemon: Daemon) -> None
     done = daemon.run("doctor", "--json")
     checks = {check["check"]: check for check in json.loads(done.stdout)["checks"]}
     assert checks["daemon"]["state"] == "ok"
+    assert checks["daemon"]["more"][0].startswith("budget of ram: ")
     assert checks["fork server"]["state"] == "ok"
     assert "1 thread" in checks["fork server"]["found"]
     assert checks["bundled model"]["state"] == "ok"
@@ -242,5 +245,5 @@ def test_second_daemon_at_the_same_place_is_refused_as_configuration(daemon: Dae
 
 def test_log_is_one_json_object_per_line(daemon: Daemon) -> None:
     events = [json.loads(line)["event"] for line in daemon.log.read_text().splitlines()]
-    assert events[0] == "listening"
+    assert events[:2] == ["hard_limits", "listening"]
     assert "worker_ready" in events

@@ -94,6 +94,26 @@ def test_leases_and_the_supervisors_own_memory_are_listed(capsys: pytest.Capture
     assert lines[-1].split() == ["supervisor", "1", "-", "reserve", "40", "MiB", "-"]
 
 
+def test_doctor_has_a_line_for_each_budget_each_lease_and_each_model_that_waits() -> None:
+    story = Story(spec("mini"), spec("big", estimate=1500 * MIB))
+    story.supervisor.learn_hard_limits("rlimit")
+    story.ask("mini")
+    story.run()
+    story.ask("big")
+    story.pass_time(2.0)
+    lines = memory.memory_lines(status_of(story)["memory"])
+    assert [line.split(":")[0] for line in lines] == [
+        "budget of ram",
+        "hard limits of workers",
+        "lease of fork-server",
+        "lease of template",
+        "lease of worker",
+        "big waits for memory",
+    ]
+    assert LIMIT.source in lines[0]
+    assert all(word in lines[2] for word in ("declared", "leased", "measured", "peak"))
+
+
 def test_document_of_a_daemon_that_says_less_is_shown_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     document = {"memory": {"device": "ram", "budget_bytes": GIB}}
     memory.put_devices(document["memory"])
