@@ -14,7 +14,7 @@ from embeddaemon.supervisor.candidates import leaving, unneeded
 from embeddaemon.supervisor.commands import SendTrim
 from embeddaemon.supervisor.departures import give_up
 from embeddaemon.supervisor.leases import lease_of
-from embeddaemon.supervisor.lifecycle import SERVING, DeathClass, Worker, WorkerState
+from embeddaemon.supervisor.lifecycle import COMING, DeathClass, Worker, WorkerState
 from embeddaemon.supervisor.room import evict
 from embeddaemon.supervisor.state import State
 
@@ -69,7 +69,7 @@ def _worst(state: State, *, is_anyone: bool) -> Worker | None:
     excess = {
         worker.number: worker.private_bytes - (0 if is_anyone else lease_of(state, state.children[worker.child]).bytes)
         for worker in state.workers.values()
-        if worker.state in SERVING
+        if worker.state not in COMING and not state.children[worker.child].is_leaving
     }
     worst = max(excess, key=lambda number: excess[number], default=None)
     return None if worst is None or excess[worst] <= 0 else state.workers[worst]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from embeddaemon.config.settings import Settings
@@ -56,11 +56,12 @@ class Story:
         self,
         *models: ModelSpec,
         budget_bytes: int = 2048 * MIB,
+        reserve_bytes: int = 0,
         random: Callable[[], float] = lambda: 0.5,
         **fields: object,
     ) -> None:
         settings = settings_for(*(models or (spec(),)), **fields)
-        self.budget = Budget("ram", budget_bytes, 0, LIMIT)
+        self.budget = Budget("ram", budget_bytes, reserve_bytes, LIMIT)
         governor = Governor(
             self.budget,
             permanent=frozenset({FORK_SERVER, CACHE}),
@@ -297,6 +298,10 @@ class Story:
     def leased(self) -> dict[str, int]:
         """Bytes by holder."""
         return {lease.holder: lease.bytes for lease in self.governor.snapshot(self.now).leases}
+
+    def logged(self, event: str) -> list[Mapping[str, object]]:
+        """The fields of every line about an event."""
+        return [line.fields for line in self.commands if isinstance(line, do.Log) and line.event == event]
 
     def count(self, kind: type[do.Command]) -> int:
         return sum(isinstance(command, kind) for command in self.commands)

@@ -65,6 +65,8 @@ class Process:
     """Of these, what it had when it was ready, and what no trimming gives back."""
     most_bytes: int | None = None
     """Its hard limit."""
+    peak_bytes: int = 0
+    """Held for a moment before each heartbeat."""
     trims: int = 0
     held: list[Held] = field(default_factory=list)
     cancelled: set[int] = field(default_factory=set)
@@ -251,7 +253,7 @@ class World:
             progress=0,
             busy=bool(process.held),
             private_bytes=process.private_bytes,
-            peak_bytes=process.private_bytes,
+            peak_bytes=max(process.private_bytes, process.peak_bytes),
             trims=process.trims,
         )
         process.link.append(WorkerSaid(beat))
