@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import zmq
 
 from embeddaemon.errors import BadOutput, Cancelled, EmbedDaemonError, Expired, InternalError
@@ -25,14 +24,13 @@ from embeddaemon.protocol.messages import Lane
 from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers.answers import Frames, Sender, error_frames, shape_rows, vectors_frames
 from embeddaemon.workers.engines import DeviceLost, Rows
+from embeddaemon.workers.exhaustion import exit_out_of_memory, is_out_of_memory
+from embeddaemon.workers.forward_pass import forward
 from embeddaemon.workers.loading import Loaded, causes
-from embeddaemon.workers.waiting import MicroBatch, Row, Waiting, Work
+from embeddaemon.workers.waiting import MOST_STREAM_TOKENS, STREAMS_OF_A_DEVICE, MicroBatch, Row, Waiting, Work
 from embeddaemon.workers.width import Width
 
 log = logging.getLogger(__name__)
-
-_STREAMS_OF_A_DEVICE = 2
-"""While one waits for what the device computes, the other sends it the next micro-batch; a third would only wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +50,8 @@ class Compute:
     def __init__(self, command: control.ForkWorker, loaded: Loaded, connection: zmq.Socket[bytes]) -> None:
         self.progress = 0
         """Micro-batches finished."""
+        self.tokens = 0
+        """Computed."""
         self._sender = Sender(command.worker, command.incarnation)
         self._model = loaded.model
         self._card = loaded.order.card
@@ -63,14 +63,16 @@ class Compute:
         self._is_parallel = loaded.model.is_reentrant and self._most_threads > 1
         streams = self._most_threads if self._is_parallel else 1
         if is_on_device and loaded.model.is_reentrant:
-            streams = _STREAMS_OF_A_DEVICE
+            streams = STREAMS_OF_A_DEVICE
         self._lock = threading.RLock()
         """Guards all that follows, and the fields of every Work."""
         self._wakeups = [threading.Condition(self._lock) for _ in range(streams)]
         self._idle: set[int] = set()
         """Streams that wait and were not woken yet."""
         self._held: dict[int, Work] = {}
-        self._waiting = Waiting(loaded.order.token_budget, 1 if is_on_device else streams)
+        budget = loaded.order.token_budget
+        # What is computed at once has a bound: waiting.most_tokens_at_once, and most_tokens_on_device.
+        self._waiting = Waiting(budget, 1) if is_on_device else Waiting(min(budget, MOST_STREAM_TOKENS), streams)
         self._width = Width(self._most_threads)
         self._running = 0
         """Micro-batches that streams compute now."""
@@ -135,7 +137,9 @@ class Compute:
         """A dead thread behind a live process must be impossible: whatever gets this far ends the process."""
         try:
             self._run(number)
-        except BaseException:
+        except BaseException as error:
+            if is_out_of_memory(error):
+                exit_out_of_memory(self._sender, error)
             log.exception(fields("compute_thread_failed", worker=self._sender))
             os._exit(control.EXIT_BUG)
 
@@ -192,10 +196,12 @@ class Compute:
     def _compute(self, turn: _Turn) -> None:
         start = time.perf_counter()
         try:
-            vectors = self._forward(turn.rows)
+            vectors = forward(self._model, self._card, turn.rows)
         except DeviceLost:
             raise  # nothing that this process still has to compute can succeed
-        except Exception as error:  # noqa: BLE001 - the boundary of the requests in this micro-batch
+        except Exception as error:  # the boundary of the requests in this micro-batch
+            if is_out_of_memory(error):
+                raise
             self._failed(turn.rows, error)
             self._finished(turn, None)
             return
@@ -207,6 +213,7 @@ class Compute:
         with self._lock:
             self.progress += 1
             if seconds is not None:
+                self.tokens += turn.tokens
                 if turn.threads == 1:
                     self._waiting.learn(turn.tokens, seconds)
                 if turn.alone_as == self._begun:
@@ -217,16 +224,6 @@ class Compute:
                 self._end_withdrawn(work)
             if self._draining:
                 self._wake(len(self._threads))
-
-    def _forward(self, rows: MicroBatch) -> Rows:
-        texts = [row.work.tokenized.ids[row.index] for row in rows]
-        lengths = np.fromiter(map(len, texts), dtype=np.int32, count=len(texts))
-        prompt_lengths = None
-        if not self._card.include_prompt:
-            prompts = (row.work.tokenized.prompt_tokens[row.index] for row in rows)
-            prompt_lengths = np.fromiter(prompts, dtype=np.int32, count=len(rows))
-        ids = texts[0] if len(texts) == 1 else np.concatenate(texts)
-        return self._model.forward(ids, lengths, prompt_lengths)
 
     def _keep(self, rows: MicroBatch, vectors: Rows, compute_us: int) -> None:
         places: dict[Work, list[int]] = {}

@@ -20,6 +20,7 @@ from embeddaemon.errors import ProtocolError
 from embeddaemon.protocol import control
 from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers import guard
+from embeddaemon.workers.exhaustion import exit_out_of_memory, is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,9 @@ def run_child(main: Callable[[], int]) -> NoReturn:
     code = control.EXIT_BUG
     try:
         code = main()
-    except BaseException:  # the boundary of a process
+    except BaseException as error:  # the boundary of a process
+        if is_out_of_memory(error):
+            exit_out_of_memory(os.getpid(), error)
         log.exception(fields("process_failed", pid=os.getpid()))
     finally:
         _flush()

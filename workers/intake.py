@@ -5,6 +5,7 @@ What is wrong with one request is answered here and disturbs no other. Waits on 
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import time
@@ -19,14 +20,17 @@ from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers import measure
 from embeddaemon.workers.answers import Sender, error_frames, tokens_frames
 from embeddaemon.workers.compute import Compute
+from embeddaemon.workers.engines import OnDevice, device_memory
+from embeddaemon.workers.exhaustion import exit_out_of_memory, is_out_of_memory
 from embeddaemon.workers.loading import Loaded, causes
+from embeddaemon.workers.measure import Meter
 from embeddaemon.workers.requests import Tokenized, read_request, tokenize
 from embeddaemon.workers.waiting import Work
 
 log = logging.getLogger(__name__)
 
 _MEASURE_EVERY_SECONDS = 5.0
-"""Measuring takes milliseconds, a heartbeat microseconds."""
+"""In full, which takes milliseconds; a heartbeat between follows what came and went since in microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,12 @@ class Intake:
     """Owns the intake socket. One thread, the process's main one."""
 
     def __init__(
-        self, command: control.ForkWorker, loaded: Loaded, connection: zmq.Socket[bytes], compute: Compute
+        self,
+        command: control.ForkWorker,
+        loaded: Loaded,
+        connection: zmq.Socket[bytes],
+        compute: Compute,
+        meter: Meter,
     ) -> None:
         self._sender = Sender(command.worker, command.incarnation)
         self._model = loaded.model
@@ -51,7 +60,9 @@ class Intake:
         self._compute = compute
         self._heartbeat_seconds = command.heartbeat_seconds
         self._next_heartbeat = time.monotonic() + command.heartbeat_seconds
+        self._meter = meter
         self._next_measurement = time.monotonic() + _MEASURE_EVERY_SECONDS
+        self._trims = 0
         self._progress_before = 0
         """At the last heartbeat."""
         self._lean_at = 0
@@ -77,16 +88,29 @@ class Intake:
         now = time.monotonic()
         if now < self._next_heartbeat:
             return
+        self._beat(now)
+        self._give_back_when_idle()
+
+    def _beat(self, now: float) -> None:
         self._next_heartbeat = now + self._heartbeat_seconds
-        private_bytes = 0
         if now >= self._next_measurement:
             self._next_measurement = now + _MEASURE_EVERY_SECONDS
-            private_bytes = measure.private_bytes()
+            memory = self._meter.measure()
+        else:
+            memory = self._meter.estimate()
+        device = device_memory(self._model)
         heartbeat = link.Heartbeat(
-            self._sender.worker, self._sender.incarnation, self._compute.progress, self._compute.busy, private_bytes
+            worker=self._sender.worker,
+            incarnation=self._sender.incarnation,
+            progress=self._compute.progress,
+            busy=self._compute.busy,
+            private_bytes=memory.private_bytes + device.unified_bytes,
+            peak_bytes=memory.peak_bytes + device.unified_bytes,
+            device_bytes=device.own_bytes,
+            trims=self._trims,
+            tokens=self._compute.tokens,
         )
         self._connection.send(link.encode_from_worker(heartbeat))
-        self._give_back_when_idle()
 
     def _give_back_when_idle(self) -> None:
         """What a busy worker's malloc keeps is three quarters of all that the worker has for itself."""
@@ -95,6 +119,16 @@ class Intake:
         if progress == before != self._lean_at and not self._compute.busy:
             self._lean_at = progress
             measure.give_back()
+
+    def _trim(self) -> None:
+        """Everything back that is free in here, and at once what is left, measured."""
+        gc.collect()
+        measure.give_back()
+        if isinstance(self._model, OnDevice):
+            self._model.give_back()
+        self._trims += 1
+        self._next_measurement = now = time.monotonic()
+        self._beat(now)
 
     def _receive(self) -> None:
         frames = self._connection.recv_multipart()
@@ -106,7 +140,7 @@ class Intake:
         elif isinstance(message, link.Cancel):
             self._compute.cancel(message.serials)
         elif isinstance(message, link.Trim):
-            measure.give_back()
+            self._trim()
         else:
             self._take(message, frames[1:])
 
@@ -143,6 +177,8 @@ class Intake:
             self._refuse(item, request.id, error)
             return None
         except Exception as error:  # the boundary of a request
+            if is_out_of_memory(error):
+                exit_out_of_memory(self._sender, error)
             log.exception(fields("tokenizing_failed", worker=self._sender, model=item.model))
             self._refuse(item, request.id, InternalError(f"{item.model} failed to tokenize", cause=causes(error)))
             return None

@@ -13,8 +13,8 @@ import numpy as np
 
 from embeddaemon.errors import EmbedDaemonError, FailedLoad, chain
 from embeddaemon.models.order import LoadOrder
-from embeddaemon.workers import measure
 from embeddaemon.workers.engines import LoadedModel
+from embeddaemon.workers.measure import Meter
 from embeddaemon.workers.program import EngineProgram
 
 _TEXTS = ("a", "a few words", "a sentence of some more words than the others have")
@@ -29,24 +29,23 @@ class Loaded:
     facts: dict[str, Any]
     seconds: float
     peak_bytes: int
-    """The most that the process had for itself while loading: resident at the peak, less what it shared at first."""
+    """The most that the process had for itself while loading, pages of the files that it read included."""
 
 
 def load(program: EngineProgram, order: LoadOrder) -> Loaded:
     """Loads, which warms up as well, and proves. Raises EmbedDaemonError, or whatever the engine raised."""
-    shared = measure.resident_bytes()
+    meter = Meter()
     start = time.monotonic()
     model = program.load(order)
     _prove(model, order)
     seconds = time.monotonic() - start
-    peak = max(measure.peak_resident_bytes() - shared, measure.private_bytes())
-    return Loaded(model, order, asdict(model.facts), seconds, peak)
+    return Loaded(model, order, asdict(model.facts), seconds, meter.measure().peak_bytes)
 
 
 def _prove(model: LoadedModel, order: LoadOrder) -> None:
     """One micro-batch of known texts, which shows before the first request that the model works."""
     encoded = sorted(model.tokenize(_TEXTS, prompt="", max_tokens=order.card.max_tokens), key=lambda one: len(one.ids))
-    ids = np.array([token for one in encoded for token in one.ids], dtype=np.int32)
+    ids = np.concatenate([one.ids for one in encoded], dtype=np.int32)
     lengths = np.array([len(one.ids) for one in encoded], dtype=np.int32)
     rows = model.forward(ids, lengths, None)
     if rows.shape != (len(_TEXTS), order.card.dim):

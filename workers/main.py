@@ -22,11 +22,14 @@ from embeddaemon.models.order import order_from_map
 from embeddaemon.protocol import control, link
 from embeddaemon.protocol.codec import error_to_map
 from embeddaemon.telemetry.logs import fields, setup
-from embeddaemon.workers import guard, measure
+from embeddaemon.workers import guard
 from embeddaemon.workers.compute import Compute
+from embeddaemon.workers.engines import device_memory
+from embeddaemon.workers.exhaustion import is_out_of_memory
 from embeddaemon.workers.forking import run_child
 from embeddaemon.workers.intake import Intake
 from embeddaemon.workers.loading import Loaded, load, load_error
+from embeddaemon.workers.measure import Memory, Meter
 from embeddaemon.workers.program import EngineProgram, torch_program
 
 log = logging.getLogger(__name__)
@@ -71,7 +74,9 @@ def run_loading_worker(command: control.ForkWorker, program: EngineProgram) -> i
     sockets = _connect(command)
     try:
         loaded = load(program, order_from_map(command.order))
-    except Exception as error:  # noqa: BLE001 - the boundary of a process: told to the supervisor, which ends the requests
+    except Exception as error:  # the boundary of a process: told to the supervisor, which ends the requests
+        if is_out_of_memory(error):
+            raise  # there may be room another time
         _report_failure(command, sockets, load_error(str(command.order["card"].get("folder")), error), error)
         return control.EXIT_LOAD_FAILED
     return _serve(command, loaded, sockets, loads=1)
@@ -88,22 +93,27 @@ def _report_failure(command: control.ForkWorker, sockets: _Sockets, error: Embed
 def _serve(command: control.ForkWorker, loaded: Loaded, sockets: _Sockets, loads: int) -> int:
     compute = Compute(command, loaded, sockets.compute)
     compute.start()
-    sockets.intake.send(link.encode_from_worker(_ready(command, loaded, loads)))
-    Intake(command, loaded, sockets.intake, compute).run()
+    meter = Meter()
+    sockets.intake.send(link.encode_from_worker(_ready(command, loaded, loads, meter.estimate())))
+    Intake(command, loaded, sockets.intake, compute, meter).run()
     sockets.intake.close()
     sockets.context.term()
     return 0
 
 
-def _ready(command: control.ForkWorker, loaded: Loaded, loads: int) -> link.Ready:
+def _ready(command: control.ForkWorker, loaded: Loaded, loads: int, memory: Memory) -> link.Ready:
+    device = device_memory(loaded.model)
+    peak_bytes = max(memory.peak_bytes, loaded.peak_bytes if loads else 0)
     return link.Ready(
         worker=command.worker,
         incarnation=command.incarnation,
         pid=os.getpid(),
-        private_bytes=measure.private_bytes(),
+        private_bytes=memory.private_bytes + device.unified_bytes,
         threads=command.threads,
         loads=loads,
         facts=loaded.facts if loads else None,
+        peak_bytes=peak_bytes + device.unified_bytes,
+        device_bytes=device.own_bytes,
     )
 
 

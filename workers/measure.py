@@ -4,14 +4,79 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import resource
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 _ROLLUP = Path("/proc/self/smaps_rollup")
 _STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_RESET_HIGH_WATER = b"5"
+"""What clear_refs takes to begin VmHWM anew from what is resident now; needs no privilege, takes a microsecond."""
+_COUNTING_ERROR = 1024 * 1024
+"""The kernel counts per processor and adds up later: what was most may still rise a little."""
 _PRIVATE = (b"Private_Dirty:", b"Private_Hugetlb:", b"Swap:")
 """Not Private_Clean: pages of a file that nobody else maps now; the kernel takes them back without asking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What this process has for itself, and the most that it had since it was last asked for."""
+
+    private_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Status:
+    """What the system says quickly, in bytes."""
+
+    anonymous: int
+    """Swap included. In a fork it counts what is shared with the parent, so only the change says something."""
+    resident: int
+    most_resident: int
+
+
+class Meter:
+    """Follows the memory of this process, from when it is made. For one thread.
+
+    What a fork writes to for the first time, where its parent's pages were, is seen by ``measure`` only. The peak
+    counts all that became resident and left again, pages of files too. Where the high-water mark cannot be reset only a
+    peak above all earlier ones is seen.
+    """
+
+    def __init__(self) -> None:
+        self._private_bytes = 0
+        """At the last measurement."""
+        self._anonymous = 0
+        """At the same time."""
+        self._most_resident = 0
+        """What the high-water mark says as long as there is no new peak."""
+        self.measure()
+
+    def measure(self) -> Memory:
+        """In full. Takes milliseconds."""
+        self._private_bytes = private_bytes()
+        status = _status()
+        self._anonymous = status.anonymous
+        return self._memory(self._private_bytes, status)
+
+    def estimate(self) -> Memory:
+        """The last measurement and what came and went since. Takes some ten microseconds."""
+        status = _status()
+        return self._memory(max(0, self._private_bytes + status.anonymous - self._anonymous), status)
+
+    def _memory(self, private_bytes: int, status: _Status) -> Memory:
+        is_new = status.most_resident > self._most_resident + _COUNTING_ERROR
+        above = status.most_resident - status.resident if is_new else 0
+        self._most_resident = status.resident if _reset_high_water() else status.most_resident
+        return Memory(private_bytes, private_bytes + max(0, above))
 
 
 def private_bytes() -> int:
@@ -24,31 +89,59 @@ def private_bytes() -> int:
 
 
 def _private_bytes_without_proc() -> int:
-    try:
-        import psutil  # noqa: PLC0415 - only where there is no /proc
-
-        return int(psutil.Process().memory_full_info().uss)
-    except (ImportError, OSError):
-        return peak_resident_bytes()
+    process = _process()
+    if process is None:
+        return _most_resident_without_proc()
+    return int(process.memory_full_info().uss)
 
 
-def resident_bytes() -> int:
-    """Resident now, shared pages included."""
-    return _status_bytes(b"VmRSS:")
-
-
-def peak_resident_bytes() -> int:
-    """The most that was ever resident, shared pages included. A fork starts from what its parent has resident."""
-    return _status_bytes(b"VmHWM:")
-
-
-def _status_bytes(key: bytes) -> int:
+def _status() -> _Status:
     try:
         lines = _STATUS.read_bytes().splitlines()
     except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+        return _status_without_proc()
+    found = dict.fromkeys((b"RssAnon", b"VmSwap", b"VmRSS", b"VmHWM"), 0)
+    for line in lines:
+        key, _, value = line.partition(b":")
+        if key in found:
+            found[key] = 1024 * int(value.split()[0])
+    return _Status(found[b"RssAnon"] + found[b"VmSwap"], found[b"VmRSS"], found[b"VmHWM"])
+
+
+def _status_without_proc() -> _Status:
+    most = _most_resident_without_proc()
+    process = _process()
+    resident = most if process is None else int(process.memory_info().rss)
+    return _Status(resident, resident, most)
+
+
+def _most_resident_without_proc() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _process() -> psutil.Process | None:
+    try:
+        import psutil  # noqa: PLC0415 - only where there is no /proc
+
+        return psutil.Process()
+    except ImportError:
+        return None
+
+
+def _reset_high_water() -> bool:
+    """False where that cannot be done."""
+    try:
+        descriptor = os.open(_CLEAR_REFS, os.O_WRONLY)
+    except OSError:
+        return False
+    try:
+        os.write(descriptor, _RESET_HIGH_WATER)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def settle() -> None:

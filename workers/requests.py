@@ -62,7 +62,7 @@ def tokenize(request: ModelRequest, body: Body, model: LoadedModel, card: ModelC
         encoded, positions = _encode_ids(body, model, card)
     truncated = _cut(encoded, positions, card, request)
     return Tokenized(
-        ids=[np.array(one.ids, dtype=np.int32) for one in encoded],
+        ids=[one.ids for one in encoded],
         prompt_tokens=[one.prompt_tokens for one in encoded],
         positions=positions,
         truncated=truncated,
@@ -114,19 +114,21 @@ def _encode_ids(body: TokenIds, model: LoadedModel, card: ModelCard) -> tuple[li
                 details={"index": index, "id": largest, "vocabulary": card.vocabulary},
             )
     unique, positions = _unique(body.ids)
-    closing: list[int] = []
+    closing: int | None = None
     if any(len(ids) > card.max_tokens for ids in unique):
-        closing = model.tokenize([""], prompt="", max_tokens=card.max_tokens)[0].ids[-1:]
+        closing = _last(model.tokenize([""], prompt="", max_tokens=card.max_tokens)[0].ids)
     return [Encoded(_shorten(ids, card.max_tokens, closing), 0, len(ids)) for ids in unique], positions
 
 
-def _shorten(ids: tuple[int, ...], limit: int, closing: list[int]) -> list[int]:
+def _last(ids: Ids) -> int | None:
+    return int(ids[-1]) if len(ids) else None
+
+
+def _shorten(ids: tuple[int, ...], limit: int, closing: int | None) -> Ids:
     """Cut as the tokenizer cuts: a closing special token stays."""
-    if len(ids) <= limit:
-        return list(ids)
-    if closing and ids[-1] == closing[0]:
-        return [*ids[: limit - 1], ids[-1]]
-    return list(ids[:limit])
+    if len(ids) > limit:
+        ids = (*ids[: limit - 1], ids[-1]) if ids[-1] == closing else ids[:limit]
+    return np.array(ids, dtype=np.int32)
 
 
 def _cut(

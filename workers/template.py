@@ -14,6 +14,7 @@ from embeddaemon.protocol import control
 from embeddaemon.protocol.codec import error_to_map
 from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers import guard, main, measure
+from embeddaemon.workers.exhaustion import is_out_of_memory
 from embeddaemon.workers.forking import Forker
 from embeddaemon.workers.loading import Loaded, load, load_error
 from embeddaemon.workers.program import EngineProgram
@@ -28,14 +29,17 @@ def run_template(connection: socket.socket, order_map: Mapping[str, Any], progra
         order = order_from_map(order_map)
         loaded = load(program, order)
         _check_one_thread()
-    except Exception as error:  # noqa: BLE001 - the boundary of a process: told to the supervisor, which ends the requests
+    except Exception as error:  # the boundary of a process: told to the supervisor, which ends the requests
+        if is_out_of_memory(error):
+            raise  # there may be room another time
         return report_failure(connection, load_error(str(order_map.get("card", {}).get("folder")), error), error)
     measure.settle()
+    private_bytes = measure.private_bytes()
     ready = control.TemplateReady(
         pid=os.getpid(),
         threads=guard.thread_count(),
-        private_bytes=measure.private_bytes(),
-        peak_bytes=loaded.peak_bytes,
+        private_bytes=private_bytes,
+        peak_bytes=max(private_bytes, loaded.peak_bytes),
         loads=1,
         load_seconds=loaded.seconds,
         facts=loaded.facts,

@@ -1,15 +1,17 @@
 """Texts to token ids, by the ``tokenizers`` library on the folder's own tokenizer.json, never padded.
 
-Truncation is ours: the library would have to tokenize twice to tell how long a text was. What a request may carry is
-checked elsewhere (requests.py).
+Truncation is ours: the library would have to tokenize twice to tell how long a text was. What the library needs while
+it encodes is a hundred bytes and more for each byte of text, so what comes in one request is encoded in slices. What a
+request may carry is checked elsewhere (requests.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer, Lowercase, Normalizer
@@ -24,6 +26,15 @@ from embeddaemon.models.pipeline import read_pipeline
 from embeddaemon.workers.engines import Encoded
 
 _PROMPTS_REMEMBERED = 64
+
+_SLICE_CHARACTERS = 64 * 1024
+"""Of one request, encoded at once: for 20 ms, so a call more or less is nothing. Longer texts are in pieces so long."""
+
+_CHARACTERS_PER_TOKEN = 16
+"""A piece with so many for each token that the model takes holds nearly always all that stays of its text."""
+
+_WORD_CHARACTERS = 1024
+"""Where a piece would end, a space is looked for so far back; without one it ends inside a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +60,37 @@ class Tokenizer:
         """Each text with ``prompt`` before it; longer ones keep their special tokens at the end. Releases the GIL."""
         prompted = [prompt + text for text in texts] if prompt else list(texts)
         prompt_tokens = self._count(prompt) if self._counts_prompts else 0
+        longest = max(_SLICE_CHARACTERS, _CHARACTERS_PER_TOKEN * max_tokens)
         encoded: list[Encoded] = []
-        for encoding in self._rust.encode_batch_fast(prompted):
-            ids = encoding.ids
-            cut = self._cut(ids, max_tokens)
-            # Of a text that is all prompt something must stay to be pooled.
-            encoded.append(Encoded(cut, max(0, min(prompt_tokens, len(cut) - 1)), len(ids)))
+        for together in _slices(prompted):
+            if len(together[0]) > longest:
+                lengths_and_ids = [self._long(together[0], longest, max_tokens)]
+            else:
+                lengths_and_ids = [(len(one.ids), one.ids) for one in self._rust.encode_batch_fast(together)]
+            for length, ids in lengths_and_ids:
+                cut = np.array(self._cut(ids, max_tokens), dtype=np.int32)
+                # Of a text that is all prompt something must stay to be pooled.
+                encoded.append(Encoded(cut, max(0, min(prompt_tokens, len(cut) - 1)), length))
         return encoded
+
+    def _long(self, text: str, longest: int, max_tokens: int) -> tuple[int, list[int]]:
+        """How many tokens a text has, and the ids of its beginning, at least as many as are to stay.
+
+        As if encoded at once, but for a word of more than a thousand characters where two pieces meet, which is two;
+        tokenizers that make tokens across spaces may count one more or less there.
+        """
+        before, behind = self._frame.before, self._frame.behind
+        ids: list[int] = []
+        length = self.special_tokens
+        for start, end in _pieces(text, longest):
+            (encoding,) = self._rust.encode_batch_fast([text[start:end]])
+            piece = encoding.ids
+            length += len(piece) - self.special_tokens
+            if start == 0:
+                ids = piece
+            elif len(ids) <= max_tokens + behind:
+                ids = ids[: len(ids) - behind] + piece[before:]
+        return length, ids
 
     @property
     def special_tokens(self) -> int:
@@ -77,6 +112,30 @@ class Tokenizer:
                 self._prompt_tokens.clear()
             self._prompt_tokens[prompt] = count
         return count
+
+
+def _slices(texts: list[str]) -> Iterator[list[str]]:
+    """In order, each as many as are short enough together; a longer one is alone."""
+    start = characters = 0
+    for place, text in enumerate(texts):
+        if place > start and characters + len(text) > _SLICE_CHARACTERS:
+            yield texts[start:place]
+            start, characters = place, 0
+        characters += len(text)
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _pieces(text: str, longest: int) -> Iterator[tuple[int, int]]:
+    """Where each begins and ends: before a space, wherever there is one."""
+    start = 0
+    while start < len(text):
+        end = min(start + longest, len(text))
+        if end < len(text):
+            spaces = (place for place in range(end, end - _WORD_CHARACTERS, -1) if text[place].isspace())
+            end = next(spaces, end)
+        yield start, end
+        start = end
 
 
 def load_tokenizer(card: ModelCard) -> Tokenizer:

@@ -177,8 +177,7 @@ def test_vectors_that_are_no_vectors_are_an_error(client: RawClient, text: str) 
     assert client.embed_error([text]).code == "bad_output"
 
 
-@pytest.mark.parametrize("text", ["raise", "raise memory"])
-def test_exception_in_the_model_ends_only_its_request(client: RawClient, text: str) -> None:
-    error = client.embed_error([text])
+def test_exception_in_the_model_ends_only_its_request(client: RawClient) -> None:
+    error = client.embed_error(["raise"])
     assert error.code == "internal"
     assert "told to" in " ".join([error.message, *error.cause])

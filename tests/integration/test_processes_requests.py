@@ -89,7 +89,7 @@ def test_tokenize_is_answered_without_the_model(stand_in: StandIn, tree: Tree) -
 
 def test_token_ids_give_the_vector_of_their_text(stand_in: StandIn, tree: Tree) -> None:
     ids = StubModel(stub_order()).tokenize(["a text"], prompt="", max_tokens=64)[0].ids
-    by_ids = Request(embed(["x"]).header, bodies.encode_ids([ids], Limits()))
+    by_ids = Request(embed(["x"]).header, bodies.encode_ids([ids.tolist()], Limits()))
     (result,) = stand_in.ask(by_ids)
     np.testing.assert_allclose(result.vectors, [expected("a text")], rtol=1e-6)
 
@@ -109,7 +109,6 @@ BAD_REQUESTS = [
     (embed(["nan"]), "bad_output"),
     (embed(["zero"]), "bad_output"),
     (embed(["raise"]), "internal"),
-    (embed(["raise memory"]), "internal"),
 ]
 
 

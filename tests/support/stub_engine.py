@@ -80,7 +80,7 @@ class StubModel:
         words = [self._command_id(text)] if text.startswith(COMMANDS) else [self._id(word) for word in text.split()]
         ids = [*prompt_ids, *words, END]
         cut = ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], END]
-        return Encoded(cut, len(prompt_ids) if prompt else 0, len(ids))
+        return Encoded(np.array(cut, dtype=np.int32), len(prompt_ids) if prompt else 0, len(ids))
 
     def _id(self, word: str) -> int:
         return 2 + zlib.crc32(word.encode()) % (self._vocabulary - _RESERVED - 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,7 @@ class EngineFacts:
 class Encoded:
     """One text as token ids."""
 
-    ids: list[int]
+    ids: Ids
     """Special tokens included, cut to the maximum."""
     prompt_tokens: int
     """How many of the first tokens come from the prompt (and the start token with it)."""
@@ -73,6 +73,38 @@ class LoadedModel(Protocol):
     def use_threads(self, threads: int) -> None:
         """The thread that calls this computes with so many threads from now on; called before its first forward."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """What a process holds for its device."""
+
+    own_bytes: int
+    """Of the device's own memory, its context included."""
+    unified_bytes: int
+    """Of the host's, where device and host have one memory: private to the process, but not counted as its own."""
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """What a ``LoadedModel`` in the memory of a device can do as well. Any thread may ask."""
+
+    def device_memory(self) -> DeviceMemory:
+        """What the process holds now, free parts of it too."""
+        ...
+
+    def give_back(self) -> None:
+        """Gives the device what is free inside the process."""
+        ...
+
+
+def device_memory(model: LoadedModel) -> DeviceMemory:
+    """Nothing, where the model is in no device's memory."""
+    return model.device_memory() if isinstance(model, OnDevice) else DeviceMemory(0, 0)
+
+
+class DeviceFull(Exception):
+    """The device had no memory left for this forward pass. It is as well as before, and less at once may fit."""
 
 
 class DeviceLost(Exception):

@@ -60,7 +60,7 @@ def test_prompt_is_the_requests_own_else_its_tasks_else_the_default_tasks(
     request_: Embed | Tokenize, card: ModelCard, prompt: str
 ) -> None:
     expected = StubModel(stub_order(card)).tokenize(["text"], prompt=prompt, max_tokens=64)[0].ids
-    assert run(request_, "text", card=card).ids[0].tolist() == expected
+    assert run(request_, "text", card=card).ids[0].tolist() == expected.tolist()
 
 
 def test_prompt_tokens_are_counted() -> None:

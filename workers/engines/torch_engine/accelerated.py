@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from embeddaemon.models.card import ModelCard
-from embeddaemon.workers.engines import DeviceLost, Encoded, EngineFacts, Ids, Rows
+from embeddaemon.workers.engines import DeviceFull, DeviceLost, DeviceMemory, Encoded, EngineFacts, Ids, Rows
 from embeddaemon.workers.engines.torch_engine import pooling, segments
 from embeddaemon.workers.engines.torch_engine.model import Encode
 from embeddaemon.workers.engines.torch_engine.row import Positions, Row, divide, lay_out
@@ -23,6 +23,10 @@ from embeddaemon.workers.tokenization import Tokenizer
 
 _FEW_GROUPS = 4
 """Up to as many lengths in a row, pooling length by length launches no more kernels. Counted, not measured."""
+
+_CUDA_CONTEXT_BYTES = 640 * 1024 * 1024
+"""What CUDA itself takes of a device per process: the context and its kernels. Half a gigabyte or more with torch's
+libraries, by device and driver, and beside other processes nothing tells it apart."""
 
 
 class AcceleratedModel:
@@ -54,7 +58,7 @@ class AcceleratedModel:
         return self._tokenizer.encode(texts, prompt=prompt, max_tokens=max_tokens)
 
     def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
-        """See LoadedModel. Raises DeviceLost."""
+        """See LoadedModel. Raises DeviceFull and DeviceLost."""
         assert int(lengths.sum()) == len(ids), "lengths that do not add up to the tokens"
         if not len(lengths):
             return np.empty((0, self._card.dim), dtype=np.float32)
@@ -73,6 +77,22 @@ class AcceleratedModel:
         """See LoadedModel."""
         torch.set_num_threads(threads)
 
+    def device_memory(self) -> DeviceMemory:
+        """See OnDevice."""
+        if self._device.type == "cuda":
+            return DeviceMemory(torch.cuda.memory_reserved(self._device) + _CUDA_CONTEXT_BYTES, 0)
+        if self._device.type == "mps":
+            return DeviceMemory(0, torch.mps.driver_allocated_memory())
+        return DeviceMemory(0, 0)
+
+    def give_back(self) -> None:
+        """See OnDevice."""
+        with _on(self._device):
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            elif self._device.type == "mps":
+                torch.mps.empty_cache()
+
     def _pool(self, hidden: torch.Tensor, row: Row) -> torch.Tensor:
         """(tokens, hidden) to (texts, dim)."""
         # MPS has no reduction by segments.
@@ -89,5 +109,11 @@ def _on(device: torch.device) -> Iterator[None]:
     try:
         with current:
             yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceFull(f"{device} has no memory left: {error}") from error
     except torch.AcceleratorError as error:
         raise DeviceLost(f"{device} failed and computes nothing any more in this process: {error}") from error
+    except RuntimeError as error:
+        if device.type == "mps" and "out of memory" in str(error):  # which has no class of its own there
+            raise DeviceFull(f"{device} has no memory left: {error}") from error
+        raise

@@ -1,0 +1,74 @@
+"""What a process does that asked for memory and got none: it says so and ends, for what it was about is half done.
+
+Its successor gets what it held. An allocation may fail at the hard limit (RLIMIT_DATA) or because the system has
+nothing left. Rust and C++ libraries that abort instead are not seen here, nor is the kernel's killer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import resource
+from typing import NoReturn
+
+from embeddaemon.protocol import control
+from embeddaemon.telemetry.logs import fields
+from embeddaemon.workers import measure
+
+log = logging.getLogger(__name__)
+
+_SIGNS = (
+    "can't allocate memory",  # torch's allocator on the CPU
+    "cannot allocate memory",  # what the system calls it; Rust's errors carry that
+    "not enough memory",  # torch's allocator elsewhere
+    "std::bad_alloc",
+    "could not create a memory object",  # oneDNN's
+)
+"""In what libraries raise as errors that say nothing else."""
+
+_RESERVE_BYTES = 1024 * 1024
+
+_reserve = [bytes(_RESERVE_BYTES)]
+"""Held for the last words. Never written to, so it counts at the limit and takes no memory."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this error, or one that caused it, is that the process got no memory. A full device is not."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if _says_so(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _says_so(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    if not isinstance(error, RuntimeError | OSError) and type(error) is not Exception:
+        return False
+    text = str(error).lower()
+    return any(sign in text for sign in _SIGNS)
+
+
+def exit_out_of_memory(process: object, error: BaseException) -> NoReturn:
+    """Ends the process at once with its own code. ``process`` says in the log which one it is."""
+    _reserve.clear()
+    try:
+        with contextlib.suppress(Exception):
+            log.critical(
+                fields("out_of_memory", worker=process, private_bytes=measure.private_bytes(), limit_bytes=_limit()),
+                exc_info=error,
+            )
+    finally:
+        os._exit(control.EXIT_OUT_OF_MEMORY)
+
+
+def _limit() -> int | None:
+    """RLIMIT_DATA, where there is one."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return None if soft == resource.RLIM_INFINITY else soft
