@@ -80,19 +80,18 @@ def _check_against_machine(loaded: Loaded, cards: Mapping[str, ModelCard]) -> No
     if importlib.util.find_spec("psutil") is None:  # a client's install, which cannot serve
         return
     # Here and not above: `config show` and a client's install need no supervisor.
-    from embeddaemon.governor.budget import budget_from  # noqa: PLC0415
-    from embeddaemon.governor.core import Governor  # noqa: PLC0415
     from embeddaemon.governor.probes import probe_for_this_machine  # noqa: PLC0415
+    from embeddaemon.supervisor.budgets import governor_for  # noqa: PLC0415
     from embeddaemon.supervisor.core import Supervisor  # noqa: PLC0415
     from embeddaemon.supervisor.events import CardRead  # noqa: PLC0415
     from embeddaemon.supervisor.machine import this_machine  # noqa: PLC0415
 
     settings, machine = loaded.settings, this_machine()
-    budget = budget_from(settings.memory_budget, probe_for_this_machine().limit(), settings.memory_reserve)
-    _check_cache(loaded, budget)
+    governor = governor_for(settings, probe_for_this_machine())
+    _check_cache(loaded, governor.budget)
     for spec in settings.models:
         check_precision(spec, machine.device if spec.device == "auto" else spec.device, loaded.given)
-    supervisor = Supervisor(settings, machine, Governor(budget), random.random)
+    supervisor = Supervisor(settings, machine, governor, random.random)
     for name, card in cards.items():
         supervisor.learn_card(CardRead(name, card))
 
