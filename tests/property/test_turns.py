@@ -12,7 +12,7 @@ from embeddaemon.supervisor.candidates import TURN_SECONDS
 from embeddaemon.supervisor.events import StallNoticed
 from tests.support.supervisor_story import Story, spec
 
-SECONDS = 150.0
+SECONDS = 100.0
 CHANGE_SECONDS = 2.0
 """What leaving, loading and the looks between them take in this world, where processes do everything at once."""
 
@@ -29,14 +29,14 @@ def everything_that_fits_alone(sizes_mib: list[int], spare_percent: int) -> int:
     paces=st.lists(st.floats(0.05, 1.5), min_size=10, max_size=30),
     quiet=st.sets(st.integers(0, 4), max_size=2),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_no_busy_model_waits_longer_than_the_turns_of_the_others(
     sizes_mib: list[int], spare_percent: int, paces: list[float], quiet: set[int]
 ) -> None:
     """``quiet`` ones ask now and then, the others always have a request open."""
     models = [spec(f"m{number}", estimate=size * MIB) for number, size in enumerate(sizes_mib)]
     story = Story(*models, budget_bytes=everything_that_fits_alone(sizes_mib, spare_percent), min_residence_seconds=1.0)
-    story.world.private_bytes = 10 * MIB
+    story.world.private_bytes = 100 * MIB
     bound = len(models) * (2 * TURN_SECONDS + CHANGE_SECONDS)
     waiting: dict[str, tuple[int, float]] = {}
     answered = dict.fromkeys((model.name for model in models), 0)
@@ -64,24 +64,25 @@ def test_no_busy_model_waits_longer_than_the_turns_of_the_others(
 
 
 def test_memory_that_small_models_pass_among_themselves_reaches_the_large_one_that_waits() -> None:
-    small = [spec(f"small{number}", estimate=200 * MIB) for number in range(4)]
-    story = Story(*small, spec("large", estimate=640 * MIB), budget_bytes=FORK_SERVER_BYTES + 840 * MIB)
-    story.world.private_bytes = 10 * MIB
+    """The small ones are loaded at different times, so that there is never one at which the turns of all are over."""
+    small = [spec(f"small{number}", estimate=200 * MIB) for number in range(6)]
+    story = Story(*small, spec("large", estimate=720 * MIB), budget_bytes=FORK_SERVER_BYTES + 860 * MIB)
+    story.world.private_bytes = 100 * MIB
     waiting: dict[str, int] = {}
-    served = 0
-    asked_at = story.now
-    large = story.ask("large", deadline_ms=600_000)
-    for _ in range(600):
-        for model in small:
+    large = asked_at = None
+    for turn in range(400):
+        for model in small[: 1 + turn // 5]:
             if model.name not in waiting or story.outcome(waiting[model.name]) != "open":
                 waiting[model.name] = story.ask(model.name, deadline_ms=600_000)
+        if turn == 100:
+            large, asked_at = story.ask("large", deadline_ms=600_000), story.now
         story.answer_everything()
-        if story.outcome(large) == "ok":
-            served += 1
-            assert story.now - asked_at <= 5 * (2 * TURN_SECONDS + CHANGE_SECONDS)
-            asked_at, large = story.now, story.ask("large", deadline_ms=600_000)
+        if large is not None and story.outcome(large) == "ok":
+            assert asked_at is not None
+            assert story.now - asked_at <= 2 * TURN_SECONDS + CHANGE_SECONDS
+            return
         story.pass_time(0.3)
-    assert served >= 3
+    raise AssertionError(f"it still waits: {story.model('large').waiting}")
 
 
 def test_notice_of_a_stall_takes_a_look_at_once() -> None:
