@@ -25,6 +25,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("daemon", "List the configured models; calibrate one for int8."),
     "load": ("daemon", "Bring a model into memory."),
     "unload": ("daemon", "Give a model's memory back."),
+    "plan": ("plan", "Say whether models would fit, and what would be evicted."),
     "bench": ("bench", "Measure the running daemon on this machine."),
     "doctor": ("doctor", "Say what this machine has, and what is wrong with it."),
     "config": ("config", "Check or show the configuration."),

@@ -1,0 +1,260 @@
+"""``plan``: would these models fit, and what would be evicted. Starts nothing, asks no daemon, imports no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import assert_never
+
+import click
+
+from embeddaemon.cli.console import Exit, put, put_json, put_table, say
+from embeddaemon.cli.serve import refuse_client_install
+from embeddaemon.config.flags import Flags
+from embeddaemon.config.kinds import did_you_mean
+from embeddaemon.config.loading import load
+from embeddaemon.config.settings import Settings
+from embeddaemon.errors import ConfigError, FailedLoad
+from embeddaemon.governor.budget import DEFAULT_MEMORY_BUDGET, Budget, budget_from, format_bytes
+from embeddaemon.governor.core import FORK_SERVER, Governor, Want
+from embeddaemon.governor.footprint import FORK_SERVER_BYTES
+from embeddaemon.governor.plan import Amount, Fit, Outcome, PlannedModel, Start, plan
+from embeddaemon.governor.probes import Probe, probe_for_this_machine
+from embeddaemon.governor.samples import RAM
+from embeddaemon.models.card import ModelCard
+from embeddaemon.models.folder import read_card
+from embeddaemon.models.sources import SourceKind, locate, parse_source
+from embeddaemon.models.spec import ModelSpec
+from embeddaemon.supervisor import footprint_file
+from embeddaemon.supervisor.cache import CACHE, Cache
+from embeddaemon.supervisor.learning import card_learned, has_template, needs_fork_server
+from embeddaemon.supervisor.leases import lease_cache
+from embeddaemon.supervisor.machine import this_machine
+from embeddaemon.supervisor.needs import settle_footprint
+from embeddaemon.supervisor.staffing import wants_of_worker
+from embeddaemon.supervisor.state import Machine, ModelState, State
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What was found out. ``unknown`` are models of the hub that are not on this machine."""
+
+    budgets: tuple[Budget, ...]
+    cache_bytes: int
+    outcomes: tuple[Outcome, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> Exit:
+        """All side by side, some in turns (or nobody knows), one never."""
+        fits = {outcome.fit for outcome in self.outcomes}
+        if Fit.NEVER in fits:
+            return Exit.USAGE
+        return Exit.OK if fits <= {Fit.YES} and not self.unknown else Exit.FAILED
+
+
+@click.command(name="plan", short_help="Say whether models would fit, and what would be evicted.")
+@click.argument("names", nargs=-1, metavar="[MODEL]...")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Read this file alone.")
+@click.option("--model", "models", multiple=True, metavar="NAME=SOURCE", help="One more model; may be repeated.")
+@click.option("--memory-budget", metavar="SIZE", help='What all processes together may take: "80%" or "8GiB".')
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def plan_command(
+    ctx: click.Context,
+    *,
+    names: tuple[str, ...],
+    config_file: Path | None,
+    models: tuple[str, ...],
+    memory_budget: str | None,
+    as_json: bool,
+) -> None:
+    """Say whether the configured models fit into memory together, and what would be evicted for which. Starts nothing.
+
+    They are wanted one after the other: in the order given, else those that are preloaded first. Each is taken to be
+    idle once it is loaded, and to need what it was measured to need before, else what is declared or computed.
+
+    Exit code 0 when all fit side by side, 1 when some would be evicted or wait, 2 when one never fits.
+    """
+    if importlib.util.find_spec("psutil") is None:
+        refuse_client_install()
+    flags = Flags(models=models, memory_budget=memory_budget)
+    settings = load(config_file=config_file, environment=os.environ, flags=flags).settings
+    planned = make_plan(settings, _chosen(settings, names), probe_for_this_machine(), this_machine())
+    if as_json:
+        put_json(_document(planned))
+    else:
+        _put(planned)
+    ctx.exit(planned.exit_code)
+
+
+def _chosen(settings: Settings, names: Sequence[str]) -> list[ModelSpec]:
+    """The models by name, or all, preloaded ones first. Raises ConfigError for a name that is not configured."""
+    specs = {spec.name: spec for spec in settings.models}
+    for name in names:
+        if name not in specs:
+            raise ConfigError(f"{name!r} is not a configured model; {did_you_mean(name, list(specs))}")
+    if names:
+        return [specs[name] for name in dict.fromkeys(names)]
+    return sorted(specs.values(), key=lambda spec: not spec.preload)
+
+
+def make_plan(settings: Settings, specs: Sequence[ModelSpec], probe: Probe, machine: Machine) -> Planned:
+    """Ask a governor of this machine for one model after the other. Raises ConfigError for what is configured wrong."""
+    budgets = _budgets(settings, probe)
+    learned, why = footprint_file.read(None if settings.state_folder is None else Path(settings.state_folder))
+    if why is not None:
+        say(f"note: what was measured before is not used: {why}")
+    state = State(
+        settings=settings,
+        machine=machine,
+        governor=Governor(*budgets, permanent=frozenset({FORK_SERVER, CACHE}), minimum_residence_seconds=0.0),
+        random=random.random,
+        models={spec.name: ModelState(spec=spec) for spec in settings.models},
+        cache=Cache(settings.cache_bytes),
+        learned=learned,
+    )
+    lease_cache(state, 0.0)
+    cards = {spec.name: _card(spec) for spec in specs}
+    planned = [planned_model(state, state.models[name], card) for name, card in cards.items() if card is not None]
+    unknown = tuple(name for name, card in cards.items() if card is None)
+    return Planned(budgets, settings.cache_bytes, plan(state.governor, planned), unknown)
+
+
+def _budgets(settings: Settings, probe: Probe) -> tuple[Budget, ...]:
+    ram = budget_from(settings.memory_budget, probe.limit(), settings.memory_reserve)
+    limits = probe.device_limits()
+    return (ram, *(budget_from(DEFAULT_MEMORY_BUDGET, limit, device=device) for device, limit in limits.items()))
+
+
+def _card(spec: ModelSpec) -> ModelCard | None:
+    """What the model's folder says; None for a model of the hub that was never fetched to this machine."""
+    source = parse_source(spec.source)
+    try:
+        folder = _cached(spec.source) if source.kind is SourceKind.HUB else locate(source)
+        return None if folder is None else read_card(spec, folder)
+    except FailedLoad as error:
+        raise ConfigError(f"models.{spec.name}: {error.message}", cause=error.cause) from error
+
+
+def _cached(source: str) -> Path | None:
+    if importlib.util.find_spec("huggingface_hub") is None:
+        return None
+    # Here and not above: the hub's library is an extra.
+    from embeddaemon.workers.fetch import cached_folder  # noqa: PLC0415
+
+    return cached_folder(source)
+
+
+def planned_model(state: State, model: ModelState, card: ModelCard) -> PlannedModel:
+    """What the supervisor would start and lease for a model that is wanted, with its minimum of workers."""
+    card_learned(state, model, card)
+    settle_footprint(state, model)
+    footprint = model.footprint
+    assert footprint is not None, "a card was learned and no footprint: bug"
+    starts = []
+    for number in range(model.spec.workers.min):
+        wants = [replace(want, holder=f"{want.holder}/{number}") for want in wants_of_worker(state, model)]
+        rests = [footprint.worker_bytes if want.device == RAM else want.bytes for want in wants]
+        if number == 0 and has_template(state, model):
+            wants.insert(0, Want(f"template:{model.name}", footprint.template_peak_bytes))
+            rests.insert(0, footprint.template_bytes)
+        starts.append(Start(tuple(wants), tuple(rests)))
+    return PlannedModel(model.name, tuple(starts), model.spec.pinned, needs_fork_server(state, model))
+
+
+def _put(planned: Planned) -> None:
+    for budget in planned.budgets:
+        put(f"{budget.device:<12} {format_bytes(budget.bytes)} ({budget.source})")
+        put(f"{'':<12} of it {format_bytes(budget.reserve_bytes)} are never leased{_for_supervisor(budget)}")
+    put(f"{'fork server':<12} {format_bytes(FORK_SERVER_BYTES)}, once for all models that are forked")
+    if planned.cache_bytes:
+        put(f"{'cache':<12} {format_bytes(planned.cache_bytes)}")
+    put("")
+    rows = [_row(outcome) for outcome in planned.outcomes]
+    rows += [(name, "-", "-", "unknown: not fetched from the hub yet", "-") for name in planned.unknown]
+    put_table(("MODEL", "NEEDS", "AT REST", "FITS", "LEASED AFTER"), rows)
+    for outcome in planned.outcomes:
+        if outcome.why is not None:
+            say(f"{outcome.name}: {outcome.why}")
+
+
+def _for_supervisor(budget: Budget) -> str:
+    return ": for the supervisor, and for what grows between two samples" if budget.device == RAM else ""
+
+
+def _row(outcome: Outcome) -> tuple[str, str, str, str, str]:
+    return (
+        outcome.name,
+        _amounts(outcome.needs),
+        _amounts(outcome.at_rest),
+        _fits(outcome),
+        _amounts(outcome.leased),
+    )
+
+
+def _fits(outcome: Outcome) -> str:
+    others = ", ".join(outcome.others)
+    match outcome.fit:
+        case Fit.EVICTS:
+            return f"evicts {others}"
+        case Fit.WAITS:
+            return f"waits for pinned {others}"
+        case Fit.FEWER_WORKERS:
+            workers = f"with {outcome.workers} of {outcome.workers_wanted} workers"
+            return f"{workers}, evicts {others}" if others else workers
+        case Fit.YES:
+            return "yes"
+        case Fit.NEVER:
+            return "never"
+        case _:
+            assert_never(outcome.fit)
+
+
+def _amounts(amounts: Iterable[Amount]) -> str:
+    """Host memory, and what there is on other devices: "1.2 GiB + 3.0 GiB cuda:0"."""
+    return " + ".join(
+        format_bytes(each.bytes) if each.device == RAM else f"{format_bytes(each.bytes)} {each.device}"
+        for each in amounts
+        if each.bytes or each.device == RAM
+    )
+
+
+def _document(planned: Planned) -> dict[str, object]:
+    return {
+        "fits": planned.exit_code is Exit.OK,
+        "budgets": [
+            {
+                "device": budget.device,
+                "bytes": budget.bytes,
+                "reserve_bytes": budget.reserve_bytes,
+                "limit_bytes": budget.limit.bytes,
+                "source": budget.source,
+            }
+            for budget in planned.budgets
+        ],
+        "fork_server_bytes": FORK_SERVER_BYTES,
+        "cache_bytes": planned.cache_bytes,
+        "models": [_outcome_document(outcome) for outcome in planned.outcomes],
+        "unknown": list(planned.unknown),
+    }
+
+
+def _outcome_document(outcome: Outcome) -> dict[str, object]:
+    is_waiting = outcome.fit is Fit.WAITS
+    return {
+        "name": outcome.name,
+        "fits": outcome.fit.value,
+        "needs_bytes": {each.device: each.bytes for each in outcome.needs},
+        "at_rest_bytes": {each.device: each.bytes for each in outcome.at_rest},
+        "workers": outcome.workers,
+        "workers_wanted": outcome.workers_wanted,
+        "evicts": [] if is_waiting else list(outcome.others),
+        "waits_for_pinned": list(outcome.others) if is_waiting else [],
+        "leased_after_bytes": {each.device: each.bytes for each in outcome.leased},
+        "why": outcome.why,
+    }
