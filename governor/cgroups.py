@@ -47,6 +47,7 @@ class Cgroups:
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
+        self._places: dict[tuple[Path, PurePosixPath], PurePosixPath | None] = {}
         self._first = {V1: self._own_path(V1), V2: self._own_path(V2)}
 
     def rooms(self) -> Iterator[Room]:
@@ -62,6 +63,11 @@ class Cgroups:
             yield from _rooms_of_v1(level)
         for level in levels[-1:]:
             yield from _rooms_beyond_v1(level)
+
+    def own(self, filesystem: str) -> Level | None:
+        """The one that we are in, V1 or V2; None where memory has none, or it cannot be seen from here."""
+        path = self._own_path(filesystem)
+        return next((level for level in self._levels(filesystem) if level.path == path), None)
 
     def pressure_file(self) -> Path | None:
         """The PSI of our own cgroup, with all below it. The real root has none of its own: its file is the machine's.
@@ -97,18 +103,37 @@ class Cgroups:
         if place is None:
             return None
         above = levels[place + 1 : place + 2]
-        is_leaf = levels[place].path.name == SUPERVISOR_LEAF and above and _is_delegated(above[0].directory)
+        is_leaf = levels[place].path.name == SUPERVISOR_LEAF and above and is_delegated(above[0].directory)
         return above[0] if is_leaf else levels[place]
 
     def _levels(self, filesystem: str) -> tuple[Level, ...]:
-        """Our memory cgroup and every ancestor that is mounted here, ours first."""
+        """Our memory cgroup and every ancestor that is mounted here, ours first; what is mounted if ours is not."""
         own = self._own_path(filesystem)
         mount = None if own is None else self._mount(filesystem, own)
         if own is None or mount is None:
             return ()
-        below = _below(own, mount.top) or PurePosixPath()
-        top = self._root / mount.point.relative_to("/")
-        return tuple(Level(top / relative, mount.top / relative) for relative in (below, *below.parents))
+        point = self._root / mount.point.relative_to("/")
+        below = _below(own, mount.top) or self._found(own, mount, point)
+        if below is None:
+            return (Level(point, mount.top),)
+        folders = (point / relative for relative in (below, *below.parents))
+        return tuple(Level(folder, _ancestor(own, height)) for height, folder in enumerate(folders))
+
+    def _found(self, own: PurePosixPath, mount: _Mount, point: Path) -> PurePosixPath | None:
+        """Our cgroup below a mount of another cgroup namespace ("/../.."): its name is hidden, who is in it is not.
+
+        Every cgroup at its depth is looked at, so only once.
+        """
+        if ".." in own.parts or mount.top == PurePosixPath("/") or set(mount.top.parts[1:]) != {".."}:
+            return None
+        place = (point, own)
+        if place not in self._places:
+            below_root = own.relative_to("/")
+            folders = (folder / below_root for folder in point.glob("/".join(mount.top.parts[1:]).replace("..", "*")))
+            ours = (folder for folder in folders if str(os.getpid()) in read(folder / "cgroup.procs").split())
+            found = next(ours, None)
+            self._places[place] = None if found is None else PurePosixPath(found.relative_to(point))
+        return self._places[place]
 
     def _own_path(self, filesystem: str) -> PurePosixPath | None:
         """Our path in the hierarchy, from lines "ID:CONTROLLERS:PATH"; v2 has no controllers in its line."""
@@ -218,7 +243,14 @@ def _below(own: PurePosixPath, top: PurePosixPath) -> PurePosixPath | None:
     return None if below is None or ".." in below.parts else below
 
 
-def _is_delegated(directory: Path) -> bool:
+def _ancestor(own: PurePosixPath, height: int) -> PurePosixPath:
+    """The path of a cgroup so many levels above ours; above the root of our namespace the kernel writes ".."."""
+    parts = own.parts[1:]
+    beyond = max(0, height - len(parts))
+    return PurePosixPath("/", *parts[: max(0, len(parts) - height)], *[".."] * beyond)
+
+
+def is_delegated(directory: Path) -> bool:
     """Whether systemd marked a cgroup as given to us."""
     for mark in ("user.delegate", "trusted.delegate"):
         with contextlib.suppress(OSError, AttributeError):  # not marked; a system without such marks

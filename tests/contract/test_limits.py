@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from embeddaemon.governor.budget import GIB
+from embeddaemon.governor.budget import GIB, MIB
 from embeddaemon.governor.samples import Limit
 from tests.support.machine_of_files import (
     HYBRID_V2_MOUNT,
@@ -84,6 +85,74 @@ def test_page_cache_is_room(machine: MachineOfFiles) -> None:
     assert machine.sample().free_bytes == 3 * GIB
 
 
+def test_the_kernels_own_reclaimable_caches_are_room(machine: MachineOfFiles) -> None:
+    full = 4 * GIB
+    machine.v2(in_v2_service(machine), current=full, maximum=full, cache=1 * GIB, slab=1 * GIB)
+    assert machine.sample().free_bytes == 2 * GIB
+
+
+def test_of_limits_at_several_levels_the_smallest_holds_and_the_fullest_binds(machine: MachineOfFiles) -> None:
+    machine.mounts(V2_MOUNT)
+    machine.own_cgroup("0::/a.slice/b.slice/c.slice/leaf")
+    machine.v2("/sys/fs/cgroup/a.slice", current=9 * GIB, maximum=10 * GIB)
+    machine.v2("/sys/fs/cgroup/a.slice/b.slice", current=3 * GIB, maximum=9 * GIB, high=8 * GIB)
+    machine.v2("/sys/fs/cgroup/a.slice/b.slice/c.slice", current=3 * GIB)
+    machine.v2("/sys/fs/cgroup/a.slice/b.slice/c.slice/leaf", current=3 * GIB, maximum=11 * GIB)
+    assert machine.probe.limit() == Limit(8 * GIB, "cgroup v2 memory.high of /a.slice/b.slice")
+    sample = machine.sample()
+    assert (sample.free_bytes, sample.limit) == (1 * GIB, Limit(10 * GIB, "cgroup v2 memory.max of /a.slice"))
+
+
+def test_the_root_of_the_hierarchy_has_no_files_of_memory_and_limits_nothing(machine: MachineOfFiles) -> None:
+    machine.v2(in_v2_service(machine), current=1 * GIB, maximum=4 * GIB)
+    machine.write("/sys/fs/cgroup/cgroup.controllers", "cpu memory\n")
+    machine.write("/sys/fs/cgroup/memory.stat", "anon 1\ninactive_file 5\n")
+    assert machine.probe.limit().bytes == 4 * GIB
+    assert machine.sample().free_bytes == 3 * GIB
+
+
+def test_a_leaf_without_the_memory_controller_has_the_limit_of_its_parent(machine: MachineOfFiles) -> None:
+    leaf = in_v2_service(machine)
+    machine.write(f"{leaf}/cgroup.controllers", "pids\n")
+    machine.v2("/sys/fs/cgroup/system.slice", current=1 * GIB, maximum=6 * GIB)
+    assert machine.sample().free_bytes == 5 * GIB
+
+
+def test_a_limit_that_is_changed_while_we_run_holds_at_once(machine: MachineOfFiles) -> None:
+    service = in_v2_service(machine)
+    machine.v2(service, current=1 * GIB)
+    probe = machine.probe
+    assert probe.limit().bytes == 16 * GIB
+    machine.write(f"{service}/memory.high", f"{3 * GIB}\n")
+    assert probe.limit() == Limit(3 * GIB, "cgroup v2 memory.high of /system.slice/embed.service")
+    assert probe.observe(0.0).samples[0].free_bytes == 2 * GIB
+    machine.write(f"{service}/memory.high", "max\n")
+    assert probe.limit().bytes == 16 * GIB
+
+
+def test_a_process_that_is_moved_while_we_run_has_the_limit_of_where_it_is(machine: MachineOfFiles) -> None:
+    machine.v2(in_v2_service(machine), current=1 * GIB, maximum=4 * GIB)
+    machine.v2("/sys/fs/cgroup/other.slice", current=1 * GIB, maximum=2 * GIB)
+    probe = machine.probe
+    assert probe.limit().bytes == 4 * GIB
+    machine.own_cgroup("0::/other.slice")
+    assert probe.limit().bytes == 2 * GIB
+
+
+def test_swap_is_no_room(machine: MachineOfFiles) -> None:
+    machine.write(
+        "/proc/meminfo",
+        "MemTotal: 4096 kB\nMemAvailable: 1024 kB\nMemFree: 9 kB\nSwapTotal: 999999 kB\nSwapFree: 9 kB\n",
+    )
+    assert machine.sample().free_bytes == 1 * MIB
+    service = in_v2_service(machine)
+    machine.memory(16 * GIB, 12 * GIB)
+    machine.v2(service, current=3 * GIB, maximum=4 * GIB)
+    machine.write(f"{service}/memory.swap.max", "max\n")
+    machine.write(f"{service}/memory.swap.current", f"{2 * GIB}\n")
+    assert machine.sample().free_bytes == 1 * GIB
+
+
 def test_a_group_above_its_limit_has_no_room_and_not_less(machine: MachineOfFiles) -> None:
     machine.v2(in_v2_service(machine), current=5 * GIB, high=4 * GIB)
     assert machine.sample().free_bytes == 0
@@ -107,6 +176,29 @@ def test_a_container_in_its_own_namespace_finds_its_group_at_the_root(machine: M
     machine.own_cgroup("0::/")
     machine.v2("/sys/fs/cgroup", current=0, maximum=2 * GIB)
     assert machine.probe.limit() == Limit(2 * GIB, "cgroup v2 memory.max of /")
+
+
+@pytest.mark.parametrize("own", ["/", "/inner"])
+def test_a_mount_of_an_outer_namespace_is_searched_for_the_group_that_we_are_in(
+    machine: MachineOfFiles, own: str
+) -> None:
+    machine.mounts("30 23 0:27 /../.. /sys/fs/cgroup ro - cgroup2 cgroup ro")
+    machine.own_cgroup(f"0::{own}")
+    machine.v2("/sys/fs/cgroup/docker/other", current=0, maximum=1 * GIB)
+    machine.write("/sys/fs/cgroup/docker/other/cgroup.procs", "4711\n")
+    machine.v2("/sys/fs/cgroup/docker/abc", current=0, maximum=2 * GIB)
+    machine.write(f"/sys/fs/cgroup/docker/abc{own}/cgroup.procs", f"4712\n{os.getpid()}\n")
+    machine.v2("/sys/fs/cgroup/docker", current=7 * GIB, maximum=8 * GIB)
+    assert machine.probe.limit() == Limit(2 * GIB, "cgroup v2 memory.max of /")
+    assert machine.sample().limit == Limit(8 * GIB, "cgroup v2 memory.max of /..")
+
+
+def test_an_outer_namespace_in_which_nobody_is_us_limits_as_far_as_is_known(machine: MachineOfFiles) -> None:
+    machine.mounts("30 23 0:27 /.. /sys/fs/cgroup ro - cgroup2 cgroup ro")
+    machine.own_cgroup("0::/")
+    machine.v2("/sys/fs/cgroup/abc", current=0, maximum=1 * GIB)
+    machine.v2("/sys/fs/cgroup", current=0, maximum=2 * GIB)
+    assert machine.probe.limit().bytes == 2 * GIB
 
 
 @pytest.mark.parametrize("own", ["/../elsewhere", "/not/below/the/mount"])
@@ -145,6 +237,16 @@ def test_v1_page_cache_of_the_whole_group_is_room(machine: MachineOfFiles) -> No
     assert machine.sample().free_bytes == 3 * GIB
 
 
+def test_v1_limit_on_memory_and_swap_together_binds_where_swap_is_used(machine: MachineOfFiles) -> None:
+    service = in_v1_service(machine)
+    machine.v1(service, usage=2 * GIB, limit=4 * GIB)
+    machine.v1_with_swap(service, usage=5 * GIB, limit=6 * GIB)
+    assert machine.probe.limit().bytes == 4 * GIB
+    sample = machine.sample()
+    assert sample.free_bytes == 1 * GIB
+    assert sample.limit.source == "cgroup v1 memory.memsw.limit_in_bytes of /system.slice/embed.service"
+
+
 def test_v1_ancestor_limits_a_leaf_without_one(machine: MachineOfFiles) -> None:
     machine.v1(in_v1_service(machine), usage=1 * GIB, hierarchical=6 * GIB)
     machine.v1("/sys/fs/cgroup/memory/system.slice", usage=5 * GIB, limit=6 * GIB)
@@ -162,8 +264,15 @@ def test_v1_tells_of_ancestors_that_are_not_mounted(machine: MachineOfFiles) -> 
     assert machine.sample().free_bytes == 1 * GIB, "the neighbours that we can see count too"
 
 
-@pytest.mark.parametrize("limit", [UNLIMITED_V1, 64 * GIB])
-def test_a_limit_above_the_machine_is_none(machine: MachineOfFiles, limit: int) -> None:
+@pytest.mark.parametrize("limit", ["max", 64 * GIB])
+def test_v2_limit_above_the_machine_is_none(machine: MachineOfFiles, limit: int | str) -> None:
+    machine.v2(in_v2_service(machine), current=1 * GIB, maximum=limit)
+    assert machine.probe.limit() == Limit(16 * GIB, "machine MemTotal")
+    assert machine.sample().free_bytes == 12 * GIB
+
+
+@pytest.mark.parametrize("limit", [UNLIMITED_V1, UNLIMITED_V1 - 61440, 64 * GIB])
+def test_v1_limit_above_the_machine_is_none(machine: MachineOfFiles, limit: int) -> None:
     machine.v1(in_v1_service(machine), usage=1 * GIB, limit=limit)
     assert machine.probe.limit() == Limit(16 * GIB, "machine MemTotal")
     assert machine.sample().free_bytes == 12 * GIB

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -18,6 +19,7 @@ from embeddaemon.governor.budget import GIB, MIB
 from embeddaemon.governor.probes import Probe, PsutilProbe, SystemProbe, probe_for_this_machine
 from tests.support.fake_probe import FakeCard, FakeProbe
 from tests.support.machine_of_files import MachineOfFiles
+from tests.support.waiting import seconds
 
 needs_proc = pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="no /proc on this system")
 PID_OF_NOBODY = 2**22 + 1  # above the largest pid that Linux gives out
@@ -166,22 +168,68 @@ def limited_cgroup() -> Iterator[Path]:
                 directory.rmdir()
 
 
+def run_in(cgroup: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program that begins when its cgroup is set, which it learns by a line."""
+    command = [sys.executable, "-c", program, *arguments]
+    repository = Path(embeddaemon.__path__[0]).parent
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=repository) as child:
+        try:
+            (cgroup / "cgroup.procs").write_text(str(child.pid))
+            output, _ = child.communicate("go\n", timeout=seconds(30))
+        finally:
+            child.kill()
+    return subprocess.CompletedProcess(command, child.returncode, output)
+
+
 def test_a_process_in_a_real_cgroup_finds_the_limit_of_its_parent_and_room_in_its_cache(
     limited_cgroup: Path, tmp_path: Path
 ) -> None:
-    repository = Path(embeddaemon.__path__[0]).parent
-    command = [sys.executable, "-c", CHILD, str(tmp_path / "cached")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=repository) as child:
-        try:
-            (limited_cgroup / "cgroup.procs").write_text(str(child.pid))
-            output, _ = child.communicate("go\n", timeout=30)
-        finally:
-            child.kill()
+    child = run_in(limited_cgroup, CHILD, str(tmp_path / "cached"))
     usage = int((limited_cgroup.parent / "memory.usage_in_bytes").read_text())
-    limit, free, source = output.strip().split("\t")
+    limit, free, source = child.stdout.strip().split("\t")
     assert child.returncode == 0
     assert int(limit) == 64 * MIB
     assert source == f"cgroup v1 memory.limit_in_bytes of /{limited_cgroup.parent.name}"
     if usage < 40 * MIB:
         pytest.skip(f"{tmp_path} leaves no page cache: the limit was found, the room could not be tried")
     assert int(free) > 64 * MIB - usage + 30 * MIB
+
+
+GREEDY = """
+import os, sys
+from embeddaemon.governor.probes import SystemProbe
+sys.stdin.readline()
+probe = SystemProbe()
+before = probe.kernel_kills()
+child = os.fork()
+if not child:
+    taken = bytearray(256 << 20)
+    taken[::4096] = bytes([1]) * len(taken[::4096])
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), probe.kernel_kills() - before)
+"""
+
+
+def test_a_process_that_the_kernel_ends_in_a_real_cgroup_is_counted_there(limited_cgroup: Path) -> None:
+    child = run_in(limited_cgroup, GREEDY)
+    assert child.stdout.split() == [str(-signal.SIGKILL), "1"]
+
+
+IN_A_NAMESPACE = """
+import ctypes, sys
+sys.stdin.readline()
+CLONE_NEWCGROUP = 0x02000000
+if ctypes.CDLL(None).unshare(CLONE_NEWCGROUP):
+    sys.exit("no namespace")
+from embeddaemon.governor.probes import SystemProbe
+print(SystemProbe().limit().bytes)
+"""
+
+
+def test_a_process_in_a_namespace_that_hides_the_name_of_its_cgroup_finds_the_limit(limited_cgroup: Path) -> None:
+    (limited_cgroup / "memory.limit_in_bytes").write_text(str(48 * MIB))
+    child = run_in(limited_cgroup, IN_A_NAMESPACE)
+    if child.returncode:
+        pytest.skip("cannot make a cgroup namespace here")
+    assert child.stdout.split() == [str(48 * MIB)]

@@ -32,15 +32,29 @@ class MachineOfFiles:
         self.write("/proc/self/cgroup", "".join(f"{line}\n" for line in lines))
 
     def v2(
-        self, path: str, *, current: int, maximum: int | str = "max", high: int | str = "max", cache: int = 0
+        self,
+        path: str,
+        *,
+        current: int,
+        maximum: int | str = "max",
+        high: int | str = "max",
+        cache: int = 0,
+        slab: int = 0,
     ) -> None:
         self.write(f"{path}/memory.max", f"{maximum}\n")
         self.write(f"{path}/memory.high", f"{high}\n")
         self.write(f"{path}/memory.current", f"{current}\n")
-        self.write(f"{path}/memory.stat", f"anon 1\ninactive_file {cache - cache // 4}\nactive_file {cache // 4}\n")
+        files = f"inactive_file {cache - cache // 4}\nactive_file {cache // 4}\n"
+        self.write(f"{path}/memory.stat", f"anon 1\n{files}slab_reclaimable {slab}\nslab_unreclaimable 7\n")
 
     def v1(
-        self, path: str, *, usage: int, limit: int = UNLIMITED_V1, cache: int = 0, hierarchical: int | None = None
+        self,
+        path: str,
+        *,
+        usage: int,
+        limit: int = UNLIMITED_V1,
+        cache: int = 0,
+        hierarchical: int | None = None,
     ) -> None:
         self.write(f"{path}/memory.limit_in_bytes", f"{limit}\n")
         self.write(f"{path}/memory.usage_in_bytes", f"{usage}\n")
@@ -50,6 +64,14 @@ class MachineOfFiles:
             f"inactive_file 7\nactive_file 7\nhierarchical_memory_limit {smallest}\n"
             f"total_inactive_file {cache - cache // 4}\ntotal_active_file {cache // 4}\n",
         )
+
+    def v1_with_swap(self, path: str, *, usage: int, limit: int) -> None:
+        self.write(f"{path}/memory.memsw.limit_in_bytes", f"{limit}\n")
+        self.write(f"{path}/memory.memsw.usage_in_bytes", f"{usage}\n")
+
+    def pressure(self, path: str, *, some: str, full: str) -> None:
+        rest = "avg60=1.00 avg300=2.00 total=123"
+        self.write(path, f"some avg10={some} {rest}\nfull avg10={full} {rest}\n")
 
     @property
     def probe(self) -> SystemProbe:
