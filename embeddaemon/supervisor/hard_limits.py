@@ -82,16 +82,25 @@ class HardLimiter:
         if worker is None:
             return
         growth_bytes = max(growth_bytes, 0)
-        if self._cgroups is not None and self._cgroups.is_inside(child):
-            try:
-                self._cgroups.limit(child, growth_bytes)
-            except (OSError, ValueError) as error:
-                log.warning(fields("not_limited", child=child, reason=error))
+        if self._is_in_cgroup(child):
+            self._limit_cgroup(child, growth_bytes)
         elif worker.pid is None:
             worker.due_growth_bytes = growth_bytes
         elif self._has_data_limit:
             slack_bytes = DATA_SLACK_BYTES + worker.threads * DATA_SLACK_OF_A_THREAD_BYTES
             limit_data(worker.pid, growth_bytes, slack_bytes)
+
+    def _is_in_cgroup(self, child: int) -> bool:
+        with contextlib.suppress(OSError):
+            return self._cgroups is not None and self._cgroups.is_inside(child)
+        return False
+
+    def _limit_cgroup(self, child: int, growth_bytes: int) -> None:
+        assert self._cgroups is not None
+        try:
+            self._cgroups.limit(child, growth_bytes)
+        except (OSError, ValueError) as error:  # it ended, or took more while we wrote
+            log.warning(fields("not_limited", child=child, reason=error))
 
     def kernel_kill(
         self, child: int, exit_code: int, *, was_told_to_die: bool, is_orphan: bool = False
@@ -102,15 +111,23 @@ class HardLimiter:
         """
         if exit_code != -signal.SIGKILL:
             return None
-        if self._cgroups is not None and child in self._workers:
-            by_own_limit = self._cgroups.kernel_kill(child)
-            if by_own_limit is not None:
-                if self._cgroups.is_counted_above:
-                    self._shared.explains_one()
-                return KernelKilled(child, by_hard_limit=by_own_limit)
+        by_own_limit = self._killed_in_cgroup(child)
+        if by_own_limit is not None:
+            return KernelKilled(child, by_hard_limit=by_own_limit)
         if was_told_to_die or is_orphan or not self._shared.explains_one():
             return None
         return KernelKilled(child, by_hard_limit=False)
+
+    def _killed_in_cgroup(self, child: int) -> bool | None:
+        """As ``WorkerCgroups.kernel_kill``; None too for what has no cgroup of its own."""
+        if self._cgroups is None or child not in self._workers:
+            return None
+        with contextlib.suppress(OSError):
+            by_own_limit = self._cgroups.kernel_kill(child)
+            if by_own_limit is not None and self._cgroups.is_counted_above:
+                self._shared.explains_one()
+            return by_own_limit
+        return None
 
     def ended(self, child: int) -> None:
         """It was reaped, or never started."""

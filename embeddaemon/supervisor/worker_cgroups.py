@@ -19,14 +19,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from embeddaemon.governor.cgroups import SUPERVISOR_LEAF, V1, V2, Cgroups, is_delegated
+from embeddaemon.governor.kernel_files import number, numbers, read
 from embeddaemon.telemetry.logs import fields
 
 log = logging.getLogger(__name__)
 
 FOLDER_PREFIX = "embeddaemon-"
 """Then the supervisor's pid."""
-LEAF = "supervisor"
-"""Ourselves under v2; also the DelegateSubgroup= of a systemd unit."""
 
 _NEAR_BYTES = 1024 * 1024
 """A peak so close to the limit has reached it: the kernel charges pages by the batch."""
@@ -119,7 +119,7 @@ class WorkerCgroups:
 
     def is_inside(self, child: int) -> bool:
         """Whether the worker has entered its folder."""
-        return bool(_read(self._folder / str(child) / "cgroup.procs").strip())
+        return bool(read(self._folder / str(child) / "cgroup.procs").strip())
 
     def limit(self, child: int, growth_bytes: int) -> None:
         """From what it holds now it may grow by so many bytes. Raises OSError when that is impossible.
@@ -127,12 +127,12 @@ class WorkerCgroups:
         Pages of files count too where it was the first to read them; the kernel gives those back before it kills.
         """
         folder = self._folder / str(child)
-        bound = int(_read(folder / self._files.usage)) + growth_bytes
+        bound = int(read(folder / self._files.usage)) + growth_bytes
         if self._files is _V2:
             _write(folder / _V2.limit, str(bound))
             return
         names = [name for name in (_V1.limit, _V1_WITH_SWAP) if (folder / name).exists()]
-        if bound > _number(folder / _V1.limit):
+        if bound > (number(folder / _V1.limit) or 0):
             names.reverse()  # memory alone never has a higher limit than memory and swap together
         for name in names:
             _write(folder / name, str(bound))
@@ -145,17 +145,14 @@ class WorkerCgroups:
         """
         folder = self._folder / str(child)
         if self._files is _V2:
-            events = _numbers(folder / "memory.events")
+            events = numbers(read(folder / "memory.events"))
             return bool(events.get("oom", 0)) if events.get("oom_kill", 0) else None
-        if not _numbers(folder / "memory.oom_control").get("oom_kill", 0):
+        if not numbers(read(folder / "memory.oom_control")).get("oom_kill", 0):
             return None
         # failcnt stays 0 on some kernels, so the peak has to tell.
-        return any(
-            _number(folder / f"{counter}.max_usage_in_bytes") + _NEAR_BYTES
-            >= _number(folder / f"{counter}.limit_in_bytes")
-            for counter in ("memory", "memory.memsw")
-            if (folder / f"{counter}.limit_in_bytes").exists()
-        )
+        peaks = {name: number(folder / f"{name}.max_usage_in_bytes") for name in ("memory", "memory.memsw")}
+        limits = {name: number(folder / f"{name}.limit_in_bytes") for name in peaks}
+        return any((peaks[name] or 0) + _NEAR_BYTES >= limit for name, limit in limits.items() if limit is not None)
 
     def remove(self, child: int) -> None:
         """After the reap. Where the kernel is not through with the process yet, ``tidy`` does it."""
@@ -180,38 +177,28 @@ def worker_cgroups(root: Path = Path("/"), *, is_asked_for: bool) -> WorkerCgrou
 
     ``is_asked_for``: somebody says that we may, so no proof is needed that our cgroup was delegated to us.
     """
-    proc = root / "proc"
-    own = _own_folder(root, "cgroup")
-    if own is not None:
-        if _number(own / "memory.use_hierarchy", missing=1) == 0:
-            raise Unavailable(f"{own}: memory.use_hierarchy is 0, so workers would escape the limits above us")
-        return WorkerCgroups(_V1, own, proc)
-    own = _own_folder(root, "cgroup2")
-    if own is None:
+    proc, cgroups = root / "proc", Cgroups(root)
+    if (level := cgroups.own(V1)) is not None:
+        if number(level.directory / "memory.use_hierarchy") == 0:
+            raise Unavailable(f"{level.path}: memory.use_hierarchy is 0, so workers would escape the limits above us")
+        return WorkerCgroups(_V1, level.directory, proc)
+    level = cgroups.own(V2)
+    if level is None:
         raise Unavailable("no memory cgroup of ours is mounted")
-    base = own.parent if own.name == LEAF and _is_delegated(own.parent, root) else own
-    if not is_asked_for and not _is_delegated(base, root):
-        raise Unavailable(f"{own} was not delegated to us (systemd: Delegate=memory)")
-    if "memory" not in _read(base / "cgroup.controllers").split():
+    own = level.directory
+    base = own.parent if own.name == SUPERVISOR_LEAF and is_delegated(own.parent) else own
+    # The root of a cgroup namespace belongs to whoever is in there.
+    if not (is_asked_for or is_delegated(base) or level.path == PurePosixPath("/")):
+        raise Unavailable(f"{level.path} was not delegated to us (systemd: Delegate=memory)")
+    if "memory" not in read(base / "cgroup.controllers").split():
         raise Unavailable(f"{base} has no memory controller (systemd: Delegate=memory)")
     _move_into_leaf(base, own)
     return WorkerCgroups(_V2, base, proc)
 
 
-def _is_delegated(folder: Path, root: Path) -> bool:
-    """Systemd marks what it delegates. The root of a cgroup namespace belongs to whoever is in there."""
-    with contextlib.suppress(OSError, AttributeError):
-        if os.getxattr(folder, "user.delegate") == b"1":
-            return True
-    with contextlib.suppress(OSError, AttributeError):
-        if os.getxattr(folder, "trusted.delegate") == b"1":
-            return True
-    return _own_path(root, "cgroup2") == PurePosixPath("/") and folder == _own_folder(root, "cgroup2")
-
-
 def _move_into_leaf(base: Path, own: Path) -> None:
     """Out of ``base``, which may then have controlled children: all or nothing. Raises Unavailable."""
-    leaf = base / LEAF
+    leaf = base / SUPERVISOR_LEAF
     try:
         if own == base:
             leaf.mkdir(exist_ok=True)
@@ -224,31 +211,6 @@ def _move_into_leaf(base: Path, own: Path) -> None:
             _is_removed(leaf)
         others = " (other processes live in it)" if error.errno == errno.EBUSY else ""
         raise Unavailable(f"{base} cannot have cgroups for workers: {error.strerror}{others}") from error
-
-
-def _own_folder(root: Path, filesystem: str) -> Path | None:
-    """The folder of our own memory cgroup, where it is mounted."""
-    own = _own_path(root, filesystem)
-    for line in _read(root / "proc" / "self" / "mountinfo").splitlines():
-        # ID PARENT DEVICE TOP POINT OPTIONS [OPTIONAL]... - TYPE SOURCE SUPEROPTIONS
-        left, _, right = line.partition(" - ")
-        before, after = left.split(), right.split()
-        if own is None or len(before) < 5 or len(after) < 3 or after[0] != filesystem:
-            continue
-        if filesystem == "cgroup" and "memory" not in after[2].split(","):
-            continue
-        if own.is_relative_to(before[3]) and ".." not in own.parts:
-            return root / PurePosixPath(before[4]).relative_to("/") / own.relative_to(before[3])
-    return None
-
-
-def _own_path(root: Path, filesystem: str) -> PurePosixPath | None:
-    """Our path in the hierarchy, from lines "ID:CONTROLLERS:PATH"; v2 has no controllers in its line."""
-    for line in _read(root / "proc" / "self" / "cgroup").splitlines():
-        controllers, _, path = line.partition(":")[2].partition(":")
-        if (not controllers) if filesystem == "cgroup2" else ("memory" in controllers.split(",")):
-            return PurePosixPath(path)
-    return None
 
 
 def _is_removed(folder: Path) -> bool:
@@ -268,22 +230,3 @@ def _unlimited(files: _Files) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
-
-
-def _read(path: Path) -> str:
-    """Empty where there is no such file, or not for us."""
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
-def _number(path: Path, missing: int = 0) -> int:
-    text = _read(path).strip()
-    return int(text) if text.isdecimal() else missing
-
-
-def _numbers(path: Path) -> dict[str, int]:
-    """The second word of each line by its first."""
-    lines = (line.split() for line in _read(path).splitlines())
-    return {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdecimal()}

@@ -15,9 +15,10 @@ import pytest
 
 from embeddaemon.config.settings import HardLimits
 from embeddaemon.errors import ConfigError
+from embeddaemon.governor.cgroups import SUPERVISOR_LEAF as LEAF
 from embeddaemon.supervisor.events import KernelKilled
 from embeddaemon.supervisor.hard_limits import HardLimiter
-from embeddaemon.supervisor.worker_cgroups import LEAF, Unavailable, worker_cgroups
+from embeddaemon.supervisor.worker_cgroups import Unavailable, worker_cgroups
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cgroups are Linux's")
 
