@@ -69,11 +69,6 @@ class Cgroups:
         path = self._own_path(filesystem)
         return next((level for level in self._levels(filesystem) if level.path == path), None)
 
-    def own(self, filesystem: str) -> Level | None:
-        """The one that we are in, V1 or V2; None where memory has none, or it cannot be seen from here."""
-        path = self._own_path(filesystem)
-        return next((level for level in self._levels(filesystem) if level.path == path), None)
-
     def pressure_file(self) -> Path | None:
         """The PSI of our own cgroup, with all below it. The real root has none of its own: its file is the machine's.
 
