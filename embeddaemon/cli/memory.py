@@ -69,8 +69,8 @@ def _lease_row(lease: Document) -> tuple[str, ...]:
         str(lease.get("pid") or "-"),
         size(lease.get("declared_bytes")),
         size(lease.get("bytes")),
-        size(lease.get("resident_bytes")),
-        size(lease.get("peak_bytes")),
+        _measured(lease.get("resident_bytes")),
+        _measured(lease.get("peak_bytes")),
     )
 
 
@@ -81,7 +81,7 @@ def put_processes(status: Document) -> None:
         "kind": "supervisor",
         "pid": status.get("pid"),
         "state": "draining" if status.get("draining") else "running",
-        "measured_bytes": status.get("memory", {}).get("supervisor_bytes") or None,
+        "measured_bytes": status.get("memory", {}).get("supervisor_bytes"),
     }
     put_table(headings, [_process_row(process) for process in (supervisor, *status.get("processes", []))])
 
@@ -97,8 +97,8 @@ def _process_row(process: Document) -> tuple[str, ...]:
         str(process.get("in_flight", "-")) if is_worker else "-",
         size(process.get("declared_bytes")),
         size(process.get("leased_bytes")),
-        size(process.get("measured_bytes")),
-        size(process.get("peak_bytes")),
+        _measured(process.get("measured_bytes")),
+        _measured(process.get("peak_bytes")),
         duration(process.get("idle_seconds")) if is_worker else "-",
     )
 
@@ -113,8 +113,8 @@ def memory_lines(memory: Document) -> tuple[str, ...]:
     ]
     leases = [
         f"lease of {lease.get('holder')}: declared {size(lease.get('declared_bytes'))}, "
-        f"leased {size(lease.get('bytes'))}, measured {size(lease.get('resident_bytes'))}, "
-        f"peak {size(lease.get('peak_bytes'))}"
+        f"leased {size(lease.get('bytes'))}, measured {_measured(lease.get('resident_bytes'))}, "
+        f"peak {_measured(lease.get('peak_bytes'))}"
         for lease in memory.get("leases", [])
     ]
     limits = [f"hard limits of workers: {memory['hard_limits']}"] if memory.get("hard_limits") else []
@@ -125,3 +125,8 @@ def memory_lines(memory: Document) -> tuple[str, ...]:
 def size(count: object) -> str:
     """Bytes for a person; "-" where they are not known."""
     return format_bytes(count) if isinstance(count, int) else "-"
+
+
+def _measured(count: object) -> str:
+    """The same of what no process holds nothing of: 0 says that it was not measured yet."""
+    return size(count or None)
