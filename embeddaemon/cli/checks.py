@@ -28,6 +28,7 @@ from embeddaemon.governor.samples import Limit, Stall
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.sources import locate, parse_source
 from embeddaemon.models.table import default_spec
+from embeddaemon.supervisor.worker_cgroups import Unavailable, find_place
 
 _FEATURES = (
     "avx2",
@@ -98,15 +99,15 @@ def cores() -> Finding:
     return Finding("cores", State.GOOD, f"{usable} usable of {os.cpu_count()}")
 
 
-def memory(probe: Probe | None = None) -> Finding:
-    """The limit on memory that really holds, what is free below it, and whether the kernel tells of stalls."""
+def memory(probe: Probe | None = None, root: Path = Path("/")) -> Finding:
+    """The limit on memory that really holds, what is free below it, if stalls are told, and what can limit a worker."""
     probe = probe or probe_for_this_machine()
     try:
         limit, observation = probe.limit(), probe.observe(time.monotonic())
     except ImportError as error:
         return Finding("memory", State.NOTE, f"cannot be measured: {error}", "pip install 'embeddaemon[daemon]'")
-    free_bytes, stalls = observation.samples[0].free_bytes, _stalls(probe, observation.stall)
-    found = f"limit {format_bytes(limit.bytes)} ({limit.source}), {format_bytes(free_bytes)} free, {stalls}"
+    free_bytes, told = observation.samples[0].free_bytes, f"{_stalls(probe, observation.stall)}, {_hard_limits(root)}"
+    found = f"limit {format_bytes(limit.bytes)} ({limit.source}), {format_bytes(free_bytes)} free, {told}"
     if free_bytes < _LITTLE_MEMORY_BYTES:
         return Finding("memory", State.NOTE, found, "a worker of the bundled model needs about 0.5 GiB")
     return Finding("memory", State.GOOD, found)
@@ -121,6 +122,19 @@ def _stalls(probe: Probe, stall: Stall | None) -> str:
         os.close(trigger)
     whose = "this cgroup" if stall.is_ours else "the machine"
     return f"stalls of {whose} are told {'once a second' if trigger is None else 'at once'}"
+
+
+def _hard_limits(root: Path) -> str:
+    """What ends a worker that takes memory without bound. Of the cgroup that we are in: a service may have another."""
+    if not sys.platform.startswith("linux"):
+        return "no hard limits"
+    try:
+        place = find_place(root, is_asked_for=False)
+    except Unavailable as error:
+        return f"no cgroup for each worker: {error}"
+    if not os.access(place.base, os.W_OK):
+        return f"no cgroup for each worker: {place.base} is not ours to write"
+    return f"a {place.version} for each worker can be made"
 
 
 def descriptors() -> Finding:

@@ -172,16 +172,29 @@ class WorkerCgroups:
         self.tidy()
 
 
-def worker_cgroups(root: Path = Path("/"), *, is_asked_for: bool) -> WorkerCgroups:
-    """Raises Unavailable where none may be made. Under v2 moves this process, so to be called before it starts any.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where cgroups for workers may be made: in ``base``. ``own`` is the folder of the one that we are in."""
+
+    files: _Files
+    base: Path
+    own: Path
+
+    @property
+    def version(self) -> str:
+        return self.files.version
+
+
+def find_place(root: Path = Path("/"), *, is_asked_for: bool) -> Place:
+    """Looks and changes nothing. Raises Unavailable where none may be made.
 
     ``is_asked_for``: somebody says that we may, so no proof is needed that our cgroup was delegated to us.
     """
-    proc, cgroups = root / "proc", Cgroups(root)
+    cgroups = Cgroups(root)
     if (level := cgroups.own(V1)) is not None:
         if number(level.directory / "memory.use_hierarchy") == 0:
             raise Unavailable(f"{level.path}: memory.use_hierarchy is 0, so workers would escape the limits above us")
-        return WorkerCgroups(_V1, level.directory, proc)
+        return Place(_V1, level.directory, level.directory)
     level = cgroups.own(V2)
     if level is None:
         raise Unavailable("no memory cgroup of ours is mounted")
@@ -192,8 +205,15 @@ def worker_cgroups(root: Path = Path("/"), *, is_asked_for: bool) -> WorkerCgrou
         raise Unavailable(f"{level.path} was not delegated to us (systemd: Delegate=memory)")
     if "memory" not in read(base / "cgroup.controllers").split():
         raise Unavailable(f"{base} has no memory controller (systemd: Delegate=memory)")
-    _move_into_leaf(base, own)
-    return WorkerCgroups(_V2, base, proc)
+    return Place(_V2, base, own)
+
+
+def worker_cgroups(root: Path = Path("/"), *, is_asked_for: bool) -> WorkerCgroups:
+    """As ``find_place``. Under v2 moves this process, so to be called before it starts any."""
+    place = find_place(root, is_asked_for=is_asked_for)
+    if place.files is _V2:
+        _move_into_leaf(place.base, place.own)
+    return WorkerCgroups(place.files, place.base, root / "proc")
 
 
 def _move_into_leaf(base: Path, own: Path) -> None:

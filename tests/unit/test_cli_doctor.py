@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+
+import pytest
 
 from embeddaemon.cli.checks import State, devices, memory
 from embeddaemon.governor.budget import GIB, MIB
 from tests.support.fake_probe import FakeCard, FakeProbe
+from tests.support.machine_of_files import MachineOfFiles
 
 
 def test_memory_is_told_with_its_limit_where_that_comes_from_and_what_is_free() -> None:
@@ -24,8 +28,8 @@ def test_little_memory_is_worth_a_note() -> None:
 
 
 def test_how_stalls_are_learned_of_is_told() -> None:
-    assert memory(FakeProbe(some_percent=None)).found.endswith("stalls are not told by this kernel")
-    assert memory(FakeProbe()).found.endswith("stalls of this cgroup are told once a second")
+    assert "stalls are not told by this kernel" in memory(FakeProbe(some_percent=None)).found
+    assert "stalls of this cgroup are told once a second" in memory(FakeProbe()).found
 
 
 def test_a_trigger_that_was_only_tried_is_closed(tmp_path: Path) -> None:
@@ -34,12 +38,33 @@ def test_a_trigger_that_was_only_tried_is_closed(tmp_path: Path) -> None:
     try:
         before = os.dup(trigger)
         os.close(before)
-        assert memory(FakeProbe(trigger=trigger)).found.endswith("stalls of this cgroup are told at once")
+        assert "stalls of this cgroup are told at once" in memory(FakeProbe(trigger=trigger)).found
         after = os.dup(trigger)
         os.close(after)
         assert after == before
     finally:
         os.close(trigger)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cgroups are Linux's")
+def test_what_can_limit_a_worker_is_told_and_nothing_is_made_for_it(tmp_path: Path) -> None:
+    machine = MachineOfFiles(tmp_path)
+    assert memory(FakeProbe(), tmp_path).found.endswith("no memory cgroup of ours is mounted")
+    machine.mounts("35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory")
+    machine.own_cgroup("4:memory:/unit", "0::/")
+    machine.v1("/sys/fs/cgroup/memory/unit", usage=1 * GIB)
+    before = sorted(tmp_path.rglob("*"))
+    assert memory(FakeProbe(), tmp_path).found.endswith("a cgroup v1 for each worker can be made")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cgroups are Linux's")
+def test_why_a_worker_gets_no_cgroup_is_told(tmp_path: Path) -> None:
+    machine = MachineOfFiles(tmp_path)
+    machine.mounts("30 23 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw")
+    machine.own_cgroup("0::/user.slice")
+    machine.v2("/sys/fs/cgroup/user.slice", current=1 * GIB)
+    assert "/user.slice was not delegated to us" in memory(FakeProbe(), tmp_path).found
 
 
 def test_cards_are_told_with_their_memory(tmp_path: Path) -> None:
