@@ -20,7 +20,7 @@ import pytest
 
 from embeddaemon.config.settings import HardLimits
 from embeddaemon.governor.probes import probe_for_this_machine
-from embeddaemon.protocol.messages import Vectors
+from embeddaemon.protocol.messages import ErrorAnswer, Vectors
 from embeddaemon.supervisor.events import KernelKilled
 from embeddaemon.supervisor.hard_limits import HardLimiter, limit_data
 from embeddaemon.supervisor.worker_cgroups import FOLDER_PREFIX, Unavailable, WorkerCgroups, worker_cgroups
@@ -206,22 +206,27 @@ def worker_pids(running: RunningDaemon) -> set[int]:
     return {process.pid for process in running.named("ed-worker")}
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+@pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_worker_that_takes_too_much_dies_and_nobody_else_notices(
     socket_folder: Path, tmp_path: Path, way: str, start_method: str
 ) -> None:
     models = [model(tmp_path, "hungry"), model(tmp_path, "modest")]
-    settings: dict[str, Any] = {"hard_limits": way, "growth_bytes": GROWTH_BYTES, "start_method": start_method}
+    settings: dict[str, Any] = {"hard_limits": way, "start_method": start_method}
     with running_daemon(socket_folder, models=models, **settings) as running, running.client() as client:
         assert client.embed(["hello"], model="modest").shape == (1, 8)
         modest = worker_pids(running)
-        assert client.embed(["eat 20MiB"], model="hungry").shape == (1, 8), "so much is within the limit"
+        assert client.embed(["eat 20MiB"], model="hungry").shape == (1, 8), "so much is within its lease"
         (hungry,) = worker_pids(running) - modest
         asked = [client.ask([f"stall 0.01 {i}"], model="modest") for i in range(20)]
-        eating = client.ask(["eat 300MiB"], model="hungry")
+        eating = client.ask(["eat 4000MiB"], model="hungry")
         answers = {answer.id: answer for answer in (client.receive()[0] for _ in (*asked, eating))}
         assert all(isinstance(answers[id_], Vectors) for id_ in asked), running.output()
-        assert not isinstance(answers[eating], Vectors)
+        died = answers[eating]
+        assert isinstance(died, ErrorAnswer)
+        assert died.details["death"] == "out_of_memory"
+        deaths = [line for line in running.output().splitlines() if "worker_died" in line]
+        assert deaths
+        assert all("death=out_of_memory" in line and "worker=hungry/" in line for line in deaths), deaths
         wait_until(lambda: hungry not in worker_pids(running), describe=running.output)
         assert modest <= worker_pids(running), "the other model's worker lives"
         wait_until(lambda: is_served(client, "hungry"), 10, describe=running.output)
@@ -233,16 +238,13 @@ def is_served(client: RawClient, model: str) -> bool:
 
 
 def test_worker_without_hard_limit_may_take_what_it_wants(socket_folder: Path, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"hard_limits": "off", "growth_bytes": GROWTH_BYTES}
-    with (
-        running_daemon(socket_folder, models=[model(tmp_path, "hungry")], **settings) as running,
-        running.client() as client,
-    ):
-        assert client.embed(["eat 200MiB"]).shape == (1, 8)
+    models = [model(tmp_path, "hungry")]
+    with running_daemon(socket_folder, models=models, hard_limits="off") as running, running.client() as client:
+        assert client.embed(["eat 400MiB"]).shape == (1, 8)
         assert "hard_limits kind=none" in running.output()
         assert not _folders_of(running)
-        (worker,) = worker_pids(running)
-        assert resource.prlimit(worker, resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY
+        for worker in worker_pids(running):
+            assert resource.prlimit(worker, resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY
 
 
 def _folders_of(running: RunningDaemon) -> list[Path]:
@@ -270,6 +272,19 @@ def test_only_workers_live_in_cgroups_of_their_own_and_none_is_left_after_the_st
         wait_until(lambda: len(_folders_of(running)) == 1 or len(worker_pids(running)) == 2, describe=running.output)
         assert running.stop() == 0
         assert not (_own_folder() / f"{FOLDER_PREFIX}{running.process.pid}").exists()
+
+
+def test_kill_because_of_others_is_not_called_the_workers_fault(socket_folder: Path, tmp_path: Path) -> None:
+    cgroups_or_skip().close()
+    models = [model(tmp_path, "m")]
+    with running_daemon(socket_folder, models=models, hard_limits="cgroup") as running, running.client() as client:
+        client.embed(["hello"])
+        all_workers = _own_folder() / f"{FOLDER_PREFIX}{running.process.pid}"
+        (all_workers / "memory.limit_in_bytes").write_text(str(60 * MIB))
+        died = client.embed_error(["eat 100MiB"])
+        assert died.details["death"] == "machine_out_of_memory"
+        kill(worker_pids(running).pop())
+        wait_until(lambda: "death=killed" in running.output(), describe=running.output)
 
 
 def test_cgroups_of_a_killed_daemon_are_removed_by_the_next(socket_folder: Path, tmp_path: Path) -> None:
