@@ -51,7 +51,7 @@ class ModelInfo:
     """Every value that ``task=`` accepts."""
     default_task: str | None = None
     state: str = "unknown"
-    """available, loading, ready, failed or unknown."""
+    """unknown (of the hub, never fetched), available, waiting (for memory), loading, ready, unloading or failed."""
     family: str | None = None
     pooling: tuple[str, ...] = ()
     normalize: bool | None = None

@@ -53,6 +53,8 @@ def _model(state: State, model: ModelState, now: float) -> dict[str, Any]:
             "template_bytes": footprint.template_bytes,
             "template_peak_bytes": footprint.template_peak_bytes,
             "worker_bytes": footprint.worker_bytes,
+            "worker_peak_bytes": footprint.worker_peak_bytes,
+            "device_bytes": footprint.device_bytes,
             "fork_server_bytes": FORK_SERVER_BYTES if footprint.fork_server_bytes else 0,
         }
     return {

@@ -31,7 +31,7 @@ from embeddaemon import (
 from embeddaemon.client._actions import Patience
 from embeddaemon.protocol import codec
 from embeddaemon.protocol.limits import Limits
-from embeddaemon.protocol.messages import Body, Embed, Hello, Lane, Request, Texts, Vectors
+from embeddaemon.protocol.messages import Body, Embed, Hello, Lane, Request, Texts, Vectors, Waiting
 from tests.support.fake_daemon import DIM, Answer, Behaviour, Fail, FakeDaemon, Hold, Silence, obliging, vector_of
 from tests.support.waiting import seconds, wait_until
 
@@ -310,6 +310,12 @@ def test_silent_daemon_costs_the_deadline_and_no_more(client: Client, daemon: Fa
     assert time.monotonic() - began < seconds(2)
     daemon.behaviour = obliging
     assert client.embed("a").shape == (DIM,)
+
+
+def test_time_out_repeats_what_the_daemon_said_the_request_waits_for(client: Client, daemon: FakeDaemon) -> None:
+    daemon.behaviour = _only_hello(Answer([codec.encode_answer(Waiting(1, "loading fake"))]))
+    with pytest.raises(Expired, match=r"no answer within 0\.3 s .*; the daemon said: loading fake$"):
+        client.embed("a", timeout=0.3)
 
 
 def test_late_answer_is_not_taken_for_another(client: Client, daemon: FakeDaemon) -> None:
