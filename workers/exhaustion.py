@@ -24,9 +24,14 @@ _SIGNS = (
     "cannot allocate memory",  # what the system calls it; Rust's errors carry that
     "not enough memory",  # torch's allocator elsewhere
     "std::bad_alloc",
-    "could not create a memory object",  # oneDNN's
 )
 """In what libraries raise as errors that say nothing else."""
+
+_HINTS = ("could not create a ", "could not execute a primitive")
+"""How oneDNN says that something failed: want of memory, or that it has no kernel for what it was asked."""
+
+_SCARCE_BYTES = 64 * 1024 * 1024
+"""If so much cannot be had, a hint means memory: what the failed call held is free again by then."""
 
 _RESERVE_BYTES = 1024 * 1024
 
@@ -52,7 +57,15 @@ def _says_so(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError | OSError) and type(error) is not Exception:
         return False
     text = str(error).lower()
-    return any(sign in text for sign in _SIGNS)
+    return any(sign in text for sign in _SIGNS) or (any(hint in text for hint in _HINTS) and _is_scarce())
+
+
+def _is_scarce() -> bool:
+    try:
+        bytes(_SCARCE_BYTES)  # zeros of the system's, which take no memory until they are written to
+    except MemoryError:
+        return True
+    return False
 
 
 def exit_out_of_memory(process: object, error: BaseException) -> NoReturn:

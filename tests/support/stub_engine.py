@@ -10,9 +10,9 @@ A text that begins with one of these words is a command, carried out in the forw
     die              a BaseException in the thread  tokenizer fails  an exception from ``tokenize``
 
 How loading goes is told by ``stub.json`` in the model's folder:
-``{"load": "ok" | "fail" | "raise" | "crash" | "slow S" | "thread" | "nan"}``. Every load appends its pid to the file
-named by the environment's EMBEDDAEMON_STUB_LOADS, else to ``stub_loads.txt`` in the folder, if there is one; every
-command about to be obeyed appends itself to ``stub_obeyed.txt`` there.
+``{"load": "ok" | "fail" | "raise" | "crash" | "slow S" | "thread" | "nan" | "eat NMiB"}``. Every load appends its pid
+to the file named by the environment's EMBEDDAEMON_STUB_LOADS, else to ``stub_loads.txt`` in the folder, if there is
+one; every command about to be obeyed appends itself to ``stub_obeyed.txt`` there.
 """
 
 from __future__ import annotations
@@ -160,6 +160,10 @@ def _obey(command: str, row: Rows) -> None:
             raise AssertionError(f"no such command: {command}")
 
 
+def _eat(size: str) -> None:
+    _kept.append(bytearray(os.urandom(4096)) * (int(size.removesuffix("MiB")) * 256))
+
+
 def load(order: LoadOrder) -> StubModel:
     """As told by the folder."""
     folder = Path(order.card.folder)
@@ -175,6 +179,9 @@ def load(order: LoadOrder) -> StubModel:
             os.abort()
         case ["slow", duration]:
             time.sleep(float(duration))
+            return StubModel(order)
+        case ["eat", size]:
+            _eat(size)
             return StubModel(order)
         case ["thread"]:
             threading.Thread(target=threading.Event().wait, daemon=True).start()

@@ -21,7 +21,7 @@ from embeddaemon.workers.compute import Compute
 from embeddaemon.workers.engines import Ids, Rows
 from embeddaemon.workers.loading import Loaded
 from embeddaemon.workers.requests import Tokenized
-from embeddaemon.workers.waiting import Work
+from embeddaemon.workers.waiting import Work, most_tokens_at_once
 from tests.support.stub_engine import StubModel, stub_order
 from tests.support.waiting import seconds, wait_until
 
@@ -121,6 +121,43 @@ def test_device_that_is_lost_ends_the_process_and_not_the_request() -> None:
     assert ended.returncode == control.EXIT_BUG, ended.stderr
     assert "DeviceLost: cuda:0 failed" in ended.stderr
     assert ended.stdout == ""
+
+
+class Streams(StubModel):
+    """Remembers how many tokens were in it at once. Every pass waits until all streams are there."""
+
+    def __init__(self, streams: int) -> None:
+        super().__init__(stub_order())
+        self.is_reentrant = True
+        self.most_at_once = 0
+        self._at_once = 0
+        self._lock = threading.Lock()
+        self._all_are_here = threading.Barrier(streams)
+
+    def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
+        with self._lock:
+            self._at_once += len(ids)
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        self._all_are_here.wait(seconds(10))
+        with self._lock:
+            self._at_once -= len(ids)
+        return super().forward(ids, lengths, prompt_lengths)
+
+
+def test_streams_compute_no_more_at_once_than_memory_is_reckoned_for(
+    sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]],
+) -> None:
+    ours, theirs = sockets
+    model = Streams(COMMAND.threads)
+    compute = compute_with(model, ours, token_budget=100_000)
+    compute._waiting.learn(10_000, 1e-6)  # so quick that time is no reason for a small micro-batch
+    compute.submit([work(1, texts=160)])  # four micro-batches of 8,000 tokens, were there no bound
+    compute.start()
+    compute.finish()
+    assert isinstance(link.decode_from_worker(theirs.recv_multipart()[0]), link.Result)
+    assert compute.ended(seconds(10))
+    assert 0.9 * 4 * 2048 < model.most_at_once <= most_tokens_at_once(100_000, COMMAND.threads, max_tokens=200)
+    assert compute.tokens == 160 * 200
 
 
 class Waits(StubModel):

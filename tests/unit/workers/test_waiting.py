@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from embeddaemon.protocol import link
 from embeddaemon.protocol.messages import Embed, Lane
 from embeddaemon.workers.requests import Tokenized
-from embeddaemon.workers.waiting import BULK_TURN, FIRST_MICRO_BATCH, SMALLEST_MICRO_BATCH, MicroBatch, Waiting, Work
+from embeddaemon.workers.waiting import (
+    BULK_TURN,
+    FIRST_MICRO_BATCH,
+    SMALLEST_MICRO_BATCH,
+    MicroBatch,
+    Waiting,
+    Work,
+    most_tokens_at_once,
+    most_tokens_on_device,
+)
 
 
 def work(serial: int, lengths: list[int], lane: Lane = Lane.BULK) -> Work:
@@ -126,3 +135,18 @@ def test_what_is_put_back_stays_by_itself() -> None:
     waiting.put_back(Lane.BULK, [[row] for row in taken])
     waiting.add([work(3, [10]), work(4, [10])])
     assert [len(micro_batch) for micro_batch in all_of(waiting)] == [1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("token_budget", "threads", "max_tokens", "expected"),
+    [(8192, 1, 256, 2048), (8192, 2, 256, 4096), (1000, 2, 512, 2000), (8192, 4, 8192, 32768), (100, 1, 512, 512)],
+)
+def test_tokens_at_once_are_a_micro_batch_or_the_longest_text_for_each_stream(
+    token_budget: int, threads: int, max_tokens: int, expected: int
+) -> None:
+    assert most_tokens_at_once(token_budget, threads, max_tokens) == expected
+
+
+def test_tokens_at_once_on_a_device_are_two_micro_batches_or_the_longest_texts() -> None:
+    assert most_tokens_on_device(8192, 256) == 16384
+    assert most_tokens_on_device(1000, 8192) == 16384
