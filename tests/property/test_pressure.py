@@ -50,7 +50,7 @@ class PressureStory(RuleBasedStateMachine):
         taken_at = self.now - OBSERVATION_VALID_SECONDS - 1
         self.observe(Stall(taken_at, some, some, is_ours=True), PLENTY, BUDGET.bytes - left)
 
-    @rule(some=percents, full=percents, seconds=st.integers(1, 60))
+    @rule(some=percents, full=percents, seconds=st.integers(1, 40))
     def stalls_go_on_while_bytes_are_plenty(self, some: float, full: float, seconds: int) -> None:
         for _ in range(seconds):
             self.now += 1.0
@@ -61,6 +61,21 @@ class PressureStory(RuleBasedStateMachine):
         self.observe(Stall(self.now, 0.0, 0.0, is_ours=True) if has_stall else None, PLENTY, 0)
         assert self.pressure.level is Level.NORMAL
         assert not self.pressure.blocks_leases(self.now)
+
+    @rule(level=st.sampled_from((Level.HIGH, Level.CRITICAL)), share=st.floats(0.0, 0.99))
+    def bytes_between_leaving_and_entering_keep_the_level(self, level: Level, share: float) -> None:
+        low, high = ENTER_LEFT[level], KEEP_LEFT[level]
+        self.observe(None, PLENTY, BUDGET.bytes - low + 1)
+        self.observe(None, PLENTY, BUDGET.bytes - low - int((high - low) * share))
+        assert self.pressure.level >= level
+
+    @rule(level=st.sampled_from((Level.HIGH, Level.CRITICAL)), share=st.floats(0.0, 1.0), is_ours=st.booleans())
+    def stalls_between_leaving_and_entering_keep_the_level(self, level: Level, share: float, *, is_ours: bool) -> None:
+        low, high = KEEP_LOST[level], ENTER_LOST[level]
+        self.observe(Stall(self.now, high, high, is_ours), ENTER_FREE - 1, 0)
+        percent = low + (high - low) * share
+        self.observe(Stall(self.now, percent, percent, is_ours), KEEP_FREE - 1, 0)
+        assert self.pressure.level >= level
 
     def observe(self, stall: Stall | None, free: int, used: int) -> None:
         is_stale = self.now - self.observed_at > OBSERVATION_VALID_SECONDS
@@ -122,4 +137,4 @@ def lost(stall: Stall | None, level: Level, free: int, free_below: int, now: flo
 
 
 TestPressure = PressureStory.TestCase
-TestPressure.settings = settings(max_examples=200, stateful_step_count=40)
+TestPressure.settings = settings(max_examples=100, stateful_step_count=30)
