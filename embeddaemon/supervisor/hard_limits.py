@@ -43,6 +43,8 @@ class _Worker:
     """Until whoever forked it says so; the worker itself may be heard first."""
     due_growth_bytes: int | None = None
     """A limit that waits for the pid."""
+    is_in_cgroup: bool = False
+    """It was seen there, so whoever killed it, its own cgroup knows."""
 
 
 class HardLimiter:
@@ -82,7 +84,8 @@ class HardLimiter:
         if worker is None:
             return
         growth_bytes = max(growth_bytes, 0)
-        if self._is_in_cgroup(child):
+        worker.is_in_cgroup = self._is_in_cgroup(child)
+        if worker.is_in_cgroup:
             self._limit_cgroup(child, growth_bytes)
         elif worker.pid is None:
             worker.due_growth_bytes = growth_bytes
@@ -114,7 +117,8 @@ class HardLimiter:
         by_own_limit = self._killed_in_cgroup(child)
         if by_own_limit is not None:
             return KernelKilled(child, by_hard_limit=by_own_limit)
-        if was_told_to_die or is_orphan or not self._shared.explains_one():
+        is_known = child in self._workers and self._workers[child].is_in_cgroup
+        if is_known or was_told_to_die or is_orphan or not self._shared.explains_one():
             return None
         return KernelKilled(child, by_hard_limit=False)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import subprocess
 import sys
 from pathlib import Path
 
@@ -163,6 +165,28 @@ def test_kill_in_our_own_cgroup_explains_one_death_that_was_not_ours(delegated: 
     assert limiter.kernel_kill(3, -9, was_told_to_die=False, is_orphan=True) is None
     assert limiter.kernel_kill(4, -9, was_told_to_die=False) == KernelKilled(4, by_hard_limit=False)
     assert limiter.kernel_kill(5, -9, was_told_to_die=False) is None
+
+
+def test_kill_in_our_own_cgroup_does_not_explain_the_death_of_a_worker_that_has_its_own(delegated: Machine) -> None:
+    kills = 0
+    limiter = HardLimiter(HardLimits.AUTO, lambda: kills, root=delegated.root)
+    worker = Path(limiter.prepare(7, 1) or "")
+    (worker / "cgroup.procs").write_text("4711\n")
+    (worker / "memory.current").write_text("0\n")
+    limiter.limit(7, MIB)
+    kills = 1
+    assert limiter.kernel_kill(7, -9, was_told_to_die=False) is None
+    assert limiter.kernel_kill(2, -9, was_told_to_die=False) == KernelKilled(2, by_hard_limit=False)
+
+
+def test_worker_that_never_entered_its_cgroup_is_limited_once_its_pid_is_known(delegated: Machine) -> None:
+    limiter = limiter_of(delegated)
+    limiter.prepare(7, 1)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        limiter.limit(7, 100 * MIB)
+        limiter.born(7, process.pid)
+        soft, _ = resource.prlimit(process.pid, resource.RLIMIT_DATA)
+        assert 100 * MIB < soft < 1000 * MIB
 
 
 def test_kill_that_nobody_of_ours_died_of_is_forgotten(delegated: Machine) -> None:
