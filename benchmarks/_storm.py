@@ -35,7 +35,7 @@ _DRAIN_SECONDS = 3.0
 _LOADED_MACHINE = 3.0
 """Loading takes so many times as long beside twenty clients as it took alone."""
 _KILLED_SECONDS = 15.0
-"""What kills may add to one model's wait: the fork server imports anew, a template loads again, a back-off passes."""
+"""What kills may add to one model's wait beside starts of the fork server: a back-off passes, a load begins again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +57,24 @@ class Prepared:
 
     @property
     def bound_seconds(self) -> float:
-        """Longest wait of a model: every model has its turn first, and drains, and the next one loads."""
+        """What clients wait for an answer: the bound, should everything take as long as beside twenty clients."""
         loads = [each.load_seconds * _LOADED_MACHINE for each in self.needs.values()]
-        return _KILLED_SECONDS + sum(max(_TURN_SECONDS, _TURN_LOADS * load) + _DRAIN_SECONDS + load for load in loads)
+        return bound_of_wait(loads, [self.fork_server_seconds])
+
+    def bound_that_was(self, events: Sequence[Mapping[str, Any]]) -> float:
+        """The bound, from how long loads and starts really took in this storm."""
+        loads = {name: each.load_seconds for name, each in self.needs.items()}
+        for event in events:
+            if event["event"] == "template_ready":
+                loads[event["model"]] = max(loads[event["model"]], float(event["seconds"]))
+        starts = [float(event["seconds"]) for event in events if event["event"] == "fork_server_ready"]
+        return bound_of_wait(list(loads.values()), starts)
+
+
+def bound_of_wait(loads: Sequence[float], fork_server_starts: Sequence[float]) -> float:
+    """Longest wait of a model: every other has its turn and drains, each loads; and what kills add. All in seconds."""
+    turns = sum(max(_TURN_SECONDS, _TURN_LOADS * load) + _DRAIN_SECONDS + load for load in loads)
+    return turns + sum(fork_server_starts) + _KILLED_SECONDS
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,6 +83,8 @@ class Report:
 
     budget_bytes: int
     bound_seconds: float
+    patience_seconds: float
+    """The longest deadline that clients set."""
     seconds: float
     likeness: float
     tally: Tally = field(default_factory=Tally)
@@ -91,7 +108,7 @@ class Report:
             *(f"wrong: {text}" for text in (*self.tally.wrong, *self.trouble.wrong)),
             *(f"refused without numbers: {text}" for text in self.tally.without_numbers),
             *(f"late: {text}" for text in self.tally.late),
-            *(f"starved: {text}" for text in self.tally.starved),
+            *(f"starved: {text}" for text in self.tally.starved if self.patience_seconds >= self.bound_seconds),
             *(f"hung: {text}" for text in self.hung),
             *(f"lease left over: {holder}" for holder in self.left_over),
         ]
@@ -132,7 +149,7 @@ def prepare(folder: Path, models: Sequence[StormModel]) -> Prepared:
             needs[model.name] = leased_for(leases, took)
             vectors[model.name] = client.embed(asked, model=model.name, timeout=300)
             client.unload(model.name)
-        fork_server_bytes = next(int(one["bytes"]) for one in leases if one["holder"] == "fork-server")
+        fork_server_bytes = next(int(one["declared_bytes"]) for one in leases if one["holder"] == "fork-server")
     nearest = max(likeness(each) for each in vectors.values())
     assert nearest < LEAST_COSINE, f"texts too alike to tell a wrong answer: {nearest}"
     known = Known(asked, vectors)
@@ -171,6 +188,7 @@ def weather(daemon: StormDaemon, prepared: Prepared, how: Weather, budget_bytes:
     report = Report(
         budget_bytes=budget_bytes,
         bound_seconds=prepared.bound_seconds,
+        patience_seconds=prepared.bound_seconds,
         seconds=how.seconds,
         likeness=prepared.likeness,
         observation=Observation(budget_bytes),
@@ -194,6 +212,7 @@ def weather(daemon: StormDaemon, prepared: Prepared, how: Weather, budget_bytes:
     report.left_over = [holder for holder in _holders(report.status) if holder not in ("fork-server", "cache")]
     report.hung = [*hung, *left]
     report.events = daemon.event_counts()
+    report.bound_seconds = prepared.bound_that_was(daemon.events())
     return report
 
 
