@@ -35,6 +35,7 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",  # nor would the tokenizers' pool
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking if there is a GPU makes no CUDA context
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # cuda:0 is the card that NVML, and so the governor, calls the first
 }
 _NOT_THEIRS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
 """systemd's, meant for the supervisor alone."""
