@@ -182,7 +182,9 @@ class Governor:
         headroom = device.headroom(now)
         if needed <= headroom:
             return Granted()
-        leaving = device.held_bytes(holder for each in candidates if each.is_leaving for holder in each.holders)
+        leaving = device.returning_bytes + device.held_bytes(
+            holder for each in candidates if each.is_leaving for holder in each.holders
+        )
         if needed <= headroom + leaving:
             return _wait(device, needed, WaitReason.EVICTION_UNDER_WAY, now)
         victims = choose_victims(

@@ -71,7 +71,7 @@ class DeviceMemory:
 
     def fits_on_paper(self, count: int) -> bool:
         """Whether the budget has room for ``count`` more bytes, whatever the device shows."""
-        return self._ledger.can_lease(count + self._returning_bytes)
+        return self._ledger.can_lease(count + self.returning_bytes)
 
     def lease(self, holder: str, count: int, now: float) -> None:
         """Promise ``count`` bytes to a holder that has no lease here yet."""
@@ -124,7 +124,7 @@ class DeviceMemory:
         Without a sample, or with a stale one, only the ledger speaks: an old number may be wrong in both directions,
         and waiting for one that never comes would pause everything for ever.
         """
-        on_paper = self.budget.bytes - self._ledger.leased_bytes - self._returning_bytes
+        on_paper = self.budget.bytes - self._ledger.leased_bytes - self.returning_bytes
         sample = self.valid_sample(now)
         really = on_paper if sample is None else sample.free_bytes - self._ledger.pending_bytes
         return min(on_paper, really) - self.budget.reserve_bytes
@@ -143,7 +143,7 @@ class DeviceMemory:
             leased_bytes=self._ledger.leased_bytes,
             resident_bytes=self._ledger.resident_bytes,
             pending_bytes=self._ledger.pending_bytes,
-            returning_bytes=self._returning_bytes,
+            returning_bytes=self.returning_bytes,
             free_bytes=None if sample is None else sample.free_bytes,
             headroom_bytes=self.headroom(now),
             sample=sample,
@@ -151,5 +151,6 @@ class DeviceMemory:
         )
 
     @property
-    def _returning_bytes(self) -> int:
+    def returning_bytes(self) -> int:
+        """Given back by processes that ended, and not seen to be free yet."""
         return sum(each.bytes for each in self._returning)

@@ -99,7 +99,10 @@ def test_what_is_returning_is_promised_to_nobody(governor: Governor) -> None:
     governor.measured(f"worker:old@{CARD}", 12 * GIB)
     observe(governor, 24 * GIB - 12 * GIB, NOW)
     governor.release(f"worker:old@{CARD}", NOW)
-    assert isinstance(governor.ask(worker(1, 5), (), NOW), Wait)
+    other = Candidate("idle", (), idle_since=0.0, loaded_at=0.0)
+    answer = governor.ask(worker(1, 5), (other,), NOW)
+    assert isinstance(answer, Wait)
+    assert answer.reason is WaitReason.EVICTION_UNDER_WAY, "nobody else goes for it"
     assert not governor.can_raise_to("worker:old", 11 * GIB)
     lease(governor, "other", 1, 4)
     assert not governor.can_raise_to(f"worker:other@{CARD}", 5 * GIB)
