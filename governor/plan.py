@@ -16,8 +16,10 @@ from embeddaemon.governor.eviction import Candidate
 from embeddaemon.governor.footprint import FORK_SERVER_BYTES
 from embeddaemon.governor.samples import RAM
 
-# Between two models: whatever must have rested, stayed or come back for so long has.
+# Between two models: what a device gives back late has come back.
 _STEP_SECONDS = 3600.0
+# However long a model must stay at least, it has.
+_LONG_AGO = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class _Plan:
             started += 1
         pinned = tuple(each.name for each in self._loaded.values() if each.is_pinned)
         if started:
-            self._loaded[model.name] = Candidate(model.name, tuple(holders), self._now, self._now, model.is_pinned)
+            self._loaded[model.name] = Candidate(model.name, tuple(holders), self._now, _LONG_AGO, model.is_pinned)
         fit = _fit(refused, started, evicted)
         return Outcome(
             name=model.name,

@@ -19,8 +19,8 @@ from embeddaemon.config.kinds import did_you_mean
 from embeddaemon.config.loading import load
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import ConfigError, FailedLoad
-from embeddaemon.governor.budget import DEFAULT_MEMORY_BUDGET, Budget, budget_from, format_bytes
-from embeddaemon.governor.core import FORK_SERVER, Governor, Want
+from embeddaemon.governor.budget import Budget, format_bytes
+from embeddaemon.governor.core import Want
 from embeddaemon.governor.footprint import FORK_SERVER_BYTES
 from embeddaemon.governor.plan import Amount, Fit, Outcome, PlannedModel, Start, plan
 from embeddaemon.governor.probes import Probe, probe_for_this_machine
@@ -30,7 +30,8 @@ from embeddaemon.models.folder import read_card
 from embeddaemon.models.sources import SourceKind, locate, parse_source
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.supervisor import footprint_file
-from embeddaemon.supervisor.cache import CACHE, Cache
+from embeddaemon.supervisor.budgets import governor_for
+from embeddaemon.supervisor.cache import Cache
 from embeddaemon.supervisor.learning import card_learned, has_template, needs_fork_server
 from embeddaemon.supervisor.leases import lease_cache
 from embeddaemon.supervisor.machine import this_machine
@@ -105,14 +106,13 @@ def _chosen(settings: Settings, names: Sequence[str]) -> list[ModelSpec]:
 
 def make_plan(settings: Settings, specs: Sequence[ModelSpec], probe: Probe, machine: Machine) -> Planned:
     """Ask a governor of this machine for one model after the other. Raises ConfigError for what is configured wrong."""
-    budgets = _budgets(settings, probe)
     learned, why = footprint_file.read(None if settings.state_folder is None else Path(settings.state_folder))
     if why is not None:
         say(f"note: what was measured before is not used: {why}")
     state = State(
         settings=settings,
         machine=machine,
-        governor=Governor(*budgets, permanent=frozenset({FORK_SERVER, CACHE}), minimum_residence_seconds=0.0),
+        governor=governor_for(settings, probe),
         random=random.random,
         models={spec.name: ModelState(spec=spec) for spec in settings.models},
         cache=Cache(settings.cache_bytes),
@@ -122,13 +122,8 @@ def make_plan(settings: Settings, specs: Sequence[ModelSpec], probe: Probe, mach
     cards = {spec.name: _card(spec) for spec in specs}
     planned = [planned_model(state, state.models[name], card) for name, card in cards.items() if card is not None]
     unknown = tuple(name for name, card in cards.items() if card is None)
+    budgets = tuple(each.budget for each in state.governor.snapshots(0.0))
     return Planned(budgets, settings.cache_bytes, plan(state.governor, planned), unknown)
-
-
-def _budgets(settings: Settings, probe: Probe) -> tuple[Budget, ...]:
-    ram = budget_from(settings.memory_budget, probe.limit(), settings.memory_reserve)
-    limits = probe.device_limits()
-    return (ram, *(budget_from(DEFAULT_MEMORY_BUDGET, limit, device=device) for device, limit in limits.items()))
 
 
 def _card(spec: ModelSpec) -> ModelCard | None:

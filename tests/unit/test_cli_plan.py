@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,13 @@ def test_model_that_another_must_go_for_is_named(config: Path) -> None:
     assert result.exit_code == 1
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("b ")]
     assert "evicts c" in line
+
+
+def test_model_goes_however_long_it_is_to_stay_at_least(config: Path) -> None:
+    settings = load_settings(config_file=config, environment={}, flags=Flags(memory_budget="1100MiB"))
+    probe = FakeProbe(limit_bytes=8 * GIB)
+    planned = make_plan(replace(settings, min_residence_seconds=1e6), settings.models, probe, MACHINE)
+    assert [outcome.fit for outcome in planned.outcomes] == [Fit.YES, Fit.YES, Fit.EVICTS]
 
 
 def test_models_are_wanted_in_the_order_in_which_they_are_named(config: Path) -> None:
@@ -181,8 +189,8 @@ def test_cache_and_devices_have_their_place_in_the_plan(tmp_path: Path) -> None:
     environment = {"XDG_CONFIG_HOME": str(tmp_path), "EMBEDDAEMON_CACHE_SIZE": "100MiB"}
     settings = load_settings(config_file=None, environment=environment, flags=flags)
     probe = FakeProbe(limit_bytes=8 * GIB, cards={"cuda:0": FakeCard(10 * GIB, 10 * GIB)})
-    planned = make_plan(settings, settings.models, probe, MACHINE)
-    assert [(each.device, each.bytes) for each in planned.budgets] == [("ram", 4 * GIB), ("cuda:0", 8 * GIB)]
+    planned = make_plan(replace(settings, gpu_memory_budget="50%"), settings.models, probe, MACHINE)
+    assert [(each.device, each.bytes) for each in planned.budgets] == [("ram", 4 * GIB), ("cuda:0", 5 * GIB)]
     (outcome,) = planned.outcomes
     ram, cuda = outcome.leased
     assert ram.bytes == 100 * MIB + FORK_SERVER_BYTES + outcome.at_rest[0].bytes
