@@ -1,7 +1,8 @@
 """What a process does that asked for memory and got none: it says so and ends, for what it was about is half done.
 
 Its successor gets what it held. An allocation may fail at the hard limit (RLIMIT_DATA) or because the system has
-nothing left. Rust and C++ libraries that abort instead are not seen here, nor is the kernel's killer.
+nothing left. Libraries that abort instead (Rust's do) are not seen here, so ``require`` asks before they are called.
+Nor is the kernel's killer.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import mmap
 import os
 import resource
 from typing import NoReturn
@@ -62,10 +64,18 @@ def _says_so(error: BaseException) -> bool:
 
 def _is_scarce() -> bool:
     try:
-        bytes(_SCARCE_BYTES)  # zeros of the system's, which take no memory until they are written to
+        require(_SCARCE_BYTES)
     except MemoryError:
         return True
     return False
+
+
+def require(size_bytes: int) -> None:
+    """Raises MemoryError if so much cannot be had now. Takes no memory, and some microseconds."""
+    try:
+        mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()  # never written to
+    except OSError as error:
+        raise MemoryError(f"{size_bytes} bytes are not to be had") from error
 
 
 def exit_out_of_memory(process: object, error: BaseException) -> NoReturn:

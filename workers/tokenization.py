@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer, Lowercase, Normalizer
@@ -24,6 +25,7 @@ from embeddaemon.models.card import ModelCard
 from embeddaemon.models.jsonfile import JsonFile, read_json
 from embeddaemon.models.pipeline import read_pipeline
 from embeddaemon.workers.engines import Encoded
+from embeddaemon.workers.exhaustion import require
 
 _PROMPTS_REMEMBERED = 64
 
@@ -32,6 +34,10 @@ _SLICE_CHARACTERS = 64 * 1024
 
 _CHARACTERS_PER_TOKEN = 16
 """A piece with so many for each token that the model takes holds nearly always all that stays of its text."""
+
+_BYTES_PER_CHARACTER = 128
+_BYTES_AT_LEAST = 1024 * 1024
+"""What must be there before the library is called, which aborts the process when it gets no memory."""
 
 _WORD_CHARACTERS = 1024
 """Where a piece would end, a space is looked for so far back; without one it ends inside a word."""
@@ -66,7 +72,7 @@ class Tokenizer:
             if len(together[0]) > longest:
                 lengths_and_ids = [self._long(together[0], longest, max_tokens)]
             else:
-                lengths_and_ids = [(len(one.ids), one.ids) for one in self._rust.encode_batch_fast(together)]
+                lengths_and_ids = [(len(one.ids), one.ids) for one in self._rust_encode(together)]
             for length, ids in lengths_and_ids:
                 cut = np.array(self._cut(ids, max_tokens), dtype=np.int32)
                 # Of a text that is all prompt something must stay to be pooled.
@@ -83,7 +89,7 @@ class Tokenizer:
         ids: list[int] = []
         length = self.special_tokens
         for start, end in _pieces(text, longest):
-            (encoding,) = self._rust.encode_batch_fast([text[start:end]])
+            (encoding,) = self._rust_encode([text[start:end]])
             piece = encoding.ids
             length += len(piece) - self.special_tokens
             if start == 0:
@@ -91,6 +97,11 @@ class Tokenizer:
             elif len(ids) <= max_tokens + behind:
                 ids = ids[: len(ids) - behind] + piece[before:]
         return length, ids
+
+    def _rust_encode(self, texts: list[str]) -> list[Encoding]:
+        """Raises MemoryError."""
+        require(_BYTES_AT_LEAST + _BYTES_PER_CHARACTER * sum(map(len, texts)))
+        return self._rust.encode_batch_fast(texts)
 
     @property
     def special_tokens(self) -> int:

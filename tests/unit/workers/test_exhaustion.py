@@ -12,7 +12,7 @@ import zmq
 
 from embeddaemon.errors import CorruptModel, InvalidInput
 from embeddaemon.workers.engines import DeviceFull
-from embeddaemon.workers.exhaustion import is_out_of_memory
+from embeddaemon.workers.exhaustion import is_out_of_memory, require
 
 MIB = 1024 * 1024
 TORCH = (
@@ -69,6 +69,21 @@ def test_error_that_was_caused_by_it_is_that() -> None:
     corrupt = CorruptModel("not a tokenizer")
     corrupt.__cause__ = MemoryError()
     assert is_out_of_memory(corrupt)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of data count on Linux")
+def test_what_cannot_be_had_is_known_before_it_is_asked_for() -> None:
+    require(MIB)
+    pid = os.fork()
+    if pid == 0:
+        resource.setrlimit(resource.RLIMIT_DATA, (MIB, MIB))
+        try:
+            require(MIB)
+        except MemoryError:
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 1
 
 
 def test_errors_that_cause_each_other_come_to_an_end() -> None:
