@@ -51,6 +51,17 @@ def test_model_from_the_hub_is_unknown_until_it_was_fetched() -> None:
     assert state_of(Story(spec(source="hub:org/name"))) == "unknown"
 
 
+def test_models_tell_what_their_processes_are_leased() -> None:
+    story = Story()
+    (model,) = document(story, Models(id=77))["models"]
+    footprint = story.model().footprint
+    assert footprint is not None
+    estimate = model["estimate"]
+    assert model["estimate_bytes"] == estimate["total_bytes"] == estimate["template_bytes"] + estimate["worker_bytes"]
+    assert estimate["worker_peak_bytes"] == footprint.worker_peak_bytes
+    assert (estimate["declared"], estimate["device_bytes"]) == (story.model().spec.estimate, 0)
+
+
 def test_failed_model_says_why() -> None:
     story = Story()
     story.ask()

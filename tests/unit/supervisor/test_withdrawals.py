@@ -8,7 +8,7 @@ from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.events import ClientGone
 from embeddaemon.supervisor.state import ChildKind
 from embeddaemon.supervisor.withdrawals import ASK_AFTER_SECONDS
-from tests.support.supervisor_story import CLIENT, Story
+from tests.support.supervisor_story import CLIENT, Story, spec
 
 
 def ready_story() -> Story:
@@ -146,6 +146,28 @@ def test_sign_of_life_says_why_a_model_that_failed_is_not_started_yet() -> None:
     assert why is not None
     assert why.startswith("model 'mini' is started again in ")
     assert "SIGKILL" in why
+
+
+def test_sign_of_life_says_that_a_model_is_being_unloaded() -> None:
+    story = ready_story()
+    story.ask()
+    story.unload(client=b"another")
+    story.pass_time(ASK_AFTER_SECONDS + 0.5)
+    assert story.signs_of_life[-1].why == "model 'mini' is being unloaded"
+
+
+def test_reason_of_a_model_that_is_not_there_goes_before_none_of_one_that_computes() -> None:
+    story = Story(spec("mini"), spec("other"))
+    story.ask("mini")
+    story.run()
+    story.free_bytes = 100 * MIB
+    story.pass_time(2.0)
+    story.ask("other")
+    story.pass_time(2 * ASK_AFTER_SECONDS)
+    told = story.signs_of_life[-1]
+    assert told.requests == 2
+    assert told.why is not None
+    assert told.why.startswith("model 'other' waits for memory: needs ")
 
 
 def test_load_that_takes_long_gets_signs_of_life_too() -> None:
