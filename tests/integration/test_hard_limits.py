@@ -274,17 +274,20 @@ def test_only_workers_live_in_cgroups_of_their_own_and_none_is_left_after_the_st
         assert not (_own_folder() / f"{FOLDER_PREFIX}{running.process.pid}").exists()
 
 
-def test_kill_because_of_others_is_not_called_the_workers_fault(socket_folder: Path, tmp_path: Path) -> None:
+def test_kill_by_a_person_or_because_of_others_is_not_called_the_workers_fault(
+    socket_folder: Path, tmp_path: Path
+) -> None:
     cgroups_or_skip().close()
     models = [model(tmp_path, "m")]
     with running_daemon(socket_folder, models=models, hard_limits="cgroup") as running, running.client() as client:
         client.embed(["hello"])
+        kill(worker_pids(running).pop())
+        wait_until(lambda: "death=killed" in running.output(), describe=running.output)
+        wait_until(lambda: is_served(client, "m"), 10, describe=running.output)
         all_workers = _own_folder() / f"{FOLDER_PREFIX}{running.process.pid}"
         (all_workers / "memory.limit_in_bytes").write_text(str(60 * MIB))
         died = client.embed_error(["eat 100MiB"])
         assert died.details["death"] == "machine_out_of_memory"
-        kill(worker_pids(running).pop())
-        wait_until(lambda: "death=killed" in running.output(), describe=running.output)
 
 
 def test_cgroups_of_a_killed_daemon_are_removed_by_the_next(socket_folder: Path, tmp_path: Path) -> None:
