@@ -9,8 +9,9 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks._pages import tree_of
 from benchmarks._storm_client import LATE_SECONDS, TYPED
@@ -21,7 +22,7 @@ BLOAT = "eat 120 MiB"
 WITHOUT_BOUND = "eat 10 GiB"
 
 _TIMEOUT_SECONDS = 20.0
-_VICTIMS = ("worker:",) * 12 + ("template:",) * 7
+_VICTIMS = ("worker",) * 12 + ("template",) * 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +100,12 @@ class Troublemaker:
         self._strike(client, choose, "fork-server")
 
     def _strike(self, client: Client, choose: random.Random, kind: str) -> None:
-        leases = client.status(timeout=_TIMEOUT_SECONDS)["memory"]["leases"]
-        pids = [int(lease["pid"]) for lease in leases if lease["holder"].startswith(kind) and lease["pid"]]
+        pids = _pids(client.status(timeout=_TIMEOUT_SECONDS), kind)
         with contextlib.suppress(OSError):  # it may just have ended, or a process of the tree that is being read
             alive = [pid for pid in pids if pid in tree_of(self._pid)]
             if alive:
                 os.kill(choose.choice(alive), signal.SIGKILL)
-                self.trouble.done[f"killed {kind.rstrip(':')}"] += 1
+                self.trouble.done[f"killed {kind}"] += 1
 
     def _reload(self, client: Client, choose: random.Random) -> None:
         operation = choose.choice(("load", "unload"))
@@ -124,3 +124,9 @@ class Troublemaker:
         self.trouble.done[text] += 1
         client.embed(text, model=choose.choice(self._models), timeout=_TIMEOUT_SECONDS)
         self.trouble.endings["answered"] += 1
+
+
+def _pids(status: Mapping[str, Any], kind: str) -> list[int]:
+    """Of the processes of a kind. A lease may wait for its worker and name the template meanwhile."""
+    named = status["workers"] if kind == "worker" else status["memory"]["leases"]
+    return [int(one["pid"]) for one in named if one["pid"] and str(one.get("holder", kind)).startswith(kind)]
