@@ -130,11 +130,11 @@ def leased_for(leases: Sequence[Mapping[str, Any]], load_seconds: float) -> Need
     )
 
 
-def budget_for(needs: Sequence[Needs], fork_server_bytes: int, fitting: int = 2) -> int:
-    """Bytes for about ``fitting`` models of average size at a time, and for the largest alone while it loads.
+def budget_for(needs: Sequence[Needs], fork_server_bytes: int) -> int:
+    """Bytes for two fifths of the models at rest, and for the largest alone while it loads.
 
     A tenth of a budget that names no reserve is never leased, 256 MiB at most; it is not counted on here.
     """
-    average = sum(each.rest_bytes for each in needs) // len(needs)
-    leasable = fork_server_bytes + max(fitting * average, *(each.peak_bytes for each in needs)) + 16 * MIB
+    at_rest = sum(each.rest_bytes for each in needs) * 2 // 5
+    leasable = fork_server_bytes + max(at_rest, *(each.peak_bytes for each in needs)) + 16 * MIB
     return leasable + min(256 * MIB, leasable // 9)

@@ -129,11 +129,11 @@ def test_bound_of_a_wait_has_a_turn_of_every_model_and_each_start_of_the_fork_se
     assert bound_of_wait([1.0], [4.0, 5.0]) == bound_of_wait([1.0], []) + 9.0
 
 
-def test_budget_holds_the_largest_model_while_it_loads_and_about_two_on_average() -> None:
+def test_budget_holds_the_largest_model_while_it_loads_and_two_fifths_of_all_at_rest() -> None:
     small, large = Needs(150 * MIB, 100 * MIB, 1.0), Needs(900 * MIB, 300 * MIB, 1.0)
     leasable = budget_for([small, large], 350 * MIB) * 9 // 10
     assert 1250 * MIB <= leasable < 1290 * MIB
-    assert budget_for([small] * 5, 350 * MIB) * 9 // 10 >= 550 * MIB
+    assert 550 * MIB <= budget_for([small] * 5, 350 * MIB) * 9 // 10 < 590 * MIB
 
 
 def test_texts_of_a_storm_differ_and_likeness_is_that_of_the_nearest_two() -> None:

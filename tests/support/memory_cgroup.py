@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pytest
 from tests.support.waiting import wait_until
 
 _MOUNT = Path("/sys/fs/cgroup/memory")
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +25,23 @@ class MemoryCgroup:
     """Its folder, and what the kernel says in it."""
 
     folder: Path
+    notice: int
+    """An event file descriptor that the kernel writes to."""
 
     @property
     def launcher(self) -> tuple[str, ...]:
         """Put before a command: enters the group, then becomes the command."""
         return ("/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.folder / "cgroup.procs"))
 
-    @property
-    def oom_kills(self) -> int:
-        """Processes that the kernel killed here or below."""
-        return sum(
-            int(value)
-            for file in (self.folder, *self.below())
-            for key, value in (line.split() for line in (file / "memory.oom_control").read_text().splitlines())
-            if key == "oom_kill"
-        )
+    def has_run_out(self) -> bool:
+        """Whether the kernel, since last asked, found nothing to take back at this group's limit: then somebody dies.
+
+        Who dies at the limit of a group below it does not count here.
+        """
+        try:
+            return os.eventfd_read(self.notice) > 0
+        except BlockingIOError:
+            return False
 
     @property
     def most_used_bytes(self) -> int:
@@ -48,12 +52,6 @@ class MemoryCgroup:
     def times_at_limit(self) -> int:
         """How often the kernel had to take something back first."""
         return self._number("memory.failcnt")
-
-    @property
-    def held_bytes(self) -> int:
-        """Anonymous memory now, of here and below."""
-        counts = dict(line.split() for line in (self.folder / "memory.stat").read_text().splitlines())
-        return int(counts["total_rss"])
 
     def pids(self) -> list[int]:
         """Everybody in it and below."""
@@ -78,17 +76,20 @@ class MemoryCgroup:
 @contextlib.contextmanager
 def memory_cgroup(limit_bytes: int) -> Iterator[MemoryCgroup]:
     """A new one below our own with that limit; skips the test, saying why, where that is not possible."""
-    folder = _own_folder() / f"embeddaemon-test-{os.getpid()}"
+    folder = _own_folder() / f"embeddaemon-test-{os.getpid()}-{next(_numbers)}"
     try:
         folder.mkdir()
     except OSError as error:
         pytest.skip(f"no memory cgroup can be made: {error}")
-    group = MemoryCgroup(folder)
+    group = MemoryCgroup(folder, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
     try:
         (folder / "memory.limit_in_bytes").write_text(str(limit_bytes))
+        with (folder / "memory.oom_control").open() as watched:
+            (folder / "cgroup.event_control").write_text(f"{group.notice} {watched.fileno()}")
         yield group
     finally:
         group.remove()
+        os.close(group.notice)
 
 
 def _own_folder() -> Path:
