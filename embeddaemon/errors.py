@@ -167,7 +167,7 @@ class Draining(Refused):
 class NoHeadroom(Refused):
     """The memory budget does not allow it.
 
-    Details: ``needed_bytes``, ``available_bytes``, ``limit_bytes``, ``limit_source``.
+    Details: ``needed_bytes``, ``available_bytes``, ``limit_bytes``, ``limit_source``, ``device``.
     """
 
     code = "no_headroom"

@@ -136,6 +136,7 @@ def no_headroom(model: ModelState, answer: Never | Wait) -> NoHeadroom:
             "available_bytes": answer.available_bytes,
             "limit_bytes": answer.limit_bytes,
             "limit_source": answer.source,
+            "device": answer.device,
         },
     )
 
