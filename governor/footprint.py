@@ -1,7 +1,7 @@
 """How much memory a model is taken to need before it was ever measured, and what a declared number must hold.
 
 Every model declares an estimate: a number, or "auto", computed here. Reading the weights file is the caller's work;
-leasing is in ledger.py. Host memory only; what a GPU needs comes with the GPU.
+leasing is in ledger.py. The numbers are for Linux with glibc; what a device needs is computed, not measured.
 """
 
 from __future__ import annotations
@@ -14,38 +14,72 @@ from embeddaemon.governor.budget import MIB, format_bytes, parse_bytes
 
 StartMethod = Literal["fork", "spawn"]
 Auto = Literal["auto"]
+Device = Literal["cpu", "cuda", "mps"]
 AUTO: Final = "auto"
 
-# Measured with torch 2.13.0 (CPU), transformers 5.23, the real MiniLM in bf16, two threads; sizes in MiB.
+# Measured on 2 Xeon cores with AMX, torch 2.13.0 (CPU), transformers 5.23, by benchmarks/bench_footprint.py and the
+# runs that docs/memory.md lists: private bytes in MiB, while a worker is asked the worst that is honest. Each constant
+# stands a little above what it was measured as.
 #
-# A process that imported torch, transformers, tokenizers and safetensors: RSS 329, USS 318, of it anonymous 247.
-# (Without transformers: USS 212, anonymous 144.)
-FORK_SERVER_BYTES = 352 * MIB
-# A template at rest: USS 119, of it 63 weights (43 in bf16 and 20 prepacked copies): 56 for the tokenizer, model
-# classes, oneDNN's kernels and pages of libraries that it is the first to touch. At its peak while loading: USS 166.
-# A tokenizer of 250,000 tokens takes more than MiniLM's.
-TEMPLATE_RUNTIME_BYTES = 80 * MIB
-# A forked worker: USS 2 when born, 9-12 with its first vector, 14 in the prototype with its threads and sockets.
-WORKER_FLOOR_BYTES = 32 * MIB
-# A worker that was not forked: USS 427 with its first vector, of it 43 weights.
-SPAWNED_RUNTIME_BYTES = 400 * MIB
-# What a worker adds while it computes: oneDNN's kernels, one per rounded row and shape of weights.
-# After 20,000 short texts, 2,100 of mixed lengths and 200 long ones a worker peaked at 270 (one thread: 277) and rested
-# at 231 (251), in bf16. Not measured by itself: it is what the process (14) and activations (163, below) leave.
-KERNEL_BYTES = 112 * MIB
-# What the allocator keeps beyond what tensors need, at glibc's defaults: 8,192 tokens peak at 163 where the formula has
-# 132, and 110-140 of it stay. (Thresholds of 128 KiB: 70, and two fifths of the speed lost.) float32 is not measured.
-ALLOCATOR_SLACK_PERCENT = 25
-# Of a micro-batch while int8 is calibrated.
+# A process that imported torch, transformers, tokenizers and safetensors: 270 to 272, and no more while it imports.
+FORK_SERVER_BYTES = 292 * MIB
+# The supervisor: 18 at the start, 20 to 21 after 20 clients and 100 MB of bodies; what waits in queues is beside it.
+SUPERVISOR_BYTES = 24 * MIB
+# A template at rest beside its weights: 43 to 46 for MiniLM, 45 for 63 of another BERT's. Larger weights leave more
+# holes: 50 to 55 and 48 for 208 and 415 of them; with a tokenizer of pieces (CamemBERT's) 64.
+TEMPLATE_RUNTIME_BYTES = 54 * MIB
+_HOLES_PERCENT = 6
+# Of a vocabulary beyond one of 30,000, which is in the above: 157 beside the weights with 250,000 pieces, per piece 440
+# bytes. A worker that tokenizes copies 42 of them, and reading them takes 43 more for a moment.
+_USUAL_VOCABULARY = 30_522
+_WORD_BYTES, _COPIED_WORD_BYTES, _READ_WORD_BYTES = 460, 190, 200
+# Calibrating int8 leaves holes, in proportion to the model in float32: a template then rests at 100 for 86 of that, 199
+# for 415, 409 for 448 that are mostly words. Where the scales were known: 79 for 86.
+_CALIBRATION_BYTES = 14 * MIB
+_CALIBRATION_PERCENT = 7
+# While layers are packed each is there twice, and what reading left is not used again. A template's peak for weights of
+# 43: 98 to 102; 86: 158; 208: 446 to 491; 237: 457; 253: 549; 415: 814. What it needs to compute comes later.
+_PACKING_PERCENT, _READING_PERCENT = 140, 13
+_LOADER_BYTES = 32 * MIB
+# Nothing rests at its peak: warming up leaves something free.
+_LEAST_PEAK_PERCENT = 10
+# And peaks at 239, 1,012 and 1,043: the model in float32 (and holes), samples of what its layers computed.
+_EXACT_PERCENT, _SAMPLES_PERCENT = 117, 100
+# What a calibration computes at once.
 CALIBRATION_TOKENS = 1024
+# A forked worker when it is born: 4; with its threads and first vectors 9 to 14.
+WORKER_FLOOR_BYTES = 16 * MIB
+# Beside its floor: compiled kernels (AMX's are large), and 26 for bodies of 8 MiB, which are tokenized in slices.
+# One worker of MiniLM: idle 105 with one thread and 122 with two in bfloat16, 99 in float32, after all shapes of rows.
+_KERNEL_BYTES = {2: 89 * MIB, 4: 74 * MIB}
+_STREAM_BYTES = 10 * MIB
+# A fresh interpreter that has loaded MiniLM: 304 to 310 beside its weights, 270 of it from importing.
+SPAWNED_RUNTIME_BYTES = 300 * MIB
+_IMPORTED_BYTES = 272 * MIB
+# It does not give back what loading freed: 465 beside 208 of weights.
+_SPAWNED_HOLES_PERCENT = 50
+# Most tokens in one thread's micro-batch, as workers/waiting.py has it; a longer text is one by itself.
+MOST_STREAM_TOKENS = 2048
+# What the allocator holds for each element that a token activates, per precision: of the first thread, of each further
+# one. Far more than the live tensors: each thread's arena consists of heaps of 64 MB, and tensors of 6 to 25 MB leave
+# holes in them that only an idle worker gives back.
+_FIRST_HELD, _FURTHER_HELD = {1: 5.3, 2: 6.5, 4: 11.8}, {1: 3.2, 2: 3.9, 4: 0.7}
+# Models of up to 256 tokens hold half of that.
+_LONG_TEXT, _SHORT_TEXT = 512, 256
+
+# On a device, from the formula of published figures and not measured here: CUDA's context and torch's kernels.
+CUDA_CONTEXT_BYTES = 640 * MIB
+DEVICE_SLACK_PERCENT = 15
+# A second micro-batch waits on the device while the first is computed.
+DEVICE_STREAMS = {"cuda": 2, "mps": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsSummary:
-    """What a weights file says about memory.
+    """What a model's folder says about memory.
 
     ``file_bytes`` on disk, ``parameters`` elements that a process must hold, ``gated`` for a feed-forward part with a
-    gate (GLU).
+    gate (GLU), ``vocabulary`` words of the tokenizer and rows of their table, ``max_tokens`` of the longest text.
     """
 
     file_bytes: int
@@ -53,6 +87,8 @@ class WeightsSummary:
     hidden_size: int
     intermediate_size: int
     gated: bool
+    vocabulary: int = _USUAL_VOCABULARY
+    max_tokens: int = _LONG_TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +100,9 @@ class Workload:
     start_method: StartMethod
     quantized: bool = False
     """Whether a load turns float32 into 8 bits, for which it computes with both."""
+    threads: int = 1
+    """Each computes a micro-batch of its own."""
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +161,18 @@ def validate_estimate(estimate: object, weights: WeightsSummary, workload: Workl
 
 def minimum_bytes(weights: WeightsSummary, workload: Workload) -> int:
     """The least that one worker with its template can be: the weights as held and a process, not one token computed."""
+    if workload.device == "cuda":
+        return SPAWNED_RUNTIME_BYTES  # the weights are on the card
     return _held_bytes(weights, workload) + _process_bytes(workload)
 
 
 def auto(weights: WeightsSummary, workload: Workload) -> Footprint:
-    """The footprint computed from the weights file, precision, token budget and measured floors."""
-    held = _held_bytes(weights, workload)
-    working = _process_bytes(workload) + KERNEL_BYTES + _activation_bytes(weights, workload)
+    """The footprint computed from the weights file, precision, token budget, threads and what was measured."""
+    if workload.device != "cpu":
+        return _on_device(weights, workload)
     if workload.start_method == "spawn":
-        return _spawned(held + working, weights, workload)
-    return _forked(held + TEMPLATE_RUNTIME_BYTES, working, weights, workload)
+        return _spawned(_spawned_bytes(weights, workload), weights, workload)
+    return _forked(_template_bytes(weights, workload), worker_bytes(weights, workload), weights, workload)
 
 
 def declared(total_bytes: int, weights: WeightsSummary, workload: Workload) -> Footprint:
@@ -142,55 +183,153 @@ def declared(total_bytes: int, weights: WeightsSummary, workload: Workload) -> F
     """
     assert total_bytes >= minimum_bytes(weights, workload), "an estimate that validate_estimate() refuses"
     if workload.start_method == "spawn":
-        return _spawned(total_bytes, weights, workload)
-    template = min(auto(weights, workload).template_bytes, total_bytes - WORKER_FLOOR_BYTES)
+        found = _spawned(total_bytes, weights, workload)
+        return found if workload.device == "cpu" else replace(found, device_bytes=_own_device_bytes(weights, workload))
+    template = min(_template_bytes(weights, workload), total_bytes - WORKER_FLOOR_BYTES)
     return _forked(template, total_bytes - template, weights, workload)
 
 
-def _forked(template_bytes: int, worker_bytes: int, weights: WeightsSummary, workload: Workload) -> Footprint:
-    # While it loads, a template has the file's pages and the converted copy at once; a worker copies nothing.
+def worker_bytes(weights: WeightsSummary, workload: Workload) -> int:
+    """What is private to a worker that was forked from a template: no weights, but everything it computes with."""
+    streams = workload.threads * _STREAM_BYTES
+    copied = _extra_words(weights) * _COPIED_WORD_BYTES
+    return WORKER_FLOOR_BYTES + _KERNEL_BYTES[workload.element_bytes] + streams + copied + _held_for(weights, workload)
+
+
+def most_tokens_at_once(weights: WeightsSummary, workload: Workload) -> int:
+    """In all forward passes of one worker together. On the CPU each thread has one, on a device several wait."""
+    if workload.device != "cpu":
+        return DEVICE_STREAMS[workload.device] * max(weights.max_tokens, workload.token_budget)
+    return workload.threads * _stream_tokens(weights, workload)
+
+
+def device_bytes(weights: WeightsSummary, workload: Workload) -> int:
+    """What a worker takes of a device's memory, which on mps is the host's: context, weights, activations.
+
+    A formula only: no device was at hand to measure it.
+    """
+    context = CUDA_CONTEXT_BYTES if workload.device == "cuda" else 0
+    activations = most_tokens_at_once(weights, workload) * _elements_per_token(weights) * workload.element_bytes
+    return context + (_held_bytes(weights, workload) + activations) * (100 + DEVICE_SLACK_PERCENT) // 100
+
+
+def _own_device_bytes(weights: WeightsSummary, workload: Workload) -> int:
+    return device_bytes(weights, workload) if workload.device == "cuda" else 0
+
+
+def _on_device(weights: WeightsSummary, workload: Workload) -> Footprint:
+    """A worker that loads for itself, through host memory, and computes elsewhere."""
+    unified = device_bytes(weights, workload) if workload.device == "mps" else 0
+    found = _spawned(SPAWNED_RUNTIME_BYTES + unified, weights, workload)
+    return replace(found, device_bytes=_own_device_bytes(weights, workload))
+
+
+def _forked(template_bytes: int, rest_bytes: int, weights: WeightsSummary, workload: Workload) -> Footprint:
     return Footprint(
         fork_server_bytes=FORK_SERVER_BYTES,
-        template_peak_bytes=template_bytes + _loading_bytes(weights, workload),
+        template_peak_bytes=max(template_bytes, _template_peak_bytes(weights, workload)),
         template_bytes=template_bytes,
-        worker_peak_bytes=worker_bytes,
-        worker_bytes=worker_bytes,
+        worker_peak_bytes=rest_bytes,
+        worker_bytes=rest_bytes,
     )
 
 
-def _spawned(worker_bytes: int, weights: WeightsSummary, workload: Workload) -> Footprint:
-    # It loads before it computes, so the file's pages and the activations are never there together.
-    loading = minimum_bytes(weights, workload) + _loading_bytes(weights, workload)
+def _spawned(total_bytes: int, weights: WeightsSummary, workload: Workload) -> Footprint:
+    # It loads before it computes, so what loading takes and the activations are never there together.
+    loading = _IMPORTED_BYTES + _template_peak_bytes(weights, workload)
     return Footprint(
         fork_server_bytes=0,
         template_peak_bytes=0,
         template_bytes=0,
-        worker_peak_bytes=max(worker_bytes, loading),
-        worker_bytes=worker_bytes,
+        worker_peak_bytes=max(total_bytes, loading),
+        worker_bytes=total_bytes,
     )
+
+
+def _spawned_bytes(weights: WeightsSummary, workload: Workload) -> int:
+    """Fork server, template and worker in one, and what loading freed and nobody trimmed."""
+    holes = _layers(weights) * workload.element_bytes * _SPAWNED_HOLES_PERCENT // 100
+    return _IMPORTED_BYTES + _template_bytes(weights, workload) + holes + worker_bytes(weights, workload)
+
+
+def _template_bytes(weights: WeightsSummary, workload: Workload) -> int:
+    held = _held_bytes(weights, workload)
+    holes = held * _HOLES_PERCENT // 100
+    if workload.quantized:
+        holes += _CALIBRATION_BYTES + weights.parameters * 4 * _CALIBRATION_PERCENT // 100
+    return held + holes + TEMPLATE_RUNTIME_BYTES + _extra_words(weights) * _WORD_BYTES
+
+
+def _template_peak_bytes(weights: WeightsSummary, workload: Workload) -> int:
+    at_rest = _template_bytes(weights, workload) * (100 + _LEAST_PEAK_PERCENT) // 100
+    held = _held_bytes(weights, workload) * (100 + _READING_PERCENT) // 100
+    tokenizer = _extra_words(weights) * _WORD_BYTES
+    return max(at_rest, tokenizer + held + _loading_bytes(weights, workload))
 
 
 def _loading_bytes(weights: WeightsSummary, workload: Workload) -> int:
     """What a load needs beside what it leaves behind."""
-    if not workload.quantized:
-        return weights.file_bytes
-    # The model in float32, a second one in 8 bits to compare with it, and both computing on the calibration texts.
-    # MiniLM's template peaks at 262 MiB, the formula gives 287.
-    exact = weights.parameters * 4
-    computing = _activation_bytes(weights, replace(workload, element_bytes=4, token_budget=CALIBRATION_TOKENS))
-    return max(exact, weights.file_bytes) + _held_bytes(weights, workload) + computing
+    reading = _extra_words(weights) * _READ_WORD_BYTES
+    if workload.quantized:
+        # The model in float32, a second one in 8 bits to compare with it, samples of what it computed, activations.
+        exact = weights.parameters * 4 * _EXACT_PERCENT // 100
+        computing = CALIBRATION_TOKENS * _elements_per_token(weights) * 4
+        return (
+            _LOADER_BYTES
+            + _CALIBRATION_BYTES
+            + reading
+            + exact
+            + _layers(weights) * 4 * _SAMPLES_PERCENT // 100
+            + computing
+        )
+    packing = _layers(weights) * workload.element_bytes * _PACKING_PERCENT // 100
+    return max(_converting_bytes(weights, workload), _LOADER_BYTES + packing + reading)
+
+
+def _converting_bytes(weights: WeightsSummary, workload: Workload) -> int:
+    """The largest tensor as it lies in the file, while all others may be there already, converted."""
+    in_file = round(weights.file_bytes / weights.parameters)
+    return 0 if in_file == workload.element_bytes else _words(weights) * in_file
 
 
 def _held_bytes(weights: WeightsSummary, workload: Workload) -> int:
+    if workload.quantized:  # words stay in 16 bits
+        return _words(weights) * 2 + _layers(weights)
     return weights.parameters * workload.element_bytes
+
+
+def _held_for(weights: WeightsSummary, workload: Workload) -> int:
+    """What computing makes a worker hold beyond its kernels."""
+    kind = 1 if workload.quantized else workload.element_bytes
+    per_element = _FIRST_HELD[kind] + (workload.threads - 1) * _FURTHER_HELD[kind]
+    longest = min(max(weights.max_tokens, _SHORT_TEXT), _LONG_TEXT)
+    elements = _stream_tokens(weights, workload) * _elements_per_token(weights) * longest // _LONG_TEXT
+    return int(elements * per_element)
+
+
+def _stream_tokens(weights: WeightsSummary, workload: Workload) -> int:
+    return max(weights.max_tokens, min(workload.token_budget, MOST_STREAM_TOKENS))
+
+
+def _elements_per_token(weights: WeightsSummary) -> int:
+    # Measured on MiniLM in float32, live tensors only: 34.1 kB per token, the formula gives 33.8.
+    wide = 4 if weights.gated else 3
+    return 10 * weights.hidden_size + wide * weights.intermediate_size
+
+
+def _words(weights: WeightsSummary) -> int:
+    """Elements of the table of words."""
+    return min(weights.parameters, weights.vocabulary * weights.hidden_size)
+
+
+def _layers(weights: WeightsSummary) -> int:
+    """Elements of all that is no word."""
+    return weights.parameters - _words(weights)
+
+
+def _extra_words(weights: WeightsSummary) -> int:
+    return max(0, weights.vocabulary - _USUAL_VOCABULARY)
 
 
 def _process_bytes(workload: Workload) -> int:
     return SPAWNED_RUNTIME_BYTES if workload.start_method == "spawn" else WORKER_FLOOR_BYTES
-
-
-def _activation_bytes(weights: WeightsSummary, workload: Workload) -> int:
-    # Measured on MiniLM in fp32: 34.1 kB per token, the formula gives 33.8.
-    wide = 4 if weights.gated else 3
-    per_token = (10 * weights.hidden_size + wide * weights.intermediate_size) * workload.element_bytes
-    return workload.token_budget * per_token * (100 + ALLOCATOR_SLACK_PERCENT) // 100
