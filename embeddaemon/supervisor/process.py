@@ -6,49 +6,26 @@ processes below it, so that those whose parent died are collected here and their
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import signal
 import socket
 import struct
 import subprocess
 import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from embeddaemon.errors import FailedLoad, ProtocolError
 from embeddaemon.protocol import control
 from embeddaemon.supervisor.commands import LimitMemory, StartFetcher, StartForkServer, StartTemplate, StartWorker
 from embeddaemon.supervisor.events import ChildReaped, ControlLost, Event, ForkerSaid, StartFailed
 from embeddaemon.supervisor.hard_limits import HardLimiter
+from embeddaemon.supervisor.living import Living, become_subreaper, environment
 
 FORK_SERVER_COMMAND = (sys.executable, "-m", "embeddaemon.workers.preload")
 SPAWN_COMMAND = (sys.executable, "-m", "embeddaemon.workers.main", "--spawn")
 
 _STDERR = 2
-_PR_SET_CHILD_SUBREAPER = 36
-
-_ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",  # numpy's import starts no threads: they would not survive a fork
-    "TOKENIZERS_PARALLELISM": "false",  # nor would the tokenizers' pool
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking if there is a GPU makes no CUDA context
-    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # cuda:0 is the card that NVML, and so the governor, calls the first
-}
-_NOT_THEIRS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
-"""systemd's, meant for the supervisor alone."""
-
 _NO_DESCRIPTORS = "a process cannot be started: the daemon has no file descriptors left; raise `ulimit -n`"
-
-
-@dataclass(slots=True)
-class _Process:
-    pid: int
-    pidfd: int | None
-    popen: subprocess.Popen[bytes] | None = None
-    was_told_to_die: bool = False
 
 
 class Processes:
@@ -71,8 +48,8 @@ class Processes:
         self._controls: dict[int, socket.socket] = {}
         self.descriptors: Mapping[int, int] = {}
         """File descriptor of each control socket to the child behind it, for the poller. A new map at every change."""
-        self._processes: dict[int, _Process] = {}
-        _become_subreaper()
+        self._processes: dict[int, Living] = {}
+        become_subreaper()
 
     def start_fork_server(self, command: StartForkServer) -> Event | None:
         """Start it with its end of a control socket; it says when it is ready."""
@@ -87,7 +64,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=_STDERR,
                 pass_fds=[theirs.fileno()],
-                env=_environment(),
+                env=environment(),
             )
         except OSError as error:
             ours.close()
@@ -163,7 +140,7 @@ class Processes:
                 [*self._spawn_command, "--parent-pid", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=_STDERR,
-                env=_environment(),
+                env=environment(),
             )
             assert popen.stdin is not None
             popen.stdin.write(struct.pack("!I", len(packet)) + packet)
@@ -174,7 +151,7 @@ class Processes:
         return None
 
     def _note(self, child: int, pid: int, popen: subprocess.Popen[bytes] | None = None) -> None:
-        self._processes[child] = _Process(pid, _open_pidfd(pid), popen)
+        self._processes[child] = Living(pid, popen)
         self._limiter.born(child, pid)
 
     def _add_control(self, child: int, connection: socket.socket) -> None:
@@ -231,13 +208,11 @@ class Processes:
             child = next((number for number, process in self._processes.items() if process.pid == pid), None)
             if child is None:
                 continue
-            process = self._processes[child]
-            if process.popen is not None:
-                process.popen.returncode = os.waitstatus_to_exitcode(status)
-            is_orphan = process.popen is None
-            ended += self._explain(child, os.waitstatus_to_exitcode(status), is_orphan=is_orphan)
+            exit_code, is_orphan = os.waitstatus_to_exitcode(status), not self._processes[child].is_ours
+            self._processes[child].reaped(exit_code)
+            ended += self._explain(child, exit_code, is_orphan=is_orphan)
             self._forget(child)
-            ended.append(ChildReaped(child, os.waitstatus_to_exitcode(status), orphan=is_orphan))
+            ended.append(ChildReaped(child, exit_code, orphan=is_orphan))
         return ended
 
     def _explain(self, child: int, exit_code: int, *, is_orphan: bool = False) -> Iterator[Event]:
@@ -254,22 +229,13 @@ class Processes:
         self._limiter.ended(child)
         process = self._processes.pop(child, None)
         if process is not None:
-            if process.pidfd is not None:
-                os.close(process.pidfd)
-            if process.popen is not None and process.popen.stdin is not None:
-                process.popen.stdin.close()
+            process.let_go()
 
     def kill(self, child: int) -> None:
-        """SIGKILL by a descriptor of the process itself, which no other process can ever be behind."""
+        """SIGKILL. Nothing happens to who is gone."""
         process = self._processes.get(child)
-        if process is None:
-            return
-        process.was_told_to_die = True
-        with contextlib.suppress(ProcessLookupError):
-            if process.pidfd is not None:
-                signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
-            else:
-                os.kill(process.pid, signal.SIGKILL)
+        if process is not None:
+            process.kill()
 
     def limit_memory(self, command: LimitMemory) -> None:
         """Set the hard limit of a worker; of any other process, nothing."""
@@ -305,24 +271,3 @@ def _socket_pair() -> tuple[socket.socket, socket.socket] | None:
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError:
         return None
-
-
-def _environment() -> dict[str, str]:
-    # Part of starting a process: what its C libraries read before main().
-    environment = {key: value for key, value in os.environ.items() if key not in _NOT_THEIRS}
-    return environment | _ENVIRONMENT
-
-
-def _open_pidfd(pid: int) -> int | None:
-    """None where the kernel has none, and when the process is gone already."""
-    if not hasattr(os, "pidfd_open"):
-        return None
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return None
-
-
-def _become_subreaper() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -20,6 +20,7 @@ SHELLS = {
         "footprint_file",
         "hard_limits",
         "listener",
+        "living",
         "loop",
         "machine",
         "notify",

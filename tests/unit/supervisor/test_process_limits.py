@@ -19,7 +19,7 @@ from embeddaemon.supervisor.process import Processes
 
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
-    monkeypatch.setattr(process, "_become_subreaper", lambda: None)  # the test's own process is none
+    monkeypatch.setattr(process, "become_subreaper", lambda: None)  # the test's own process is none
     below = Processes("ipc:///tmp/nowhere", 0.5, HardLimiter(HardLimits.OFF, lambda: None))
     yield below
     below.close()

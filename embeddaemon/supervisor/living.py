@@ -1,0 +1,88 @@
+"""One process below us: what can be done to it, whoever started it; and what those that we start are given. I/O.
+
+Which processes there are, and what is heard from them, is in process.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # numpy's import starts no threads: they would not survive a fork
+    "TOKENIZERS_PARALLELISM": "false",  # nor would the tokenizers' pool
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking if there is a GPU makes no CUDA context
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # cuda:0 is the card that NVML, and so the governor, calls the first
+}
+_NOT_THEIRS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""systemd's, meant for the supervisor alone."""
+
+
+@dataclass(slots=True)
+class Living:
+    """A process from its start until it is reaped. ``popen`` is set for those that we started ourselves."""
+
+    pid: int
+    popen: subprocess.Popen[bytes] | None = None
+    was_told_to_die: bool = False
+    _pidfd: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pidfd = _open_pidfd(self.pid)
+
+    @property
+    def is_ours(self) -> bool:
+        """Started by us and not forked by one of those that fork."""
+        return self.popen is not None
+
+    def kill(self) -> None:
+        """SIGKILL by a descriptor of the process itself, which no other process can ever be behind."""
+        self.was_told_to_die = True
+        with contextlib.suppress(ProcessLookupError):
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            else:
+                os.kill(self.pid, signal.SIGKILL)
+
+    def reaped(self, exit_code: int) -> None:
+        """We collected it: nobody may wait for that number again."""
+        if self.popen is not None:
+            self.popen.returncode = exit_code
+
+    def let_go(self) -> None:
+        """Close what we hold of it: a lifeline's end is at end-of-file then."""
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+        if self.popen is not None and self.popen.stdin is not None:
+            self.popen.stdin.close()
+
+
+def environment() -> dict[str, str]:
+    """For those that we start: what their C libraries read before main()."""
+    ours = {key: value for key, value in os.environ.items() if key not in _NOT_THEIRS}
+    return ours | _ENVIRONMENT
+
+
+def become_subreaper() -> None:
+    """From now on processes whose parents died are ours to collect."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """None where the kernel has none, and when the process is gone already."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
