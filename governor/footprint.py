@@ -51,7 +51,7 @@ CALIBRATION_TOKENS = 1024
 WORKER_FLOOR_BYTES = 16 * MIB
 # Beside its floor: compiled kernels (AMX's are large), and 26 for bodies of 8 MiB, which are tokenized in slices.
 # One worker of MiniLM: idle 105 with one thread and 122 with two in bfloat16, 99 in float32, after all shapes of rows.
-_KERNEL_BYTES = {2: 89 * MIB, 4: 74 * MIB}
+_KERNEL_BYTES = {2: 80 * MIB, 4: 74 * MIB}
 _STREAM_BYTES = 10 * MIB
 # A fresh interpreter that has loaded MiniLM: 304 to 310 beside its weights, 270 of it from importing.
 SPAWNED_RUNTIME_BYTES = 300 * MIB
@@ -63,7 +63,7 @@ MOST_STREAM_TOKENS = 2048
 # What the allocator holds for each element that a token activates, per precision: of the first thread, of each further
 # one. Far more than the live tensors: each thread's arena consists of heaps of 64 MB, and tensors of 6 to 25 MB leave
 # holes in them that only an idle worker gives back.
-_FIRST_HELD, _FURTHER_HELD = {1: 5.3, 2: 6.5, 4: 11.8}, {1: 3.2, 2: 3.9, 4: 0.7}
+_FIRST_HELD, _FURTHER_HELD = {1: 5.8, 2: 6.5, 4: 11.8}, {1: 3.5, 2: 3.9, 4: 0.7}
 # Models of up to 256 tokens hold half of that.
 _LONG_TEXT, _SHORT_TEXT = 512, 256
 
