@@ -118,6 +118,7 @@ def _fork_server_ready(state: State, child: Child, ready: control.ForkServerRead
     child.is_ready, child.pid = True, ready.pid
     state.fork_server_failures = 0
     settle_lease(state, child, ready.private_bytes * FORK_SERVER_SLACK_PERCENT // 100, ready.private_bytes)
+    state.fork_server_bytes = lease_of(state, child).bytes
     state.log(
         "info",
         "fork_server_ready",

@@ -224,6 +224,7 @@ class Supervisor:
             unload(self._state, model, now)
             document = {"model": model.name, "state": "available"}
             self._state.commands.append(Reply(waiter.client, Document(id=waiter.id), document))
+            staff(self._state, model, now)  # work that waits brings it back
             return
         model.unload_waiters.append(waiter)
         unload(self._state, model, now)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from embeddaemon.governor.footprint import FORK_SERVER_BYTES
 from embeddaemon.protocol.codec import error_to_map
 from embeddaemon.protocol.limits import VERSION
 from embeddaemon.supervisor.learning import device_of, threads_of
@@ -55,7 +54,7 @@ def _model(state: State, model: ModelState, now: float) -> dict[str, Any]:
             "worker_bytes": footprint.worker_bytes,
             "worker_peak_bytes": footprint.worker_peak_bytes,
             "device_bytes": footprint.device_bytes,
-            "fork_server_bytes": FORK_SERVER_BYTES if footprint.fork_server_bytes else 0,
+            "fork_server_bytes": state.fork_server_bytes if footprint.fork_server_bytes else 0,
         }
     return {
         "name": model.name,

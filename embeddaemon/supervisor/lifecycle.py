@@ -8,10 +8,12 @@ A worker *slot* (its number) outlives its processes: each new life is the next i
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
+from embeddaemon.protocol import link
 from embeddaemon.protocol.control import EXIT_FORK_FAILED, EXIT_LOAD_FAILED, EXIT_OUT_OF_MEMORY
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.supervisor.pace import Meter
@@ -65,6 +67,25 @@ class Dispatched:
     computed_bytes: int = 0
 
 
+@dataclass(slots=True)
+class Taught:
+    """What heartbeats said about a worker's memory, from the first of them on; all of it the most that was said."""
+
+    since: float = math.inf
+    private_bytes: int = 0
+    peak_bytes: int = 0
+    device_bytes: int = 0
+    tokens: int = 0
+
+    def heard(self, beat: link.Heartbeat, now: float) -> None:
+        """One more heartbeat."""
+        self.since = min(self.since, now)
+        self.private_bytes = max(self.private_bytes, beat.private_bytes)
+        self.peak_bytes = max(self.peak_bytes, beat.peak_bytes)
+        self.device_bytes = max(self.device_bytes, beat.device_bytes)
+        self.tokens = max(self.tokens, beat.tokens)
+
+
 @dataclass(slots=True, kw_only=True)
 class Worker:
     """One incarnation. Times are monotonic seconds, sizes bytes."""
@@ -86,6 +107,8 @@ class Worker:
     progress: int = 0
     private_bytes: int = 0
     threads: int = 0
+    taught: Taught = field(default_factory=Taught)
+    """About its memory, and not believed yet."""
     dispatches: dict[int, Dispatched] = field(default_factory=dict)
     """What it holds by number, in the order in which it was sent."""
     bulk_through_at: float = 0.0

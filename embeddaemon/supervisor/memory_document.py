@@ -64,7 +64,8 @@ def _lease(lease: Lease, child: Child | None) -> dict[str, Any]:
         "holder": lease.holder,
         "device": lease.device,
         "model": None if child is None else child.model,
-        "pid": None if child is None else child.pid,
+        # A worker's that was promised memory with its template's has no process yet.
+        "pid": None if child is None or lease.holder == child.reserved_holder else child.pid,
         "bytes": lease.bytes,
         "declared_bytes": lease.declared_bytes,
         "resident_bytes": lease.resident_bytes,

@@ -13,10 +13,14 @@ from embeddaemon.governor.learned_json import to_text
 from embeddaemon.protocol import control, link
 from embeddaemon.supervisor.commands import KeepFootprints
 from embeddaemon.supervisor.learning import device_of, has_template, threads_of
+from embeddaemon.supervisor.lifecycle import Taught, Worker
 from embeddaemon.supervisor.state import ModelState, State
 
 WRITE_SECONDS = 10.0
 """Between two writes of what was learned: a worker's peak rises in many small steps."""
+
+LEARN_AFTER_SECONDS = 5.0
+"""What a worker held is believed once it has lived on for so long: one that dies of it teaches nothing."""
 
 MORE_AFTER_DEATH = 1.25
 """What a worker is leased after one died at its hard limit: what it wanted nobody saw."""
@@ -31,7 +35,7 @@ def settle_footprint(state: State, model: ModelState) -> None:
         return
     found = _with_factor(_after_measurement(state, model, model.computed), model)
     # A peak that was measured once must not make a model impossible that has been served: its hard limit holds it.
-    is_possible = _start_bytes(found) <= state.governor.budget.leasable_bytes
+    is_possible = _start_bytes(state, found) <= state.governor.budget.leasable_bytes
     model.footprint = found if is_possible else model.computed
 
 
@@ -46,14 +50,17 @@ def _after_measurement(state: State, model: ModelState, computed: Footprint) -> 
     )
 
 
-def _start_bytes(footprint: Footprint) -> int:
-    return footprint.fork_server_bytes + footprint.template_peak_bytes + footprint.worker_peak_bytes
+def _start_bytes(state: State, footprint: Footprint) -> int:
+    fork_server_bytes = state.fork_server_bytes if footprint.fork_server_bytes else 0
+    return fork_server_bytes + footprint.template_peak_bytes + footprint.worker_peak_bytes
 
 
 def _with_factor(footprint: Footprint, model: ModelState) -> Footprint:
     if model.worker_factor == 1.0:
         return footprint
-    worker_bytes = int(footprint.worker_bytes * model.worker_factor)
+    assert model.automatic is not None, "its folder was read"
+    most_bytes = max(footprint.worker_bytes, int(model.automatic.worker_bytes * MOST_MORE))
+    worker_bytes = min(int(footprint.worker_bytes * model.worker_factor), most_bytes)
     return replace(
         footprint, worker_bytes=worker_bytes, worker_peak_bytes=max(worker_bytes, footprint.worker_peak_bytes)
     )
@@ -81,12 +88,17 @@ def template_measured(state: State, model: ModelState, ready: control.TemplateRe
         _learned(state, model, now, is_worth_writing=changed)
 
 
-def worker_measured(state: State, model: ModelState, beat: link.Heartbeat, now: float) -> None:
+def worker_measured(state: State, model: ModelState, worker: Worker, beat: link.Heartbeat, now: float) -> None:
     """A worker says what it holds, and held at most."""
+    worker.taught.heard(beat, now)
     key = key_of(state, model)
-    if key is not None:
-        changed = state.learned.note_worker(key, beat.private_bytes, beat.peak_bytes, beat.device_bytes, beat.tokens)
-        _learned(state, model, now, is_worth_writing=changed)
+    if key is None or now - worker.taught.since < LEARN_AFTER_SECONDS:
+        return
+    taught, worker.taught = worker.taught, Taught()
+    changed = state.learned.note_worker(
+        key, taught.private_bytes, taught.peak_bytes, taught.device_bytes, taught.tokens
+    )
+    _learned(state, model, now, is_worth_writing=changed)
 
 
 def _learned(state: State, model: ModelState, now: float, *, is_worth_writing: bool) -> None:

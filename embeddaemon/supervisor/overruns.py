@@ -28,7 +28,7 @@ def heard(state: State, worker: Worker, child: Child, beat: link.Heartbeat, now:
     if child.device_holder is not None:
         state.governor.measured(child.device_holder, beat.device_bytes)
     model = state.models[worker.model]
-    worker_measured(state, model, beat, now)
+    worker_measured(state, model, worker, beat, now)
     needed_bytes = max(beat.private_bytes, beat.peak_bytes)
     if needed_bytes <= lease_of(state, child).bytes:
         child.overrun.is_known = False

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 
 from embeddaemon.governor.core import FORK_SERVER, Answer, Demand, Evict, Granted, Never, Wait, WaitReason, Want
 from embeddaemon.governor.eviction import Candidate
-from embeddaemon.governor.footprint import FORK_SERVER_BYTES
 from embeddaemon.governor.samples import RAM
 from embeddaemon.supervisor.admission import no_headroom
 from embeddaemon.supervisor.candidates import Leavers, candidates, has_waited_a_turn, leaving
@@ -65,7 +64,7 @@ def has_room_beside(
 
 def has_room_for_fork_server(state: State, now: float) -> bool:
     """Whether the fork server itself fits; whoever needs it has asked for it with its own demand."""
-    demand = Demand((Want(FORK_SERVER, FORK_SERVER_BYTES),))
+    demand = Demand((Want(FORK_SERVER, state.fork_server_bytes),))
     return isinstance(state.governor.ask(demand, tuple(candidates(state, None, now)), now), Granted)
 
 
@@ -85,7 +84,7 @@ def _has_fresh_sample(state: State, now: float) -> bool:
 
 def _with_fork_server(state: State, model: ModelState, wants: Sequence[Want]) -> Demand:
     if state.fork_server is None and needs_fork_server(state, model):
-        return Demand((Want(FORK_SERVER, FORK_SERVER_BYTES), *wants))
+        return Demand((Want(FORK_SERVER, state.fork_server_bytes), *wants))
     return Demand(tuple(wants))
 
 
@@ -148,7 +147,7 @@ def _belongs_to_pinned(state: State, child: Child, asker: ModelState) -> bool:
 def _wait(state: State, model: ModelState, wait: Wait, now: float) -> None:
     if model.waiting is None or model.waiting.reason is not wait.reason:
         state.log(
-            "info",
+            "info" if model.waiting is None else "debug",
             "waiting_for_memory",
             model=model.name,
             reason=wait.reason.name.lower(),

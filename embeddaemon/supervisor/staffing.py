@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from embeddaemon.config.settings import StartMethod
 from embeddaemon.governor.core import Want
-from embeddaemon.governor.footprint import FORK_SERVER_BYTES
 from embeddaemon.governor.samples import RAM
 from embeddaemon.supervisor.commands import ReadCard, StartFetcher, StartForkServer, StartTemplate, StartWorker
 from embeddaemon.supervisor.learning import (
@@ -87,7 +86,7 @@ def _usable_fork_server(state: State, now: float) -> Child | None:
         child = state.children[state.fork_server]
         return child if child.is_usable else None
     if now >= state.fork_server_retry_at and has_room_for_fork_server(state, now):
-        child = new_child(state, ChildKind.FORK_SERVER, FORK_SERVER_BYTES, now)
+        child = new_child(state, ChildKind.FORK_SERVER, state.fork_server_bytes, now)
         state.fork_server = child.number
         state.commands.append(StartForkServer(child.number))
         state.log("info", "fork_server_starting", child=child.number)

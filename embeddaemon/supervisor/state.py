@@ -10,7 +10,7 @@ from enum import Enum
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.core import Governor, Wait
-from embeddaemon.governor.footprint import Footprint
+from embeddaemon.governor.footprint import FORK_SERVER_BYTES, Footprint
 from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.pressure import Level
 from embeddaemon.models.card import ModelCard
@@ -233,6 +233,8 @@ class State:
     workers: dict[int, Worker] = field(default_factory=dict)
     """The living ones of all models by the number that they have on the link."""
     fork_server: int | None = None
+    fork_server_bytes: int = FORK_SERVER_BYTES
+    """What it is leased at its start: as was once measured, then as it was found to need here."""
     fork_server_failures: int = 0
     fork_server_retry_at: float = 0.0
     open: dict[int, OpenRequest] = field(default_factory=dict)

@@ -342,6 +342,7 @@ def card(name: str, *, weights_bytes: int = 40 * MIB) -> ModelCard:
         name=name,
         folder=f"/models/{name}",
         revision="1",
+        weights_digest=f"digest of {name}",
         family="bert",
         dim=384,
         max_tokens=256,

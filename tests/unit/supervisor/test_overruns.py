@@ -118,6 +118,42 @@ def test_death_at_the_hard_limit_is_named_and_the_successor_is_leased_more() -> 
     assert lease_of(story, story.one(ChildKind.WORKER)) <= 2 * before + MIB, "however many die"
 
 
+def test_worker_that_dies_of_what_it_held_teaches_nothing_and_one_that_lives_on_does() -> None:
+    story, worker = one_worker()
+    before = story.model().footprint
+    assert before is not None
+    grow(story, worker, 250 * MIB, is_kept=True)
+    story.pass_time(1.0)
+    story.kill(worker)
+    story.run()
+    assert story.model().footprint == before
+    story.ask()
+    story.answer_everything()
+    grow(story, story.one(ChildKind.WORKER), 250 * MIB, is_kept=True)
+    story.pass_time(11.0)
+    after = story.model().footprint
+    assert after is not None
+    assert before.worker_bytes < after.worker_bytes <= 270 * MIB * 1.1
+
+
+def test_what_is_leased_after_deaths_has_one_bound_whatever_was_measured_before() -> None:
+    story, worker = one_worker()
+    automatic = story.model().automatic
+    assert automatic is not None
+    grow(story, worker, 2 * automatic.worker_bytes - 40 * MIB, is_kept=True)
+    story.pass_time(11.0)
+    for _ in range(5):
+        story.ask()
+        for _ in range(40):
+            story.run()
+            story.pass_time(1.0)
+        story.grow(story.one(ChildKind.WORKER), 5000 * MIB, is_kept=True)
+    story.run()
+    footprint = story.model().footprint
+    assert footprint is not None
+    assert footprint.worker_bytes <= 2 * automatic.worker_bytes
+
+
 def test_worker_that_could_get_no_memory_says_so_with_its_exit_code() -> None:
     story, worker = one_worker()
     story.kill(worker, 7)
