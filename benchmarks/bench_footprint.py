@@ -145,6 +145,7 @@ def _estimate(card: ModelCard, case: _Case) -> Footprint:
         gated=card.gated,
         vocabulary=card.vocabulary,
         max_tokens=card.max_tokens,
+        family=card.family,
     )
     workload = Workload(
         element_bytes=4 if case.precision == "float32" else 2,

@@ -23,8 +23,8 @@ AUTO: Final = "auto"
 #
 # A process that imported torch, transformers, tokenizers and safetensors: 270 to 272, and no more while it imports.
 FORK_SERVER_BYTES = 292 * MIB
-# The supervisor: 18 at the start, 20 to 21 after 20 clients and 100 MB of bodies; what waits in queues is beside it.
-SUPERVISOR_BYTES = 24 * MIB
+# The supervisor: 18 at the start, 20 to 28 after heavy traffic and bodies of 8 MiB; what waits in queues is beside it.
+SUPERVISOR_BYTES = 30 * MIB
 # A template at rest beside its weights: 43 to 46 for MiniLM, 45 for 63 of another BERT's. Larger weights leave more
 # holes: 50 to 55 and 48 for 208 and 415 of them; with a tokenizer of pieces (CamemBERT's) 64.
 TEMPLATE_RUNTIME_BYTES = 54 * MIB
@@ -38,31 +38,39 @@ _WORD_BYTES, _COPIED_WORD_BYTES, _READ_WORD_BYTES = 460, 190, 200
 _CALIBRATION_BYTES = 14 * MIB
 _CALIBRATION_PERCENT = 7
 # While layers are packed each is there twice, and what reading left is not used again. A template's peak for weights of
-# 43: 98 to 102; 86: 158; 208: 446 to 491; 237: 457; 253: 549; 415: 814. What it needs to compute comes later.
+# 43: 98 to 102; 86: 158; 208: 446 to 491; 237: 457 to 473; 253: 549; 415: 780 to 814. What it needs to compute comes
+# later. Reading leaves holes where it converts.
 _PACKING_PERCENT, _READING_PERCENT = 140, 13
 _LOADER_BYTES = 32 * MIB
 # Nothing rests at its peak: warming up leaves something free.
 _LEAST_PEAK_PERCENT = 10
-# And peaks at 239, 1,012 and 1,043: the model in float32 (and holes), samples of what its layers computed.
-_EXACT_PERCENT, _SAMPLES_PERCENT = 117, 100
+# And peaks at 243, 1,131 and 1,043: the model in float32 (and holes), samples of what its layers computed.
+_EXACT_PERCENT, _SAMPLES_PERCENT = 135, 100
 # What a calibration computes at once.
 CALIBRATION_TOKENS = 1024
 # A forked worker when it is born: 4; with its threads and first vectors 9 to 14.
 WORKER_FLOOR_BYTES = 16 * MIB
 # Beside its floor: compiled kernels (AMX's are large), and 26 for bodies of 8 MiB, which are tokenized in slices.
-# One worker of MiniLM: idle 105 with one thread and 122 with two in bfloat16, 99 in float32, after all shapes of rows.
-_KERNEL_BYTES = {2: 80 * MIB, 4: 74 * MIB}
+# A worker of MiniLM peaks at 125 with one thread, 132 to 143 with two in bfloat16, at 100 with two in float32,
+# and in int8 at 198, since it takes holes of a template that calibrated for its own and has them copied.
+_KERNEL_BYTES = {1: 120 * MIB, 2: 80 * MIB, 4: 62 * MIB}
 _STREAM_BYTES = 10 * MIB
+# Tokenizers that remember words and their pieces (all but BERT's): 218 and 171 where BERT's formula gives 206 and 160.
+_WORD_CACHE_BYTES = 16 * MIB
 # A fresh interpreter that has loaded MiniLM: 304 to 310 beside its weights, 270 of it from importing.
 SPAWNED_RUNTIME_BYTES = 300 * MIB
 _IMPORTED_BYTES = 272 * MIB
-# It does not give back what loading freed: 465 beside 208 of weights.
-_SPAWNED_HOLES_PERCENT = 50
-# Most tokens in one thread's micro-batch, as workers/waiting.py has it; a longer text is one by itself.
-MOST_STREAM_TOKENS = 2048
+# It does not give back what loading freed: 465 beside 208 of weights, of which 162 are of layers.
+_SPAWNED_HOLES_PERCENT = 120
+# One thread's micro-batch, as workers/waiting.py sizes it: no more than these tokens, no fewer than those however slow
+# the model, a longer text by itself, and between them what takes 50 ms, here in products of tokens and parameters of
+# layers: 1,200 tokens of MiniLM in bfloat16. Where it is larger on a faster processor, the measured peak says so.
+MOST_STREAM_TOKENS, LEAST_STREAM_TOKENS = 2048, 256
+_PARAMETERS_IN_TIME = {1: 14_000_000_000, 2: 12_700_000_000, 4: 3_200_000_000}
 # What the allocator holds for each element that a token activates, per precision: of the first thread, of each further
-# one. Far more than the live tensors: each thread's arena consists of heaps of 64 MB, and tensors of 6 to 25 MB leave
-# holes in them that only an idle worker gives back.
+# one. Measured with all micro-batches at their bound: 449 for a BERT of 208 in bfloat16 that peaks at 182 as it is
+# served. More than the live tensors: each thread's arena consists of heaps of 64 MB, and tensors leave holes in them
+# that only an idle worker gives back.
 _FIRST_HELD, _FURTHER_HELD = {1: 5.8, 2: 6.5, 4: 11.8}, {1: 3.5, 2: 3.9, 4: 0.7}
 # Models of up to 256 tokens hold half of that.
 _LONG_TEXT, _SHORT_TEXT = 512, 256
@@ -79,7 +87,8 @@ class WeightsSummary:
     """What a model's folder says about memory.
 
     ``file_bytes`` on disk, ``parameters`` elements that a process must hold, ``gated`` for a feed-forward part with a
-    gate (GLU), ``vocabulary`` words of the tokenizer and rows of their table, ``max_tokens`` of the longest text.
+    gate (GLU), ``vocabulary`` words of the tokenizer and rows of their table, ``max_tokens`` of the longest text,
+    ``family`` as the card names it.
     """
 
     file_bytes: int
@@ -89,6 +98,7 @@ class WeightsSummary:
     gated: bool
     vocabulary: int = _USUAL_VOCABULARY
     max_tokens: int = _LONG_TEXT
+    family: str = "bert"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +201,9 @@ def declared(total_bytes: int, weights: WeightsSummary, workload: Workload) -> F
 
 def worker_bytes(weights: WeightsSummary, workload: Workload) -> int:
     """What is private to a worker that was forked from a template: no weights, but everything it computes with."""
-    streams = workload.threads * _STREAM_BYTES
-    copied = _extra_words(weights) * _COPIED_WORD_BYTES
-    return WORKER_FLOOR_BYTES + _KERNEL_BYTES[workload.element_bytes] + streams + copied + _held_for(weights, workload)
+    process = WORKER_FLOOR_BYTES + _KERNEL_BYTES[_kind(workload)] + workload.threads * _STREAM_BYTES
+    tokenizer = _extra_words(weights) * _COPIED_WORD_BYTES + (_WORD_CACHE_BYTES if weights.family != "bert" else 0)
+    return process + tokenizer + _held_for(weights, workload)
 
 
 def most_tokens_at_once(weights: WeightsSummary, workload: Workload) -> int:
@@ -262,7 +272,9 @@ def _template_bytes(weights: WeightsSummary, workload: Workload) -> int:
 
 def _template_peak_bytes(weights: WeightsSummary, workload: Workload) -> int:
     at_rest = _template_bytes(weights, workload) * (100 + _LEAST_PEAK_PERCENT) // 100
-    held = _held_bytes(weights, workload) * (100 + _READING_PERCENT) // 100
+    held = _held_bytes(weights, workload)
+    if workload.element_bytes != _bytes_in_file(weights):
+        held += held * _READING_PERCENT // 100
     tokenizer = _extra_words(weights) * _WORD_BYTES
     return max(at_rest, tokenizer + held + _loading_bytes(weights, workload))
 
@@ -288,8 +300,12 @@ def _loading_bytes(weights: WeightsSummary, workload: Workload) -> int:
 
 def _converting_bytes(weights: WeightsSummary, workload: Workload) -> int:
     """The largest tensor as it lies in the file, while all others may be there already, converted."""
-    in_file = round(weights.file_bytes / weights.parameters)
+    in_file = _bytes_in_file(weights)
     return 0 if in_file == workload.element_bytes else _words(weights) * in_file
+
+
+def _bytes_in_file(weights: WeightsSummary) -> int:
+    return round(weights.file_bytes / weights.parameters)
 
 
 def _held_bytes(weights: WeightsSummary, workload: Workload) -> int:
@@ -300,7 +316,7 @@ def _held_bytes(weights: WeightsSummary, workload: Workload) -> int:
 
 def _held_for(weights: WeightsSummary, workload: Workload) -> int:
     """What computing makes a worker hold beyond its kernels."""
-    kind = 1 if workload.quantized else workload.element_bytes
+    kind = _kind(workload)
     per_element = _FIRST_HELD[kind] + (workload.threads - 1) * _FURTHER_HELD[kind]
     longest = min(max(weights.max_tokens, _SHORT_TEXT), _LONG_TEXT)
     elements = _stream_tokens(weights, workload) * _elements_per_token(weights) * longest // _LONG_TEXT
@@ -308,7 +324,14 @@ def _held_for(weights: WeightsSummary, workload: Workload) -> int:
 
 
 def _stream_tokens(weights: WeightsSummary, workload: Workload) -> int:
-    return max(weights.max_tokens, min(workload.token_budget, MOST_STREAM_TOKENS))
+    in_time = _PARAMETERS_IN_TIME[_kind(workload)] // max(1, _layers(weights))
+    most = min(workload.token_budget, MOST_STREAM_TOKENS)
+    return max(weights.max_tokens, min(most, max(LEAST_STREAM_TOKENS, in_time)))
+
+
+def _kind(workload: Workload) -> int:
+    """Bytes per element of what most products read."""
+    return 1 if workload.quantized else workload.element_bytes
 
 
 def _elements_per_token(weights: WeightsSummary) -> int:

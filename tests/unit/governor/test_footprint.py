@@ -9,6 +9,7 @@ from embeddaemon.governor.budget import GIB, MIB
 from embeddaemon.governor.footprint import (
     CUDA_CONTEXT_BYTES,
     FORK_SERVER_BYTES,
+    LEAST_STREAM_TOKENS,
     MOST_STREAM_TOKENS,
     SPAWNED_RUNTIME_BYTES,
     SUPERVISOR_BYTES,
@@ -42,8 +43,8 @@ LARGE = WeightsSummary(
 BASE = WeightsSummary(
     file_bytes=435_594_920, parameters=108_890_880, hidden_size=768, intermediate_size=3072, gated=False
 )
-ROBERTA = replace(BASE, file_bytes=496_242_360, parameters=124_052_736, vocabulary=50_265)
-CAMEMBERT = replace(BASE, file_bytes=440_147_632, parameters=110_029_824, vocabulary=32_005)
+ROBERTA = replace(BASE, family="roberta", file_bytes=496_242_360, parameters=124_052_736, vocabulary=50_265)
+CAMEMBERT = replace(BASE, family="camembert", file_bytes=440_147_632, parameters=110_029_824, vocabulary=32_005)
 MANY_WORDS = WeightsSummary(
     file_bytes=469_993_648,
     parameters=117_490_944,
@@ -51,7 +52,9 @@ MANY_WORDS = WeightsSummary(
     intermediate_size=1536,
     gated=False,
     vocabulary=250_002,
+    family="xlm-roberta",
 )
+TINY = replace(MINILM, parameters=12_800_000)
 FORKED = Workload(element_bytes=2, token_budget=8192, start_method="fork")
 SPAWNED = replace(FORKED, start_method="spawn")
 EXACT = replace(FORKED, element_bytes=4)
@@ -65,34 +68,22 @@ def _two(workload: Workload) -> Workload:
     return replace(workload, threads=2)
 
 
-# Private bytes in MiB as benchmarks/bench_footprint.py and its longer runs found them (docs/memory.md, "Footprints").
-# A template's peak and rest, its worker's peak.
+# Private bytes in MiB as benchmarks/bench_footprint.py found them (docs/memory.md, "Footprints"): a template's peak,
+# what it holds at rest, and its worker's peak. Of several runs the most.
 MEASURED = [
-    (MINILM, FORKED, 102, 88, 152),
-    (MINILM, _two(FORKED), 102, 88, 185),
-    (MINILM, EXACT, 159, 129, 191),
-    (MINILM, _two(EXACT), 158, 129, 175),
-    (BASE, _two(FORKED), 491, 262, 449),
-    (BASE, EXACT, 814, 463, 452),
-    (BASE, _two(EXACT), 814, 463, 502),
-    (ROBERTA, _two(FORKED), 457, 296, 403),
-    (CAMEMBERT, FORKED, 473, 274, 317),
-    (MANY_WORDS, _two(FORKED), 671, 381, 289),
-    (MANY_WORDS, _two(EXACT), 684, 603, 303),
+    (MINILM, FORKED, 100, 88, 125),
+    (MINILM, _two(FORKED), 102, 88, 143),
+    (MINILM, _two(EXACT), 158, 128, 100),
+    (BASE, _two(FORKED), 491, 262, 182),
+    (BASE, _two(EXACT), 814, 463, 169),
+    (ROBERTA, _two(FORKED), 473, 295, 218),
+    (CAMEMBERT, FORKED, 475, 275, 171),
+    (MANY_WORDS, _two(FORKED), 671, 381, 212),
+    (MANY_WORDS, _two(EXACT), 684, 603, 199),
+    (MINILM, _two(EIGHT_BITS), 243, 100, 198),  # with the calibration
+    (BASE, _two(EIGHT_BITS), 1131, 199, 217),
 ]
-# With calibration; the worker's peak after it.
-MEASURED_IN_8_BITS = [
-    (MINILM, EIGHT_BITS, 239, 100, 138),
-    (MINILM, _two(EIGHT_BITS), 239, 100, 189),
-    (BASE, _two(EIGHT_BITS), 1012, 199, 378),
-    (MANY_WORDS, _two(EIGHT_BITS), 1043, 409, 197),
-]
-MEASURED_SPAWNED = [
-    (MINILM, _two(SPAWNED), 509),
-    (MINILM, replace(SPAWNED, element_bytes=4), 578),
-    (BASE, _two(SPAWNED), 1066),
-    (MANY_WORDS, SPAWNED, 840),
-]
+MEASURED_SPAWNED = [(MINILM, _two(SPAWNED), 481), (BASE, _two(SPAWNED), 922)]
 
 
 def _is_tight(estimated: int, measured_mib: int) -> bool:
@@ -100,7 +91,7 @@ def _is_tight(estimated: int, measured_mib: int) -> bool:
     return (measured_mib - 1) * MIB <= estimated <= measured_mib * MIB * 1.2
 
 
-@pytest.mark.parametrize(("weights", "workload", "peak_mib", "rest_mib", "worker_mib"), MEASURED + MEASURED_IN_8_BITS)
+@pytest.mark.parametrize(("weights", "workload", "peak_mib", "rest_mib", "worker_mib"), MEASURED)
 def test_what_auto_computes_is_what_was_measured_within_a_fifth(
     weights: WeightsSummary, workload: Workload, peak_mib: int, rest_mib: int, worker_mib: int
 ) -> None:
@@ -118,7 +109,7 @@ def test_a_spawned_worker_too(weights: WeightsSummary, workload: Workload, worke
 
 def test_so_are_the_processes_that_hold_no_model() -> None:
     assert _is_tight(FORK_SERVER_BYTES, 272)
-    assert _is_tight(SUPERVISOR_BYTES, 21)
+    assert _is_tight(SUPERVISOR_BYTES, 28)
 
 
 def test_a_template_peaks_while_each_layer_is_there_twice() -> None:
@@ -143,7 +134,7 @@ def test_a_load_that_quantizes_peaks_at_both_models() -> None:
 
 def test_forked_workers_do_not_pay_for_weights() -> None:
     same_shape_but_longer = replace(MINILM, file_bytes=10 * GIB, parameters=5 * GIB)
-    assert auto(MINILM, FORKED).worker_bytes == auto(same_shape_but_longer, FORKED).worker_bytes
+    assert auto(MINILM, FORKED).worker_bytes >= auto(same_shape_but_longer, FORKED).worker_bytes
 
 
 def test_a_larger_vocabulary_is_paid_for_by_template_and_worker() -> None:
@@ -167,27 +158,31 @@ def test_a_spawned_worker_peaks_while_loading_when_that_takes_more_than_computin
 
 
 @BOTH
-@pytest.mark.parametrize("larger", [{"threads": 2}, {"element_bytes": 4}, {"token_budget": 2048}])
-def test_more_work_at_once_takes_more_memory(workload: Workload, larger: dict[str, int]) -> None:
+def test_more_work_at_once_takes_more_memory(workload: Workload) -> None:
     small = replace(workload, token_budget=512)
-    bigger = replace(
-        small,
-        threads=larger.get("threads", 1),
-        element_bytes=larger.get("element_bytes", 2),
-        token_budget=larger.get("token_budget", 512),
-    )
-    assert auto(BASE, bigger).worker_bytes > auto(BASE, small).worker_bytes
+    for larger in (replace(small, threads=2), replace(small, token_budget=2048)):
+        assert auto(MINILM, larger).worker_bytes > auto(MINILM, small).worker_bytes
+    assert auto(BASE, replace(small, element_bytes=4)).worker_bytes > auto(BASE, small).worker_bytes
 
 
 def test_a_token_budget_beyond_what_a_thread_computes_at_once_takes_no_more() -> None:
     enough = replace(FORKED, token_budget=MOST_STREAM_TOKENS)
-    assert auto(MINILM, replace(FORKED, token_budget=65536)) == auto(MINILM, enough)
+    assert auto(TINY, replace(FORKED, token_budget=65536)) == auto(TINY, enough)
+    assert auto(TINY, replace(FORKED, token_budget=1024)).worker_bytes < auto(TINY, enough).worker_bytes
+
+
+def test_a_slow_model_computes_fewer_tokens_at_once_but_never_less_than_a_text() -> None:
+    workload = replace(FORKED, token_budget=8192)
+    assert most_tokens_at_once(TINY, workload) == MOST_STREAM_TOKENS
+    assert MINILM.max_tokens < most_tokens_at_once(MINILM, workload) < MOST_STREAM_TOKENS
+    assert most_tokens_at_once(LARGE, workload) == LARGE.max_tokens
+    assert most_tokens_at_once(replace(LARGE, max_tokens=64), workload) == LEAST_STREAM_TOKENS
 
 
 def test_a_text_longer_than_that_is_computed_whole_by_each_thread() -> None:
     long_texts = replace(BASE, max_tokens=8192)
     assert most_tokens_at_once(long_texts, _two(FORKED)) == 2 * 8192
-    assert most_tokens_at_once(BASE, _two(FORKED)) == 2 * MOST_STREAM_TOKENS
+    assert most_tokens_at_once(BASE, _two(FORKED)) == 2 * 512
     assert auto(long_texts, FORKED).worker_bytes > auto(BASE, FORKED).worker_bytes
 
 
