@@ -35,15 +35,8 @@ from benchmarks._generated import Shape
 from benchmarks._harness import Daemon, Form, Measurement, daemon, main
 from benchmarks._pages import MIB
 from embeddaemon import Client
-from embeddaemon.governor.footprint import (
-    FORK_SERVER_BYTES,
-    SUPERVISOR_BYTES,
-    Footprint,
-    StartMethod,
-    WeightsSummary,
-    Workload,
-    auto,
-)
+from embeddaemon.governor.footprint import Footprint, auto
+from embeddaemon.governor.formula import FORK_SERVER_BYTES, SUPERVISOR_BYTES, StartMethod, WeightsSummary, Workload
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.sources import locate, parse_source

@@ -13,7 +13,7 @@ from enum import Enum
 
 from embeddaemon.governor.core import FORK_SERVER, Demand, Evict, Governor, Granted, Never, Wait, Want
 from embeddaemon.governor.eviction import Candidate
-from embeddaemon.governor.footprint import FORK_SERVER_BYTES
+from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.governor.samples import RAM
 
 # Between two models: what a device gives back late has come back.

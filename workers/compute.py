@@ -27,7 +27,7 @@ from embeddaemon.workers.engines import DeviceLost, Rows
 from embeddaemon.workers.exhaustion import exit_out_of_memory, is_out_of_memory
 from embeddaemon.workers.forward_pass import forward
 from embeddaemon.workers.loading import Loaded, causes
-from embeddaemon.workers.waiting import MOST_STREAM_TOKENS, STREAMS_OF_A_DEVICE, MicroBatch, Row, Waiting, Work
+from embeddaemon.workers.waiting import STREAMS_OF_A_DEVICE, MicroBatch, Row, Waiting, Work
 from embeddaemon.workers.width import Width
 
 log = logging.getLogger(__name__)
@@ -70,9 +70,10 @@ class Compute:
         self._idle: set[int] = set()
         """Streams that wait and were not woken yet."""
         self._held: dict[int, Work] = {}
-        budget = loaded.order.token_budget
+        order = loaded.order
         # What is computed at once has a bound: waiting.most_tokens_at_once, and most_tokens_on_device.
-        self._waiting = Waiting(budget, 1) if is_on_device else Waiting(min(budget, MOST_STREAM_TOKENS), streams)
+        most_tokens = order.token_budget if is_on_device else min(order.token_budget, order.stream_tokens)
+        self._waiting = Waiting(most_tokens, 1 if is_on_device else streams)
         self._width = Width(self._most_threads)
         self._running = 0
         """Micro-batches that streams compute now."""

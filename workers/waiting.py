@@ -24,11 +24,6 @@ MICRO_BATCH_SECONDS = 0.05
 SMALLEST_MICRO_BATCH = 256
 """Tokens, however slow the model: with fewer the processor is not busy, it waits for the weights."""
 
-MOST_STREAM_TOKENS = 2048
-"""In one stream's micro-batch on a CPU, whatever the token budget: as many as there are streams are computed at once,
-and their activations are there at once. More are not quicker; only models that compute a token in less than 25 µs get
-so many in ``MICRO_BATCH_SECONDS``."""
-
 STREAMS_OF_A_DEVICE = 2
 """While one waits for what the device computes, the other sends it the next micro-batch; a third would only wait."""
 
@@ -42,12 +37,12 @@ _WEIGHT = 0.2
 """Of the newest micro-batch in what a token is believed to take."""
 
 
-def most_tokens_at_once(token_budget: int, threads: int, max_tokens: int) -> int:
+def most_tokens_at_once(stream_tokens: int, threads: int, max_tokens: int) -> int:
     """The most tokens that a worker of so many threads computes at once on a CPU: activations are in proportion to it.
 
     Each thread is a stream with a micro-batch of its own. ``max_tokens`` is the model's longest text, which goes alone.
     """
-    return threads * max(max_tokens, min(token_budget, MOST_STREAM_TOKENS))
+    return threads * max(max_tokens, stream_tokens)
 
 
 def most_tokens_on_device(token_budget: int, max_tokens: int) -> int:

@@ -21,7 +21,7 @@ from embeddaemon.config.settings import Settings
 from embeddaemon.errors import ConfigError, FailedLoad
 from embeddaemon.governor.budget import Budget, format_bytes
 from embeddaemon.governor.core import Want
-from embeddaemon.governor.footprint import FORK_SERVER_BYTES
+from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.governor.plan import Amount, Fit, Outcome, PlannedModel, Start, plan
 from embeddaemon.governor.probes import Probe, probe_for_this_machine
 from embeddaemon.governor.samples import RAM

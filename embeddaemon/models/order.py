@@ -21,6 +21,9 @@ class LoadOrder:
     precision: str
     token_budget: int
     limits: Limits
+    stream_tokens: int = 2048
+    """Most tokens in the micro-batch of one thread on a CPU: what a worker's lease was computed for. A longer text goes
+    alone."""
     state_folder: str | None = None
     """Where what a load found out is kept for the next one; None: nowhere."""
     accept_inaccurate: bool = False
@@ -42,6 +45,7 @@ def order_from_map(values: Mapping[str, Any]) -> LoadOrder:
         precision=fields.text("precision"),
         token_budget=fields.integer("token_budget", low=1),
         limits=Limits(**{key: int(value) for key, value in fields.mapping("limits").items()}),
+        stream_tokens=fields.integer("stream_tokens", low=1),
         state_folder=fields.text_or_none("state_folder"),
         accept_inaccurate=fields.boolean("accept_inaccurate"),
     )

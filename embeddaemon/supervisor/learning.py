@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from embeddaemon.config.settings import StartMethod
 from embeddaemon.errors import ConfigError
-from embeddaemon.governor.footprint import AUTO, Footprint, WeightsSummary, Workload, footprint_from
+from embeddaemon.governor.footprint import AUTO, Footprint, footprint_from
+from embeddaemon.governor.formula import WeightsSummary, Workload, stream_tokens
 from embeddaemon.governor.samples import RAM
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.order import LoadOrder
@@ -52,26 +53,36 @@ def card_learned(state: State, model: ModelState, card: ModelCard) -> None:
         hidden_size=card.hidden,
         intermediate_size=card.intermediate,
         gated=card.gated,
+        vocabulary=card.vocabulary,
+        max_tokens=card.max_tokens,
+        family=card.family,
     )
-    model.automatic = _footprint(state, model, weights, AUTO)
-    model.computed = _footprint(state, model, weights, model.spec.estimate)
+    workload = _workload(state, model)
+    model.automatic = _footprint(model, weights, workload, AUTO)
+    model.computed = _footprint(model, weights, workload, model.spec.estimate)
+    model.stream_tokens = stream_tokens(weights, workload)
     model.card = card
     model.learn_facts(model.facts)
     model.pace.expect(card.parameters)
 
 
-def _footprint(state: State, model: ModelState, weights: WeightsSummary, estimate: int | str) -> Footprint:
-    spec = model.spec
-    workload = Workload(
+def _workload(state: State, model: ModelState) -> Workload:
+    spec, device = model.spec, device_of(state, model.spec)
+    return Workload(
         element_bytes=_element_bytes(spec.precision, state.machine),
         token_budget=spec.token_budget,
         start_method="fork" if has_template(state, model) else "spawn",
         quantized=spec.precision == "int8",
+        threads=threads_of(state, model),
+        device="cuda" if device.startswith("cuda") else "mps" if device == "mps" else "cpu",
     )
+
+
+def _footprint(model: ModelState, weights: WeightsSummary, workload: Workload, estimate: int | str) -> Footprint:
     try:
         return footprint_from(estimate, weights, workload)
     except ConfigError as error:
-        raise ConfigError(f"models.{spec.name}.estimate: {error.message}") from error
+        raise ConfigError(f"models.{model.name}.estimate: {error.message}") from error
 
 
 def _element_bytes(precision: str, machine: Machine) -> int:
@@ -89,6 +100,7 @@ def order_for(state: State, model: ModelState) -> LoadOrder:
         device="cpu" if has_template(state, model) else model.spec.device,
         precision=model.spec.precision,
         token_budget=model.spec.token_budget,
+        stream_tokens=model.stream_tokens,
         limits=state.settings.limits,
         state_folder=state.settings.state_folder,
         accept_inaccurate=model.spec.accept_inaccurate,

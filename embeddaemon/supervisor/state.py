@@ -10,7 +10,8 @@ from enum import Enum
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.core import Governor, Wait
-from embeddaemon.governor.footprint import FORK_SERVER_BYTES, Footprint
+from embeddaemon.governor.footprint import Footprint
+from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.pressure import Level
 from embeddaemon.models.card import ModelCard
@@ -141,6 +142,8 @@ class ModelState:
     """What it is taken to need by its declared estimate, or by its weights and settings."""
     footprint: Footprint | None = None
     """The same after what was measured; what is leased."""
+    stream_tokens: int = 0
+    """Most tokens that one of its threads computes at once: as many as the footprint is computed for."""
     automatic: Footprint | None = None
     """What "auto" computes, whatever was declared."""
     is_estimate_warned: bool = False

@@ -13,7 +13,7 @@ MIB = 1024 * 1024
 
 ONE = 460 * MIB
 ROOM_FOR_ONE = 920 * MIB
-"""Less the reserve of a tenth: for a fork server that starts (352 MiB) and one such model, not for two of them later."""
+"""Less the reserve of a tenth: for a fork server that starts and one such model, and not for two of them later."""
 
 
 def model(folder: Path, name: str, **options: Any) -> dict[str, Any]:

@@ -89,6 +89,9 @@ class GovernorStory(RuleBasedStateMachine):
         match answer:
             case Evict(victims):
                 self.check_victims(victims, needed - headroom - leaving)
+            case Wait(reason=WaitReason.PRESSURE):
+                assert is_blocked
+                assert needed <= headroom + leaving + self.freed_by(self.all_evictable())
             case Wait():
                 assert answer.needed_bytes == needed > answer.available_bytes == max(0, headroom)
                 assert (answer.reason is WaitReason.EVICTION_UNDER_WAY) == (needed <= headroom + leaving)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from embeddaemon.cli.plan import planned_model
 from embeddaemon.governor.budget import MIB, Budget
 from embeddaemon.governor.core import Governor, Want
-from embeddaemon.governor.footprint import FORK_SERVER_BYTES
+from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.governor.plan import Fit, Outcome, PlannedModel, Start, plan
 from embeddaemon.governor.samples import RAM, Limit
 from embeddaemon.models.spec import ModelSpec

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embeddaemon.governor.budget import MIB
-from embeddaemon.governor.footprint import FORK_SERVER_BYTES
+from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.candidates import TURN_SECONDS
 from embeddaemon.supervisor.events import StallNoticed

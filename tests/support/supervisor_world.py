@@ -14,7 +14,7 @@ from enum import Enum
 
 from embeddaemon.errors import EmbedDaemonError, FailedLoad
 from embeddaemon.governor.budget import MIB
-from embeddaemon.governor.footprint import FORK_SERVER_BYTES
+from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.spec import Pooling
 from embeddaemon.protocol import control, link

@@ -95,7 +95,7 @@ def test_leases_and_the_supervisors_own_memory_are_listed(capsys: pytest.Capture
 
 
 def test_doctor_has_a_line_for_each_budget_each_lease_and_each_model_that_waits() -> None:
-    story = Story(spec("mini"), spec("big", estimate=1500 * MIB))
+    story = Story(spec("mini"), spec("big", estimate=1650 * MIB))
     story.supervisor.learn_hard_limits("rlimit")
     story.ask("mini")
     story.run()

@@ -17,7 +17,7 @@ from embeddaemon.cli.plan import make_plan
 from embeddaemon.config.flags import Flags
 from embeddaemon.config.loading import load_settings
 from embeddaemon.governor.budget import GIB, MIB
-from embeddaemon.governor.footprint import FORK_SERVER_BYTES
+from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.governor.learned import Key, Learned, Measured
 from embeddaemon.governor.learned_json import to_text
 from embeddaemon.governor.plan import Fit

@@ -7,6 +7,14 @@ import pytest
 from embeddaemon.errors import ConfigError
 from embeddaemon.governor.budget import GIB, MIB
 from embeddaemon.governor.footprint import (
+    auto,
+    declared,
+    footprint_from,
+    minimum_bytes,
+    parse_estimate,
+    validate_estimate,
+)
+from embeddaemon.governor.formula import (
     CUDA_CONTEXT_BYTES,
     FORK_SERVER_BYTES,
     LEAST_STREAM_TOKENS,
@@ -17,14 +25,8 @@ from embeddaemon.governor.footprint import (
     StartMethod,
     WeightsSummary,
     Workload,
-    auto,
-    declared,
     device_bytes,
-    footprint_from,
-    minimum_bytes,
     most_tokens_at_once,
-    parse_estimate,
-    validate_estimate,
     worker_bytes,
 )
 

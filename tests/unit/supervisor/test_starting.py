@@ -7,7 +7,7 @@ import pytest
 from embeddaemon.config.settings import StartMethod
 from embeddaemon.errors import CorruptModel, FailedLoad, HubUnreachable
 from embeddaemon.governor.budget import MIB
-from embeddaemon.governor.footprint import FORK_SERVER_BYTES
+from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.housekeeping import FORK_SECONDS, SCALE_DOWN_AFTER_SECONDS
 from embeddaemon.supervisor.state import ChildKind

@@ -156,7 +156,7 @@ def test_streams_compute_no_more_at_once_than_memory_is_reckoned_for(
     compute.finish()
     assert isinstance(link.decode_from_worker(theirs.recv_multipart()[0]), link.Result)
     assert compute.ended(seconds(10))
-    assert 0.9 * 4 * 2048 < model.most_at_once <= most_tokens_at_once(100_000, COMMAND.threads, max_tokens=200)
+    assert 0.9 * 4 * 2048 < model.most_at_once <= most_tokens_at_once(2048, COMMAND.threads, max_tokens=200)
     assert compute.tokens == 160 * 200
 
 

@@ -138,13 +138,13 @@ def test_what_is_put_back_stays_by_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("token_budget", "threads", "max_tokens", "expected"),
-    [(8192, 1, 256, 2048), (8192, 2, 256, 4096), (1000, 2, 512, 2000), (8192, 4, 8192, 32768), (100, 1, 512, 512)],
+    ("stream_tokens", "threads", "max_tokens", "expected"),
+    [(2048, 1, 256, 2048), (2048, 2, 256, 4096), (1000, 2, 512, 2000), (2048, 4, 8192, 32768), (100, 1, 512, 512)],
 )
 def test_tokens_at_once_are_a_micro_batch_or_the_longest_text_for_each_stream(
-    token_budget: int, threads: int, max_tokens: int, expected: int
+    stream_tokens: int, threads: int, max_tokens: int, expected: int
 ) -> None:
-    assert most_tokens_at_once(token_budget, threads, max_tokens) == expected
+    assert most_tokens_at_once(stream_tokens, threads, max_tokens) == expected
 
 
 def test_tokens_at_once_on_a_device_are_two_micro_batches_or_the_longest_texts() -> None:

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 
 from embeddaemon.errors import FailedLoad, UnsupportedModel
-from embeddaemon.governor.footprint import CALIBRATION_TOKENS
+from embeddaemon.governor.formula import CALIBRATION_TOKENS
 from embeddaemon.models.card import ModelCard
 from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers import packing
