@@ -172,7 +172,7 @@ class Intake:
         start = time.perf_counter()
         try:
             body = bodies.decode_body(arrived.body, self._order.limits)
-            tokenized = tokenize(request, body, self._model, self._order.card)
+            tokenized = tokenize(request, body, self._model, self._order.card, self._beat_when_due)
         except EmbedDaemonError as error:
             self._refuse(item, request.id, error)
             return None

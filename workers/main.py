@@ -22,7 +22,7 @@ from embeddaemon.models.order import order_from_map
 from embeddaemon.protocol import control, link
 from embeddaemon.protocol.codec import error_to_map
 from embeddaemon.telemetry.logs import fields, setup
-from embeddaemon.workers import guard
+from embeddaemon.workers import guard, measure
 from embeddaemon.workers.compute import Compute
 from embeddaemon.workers.engines import device_memory
 from embeddaemon.workers.exhaustion import is_out_of_memory
@@ -79,6 +79,7 @@ def run_loading_worker(command: control.ForkWorker, program: EngineProgram) -> i
             raise  # there may be room another time
         _report_failure(command, sockets, load_error(str(command.order["card"].get("folder")), error), error)
         return control.EXIT_LOAD_FAILED
+    measure.settle()
     return _serve(command, loaded, sockets, loads=1)
 
 

@@ -119,7 +119,7 @@ class StubModel:
         self.threads = threads
 
 
-def vector(ids: Sequence[int], dim: int) -> Rows:
+def vector(ids: Sequence[int] | Ids, dim: int) -> Rows:
     """What the stub computes for a text with these ids, before any normalisation."""
     digest = hashlib.shake_128(np.array(ids, dtype="<i4").tobytes()).digest(4 * dim)
     return (np.frombuffer(digest, dtype="<u4") / 2**31 - 1).astype(np.float32)

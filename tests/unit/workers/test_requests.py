@@ -20,11 +20,11 @@ CARD = stub_card()
 
 
 def run(request: Embed | Tokenize, *texts: str, card: ModelCard = CARD) -> Tokenized:
-    return tokenize(request, Texts(texts), StubModel(stub_order(card)), card)
+    return tokenize(request, Texts(texts), StubModel(stub_order(card)), card, lambda: None)
 
 
 def run_ids(request: Embed | Tokenize, *ids: tuple[int, ...], card: ModelCard = CARD) -> Tokenized:
-    return tokenize(request, TokenIds(ids), StubModel(stub_order(card)), card)
+    return tokenize(request, TokenIds(ids), StubModel(stub_order(card)), card, lambda: None)
 
 
 def test_ids_are_those_of_the_tokenizer() -> None:
@@ -141,3 +141,14 @@ def test_long_token_ids_are_cut_and_keep_their_closing_token() -> None:
 def test_only_model_requests_are_for_workers() -> None:
     with pytest.raises(ProtocolError):
         read_request(codec.encode_request(Hello(id=1)))
+
+
+def test_large_request_gives_its_worker_time_for_other_things_between_its_texts() -> None:
+    texts = tuple(f"{number} " + "word " * 20_000 for number in range(20))
+    calls: list[int] = []
+    model = StubModel(stub_order(CARD))
+    tokenized = tokenize(Embed(id=1), Texts(texts), model, CARD, lambda: calls.append(1))
+    assert len(tokenized.ids) == 20
+    assert len(calls) == -(-20 // 3), "three texts of 100,000 characters at a time"
+    alone = [tokenize(Embed(id=1), Texts((text,)), model, CARD, lambda: None).ids[0] for text in texts]
+    assert all((one == other).all() for one, other in zip(tokenized.ids, alone, strict=True))
