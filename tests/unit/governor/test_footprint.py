@@ -85,7 +85,7 @@ MEASURED = [
     (MINILM, _two(EIGHT_BITS), 243, 100, 198),  # with the calibration
     (BASE, _two(EIGHT_BITS), 1131, 199, 217),
 ]
-MEASURED_SPAWNED = [(MINILM, _two(SPAWNED), 481), (BASE, _two(SPAWNED), 922)]
+MEASURED_SPAWNED = [(MINILM, _two(SPAWNED), 471), (BASE, _two(SPAWNED), 690)]
 
 
 def _is_tight(estimated: int, measured_mib: int) -> bool:
