@@ -116,6 +116,7 @@ def test_worker_that_takes_memory_without_bound_dies_alone_and_is_named(
         assert of_model(client, "small")["deaths"].keys() == {"out_of_memory"}
         assert not of_model(client, "mini")["deaths"]
         for model in ("mini", "small"):
+            client.load(model)  # asked for by hand, no back-off counts
             vectors = client.embed(known.texts[:20], model=model)
             assert np.abs(vectors - known.vectors[model][:20]).max() < 2e-2
 
