@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from embeddaemon.models.order import LoadOrder
@@ -38,8 +38,10 @@ class GreedyModel:
     def is_reentrant(self) -> bool:
         return self._model.is_reentrant
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
-        encoded = self._model.tokenize(texts, prompt=prompt, max_tokens=max_tokens)
+    def tokenize(
+        self, texts: Sequence[str], *, prompt: str, max_tokens: int, between: Callable[[], None] | None = None
+    ) -> list[Encoded]:
+        encoded = self._model.tokenize(texts, prompt=prompt, max_tokens=max_tokens, between=between)
         for text, one in zip(texts, encoded, strict=True):
             if told := _EAT.fullmatch(text):
                 self._meals[tuple(one.ids)] = int(told[1]) * _UNITS[told[2]]

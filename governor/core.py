@@ -162,23 +162,22 @@ class Governor:
         ``candidates`` are all that is loaded, also what is busy or leaving: the answer counts on what is on its way
         back instead of sending more away. Wanting a device that has no budget is a bug: KeyError.
         """
+        if (never := self.refusal_beside(demand, ())) is not None:
+            return never
         answers = [
             self._ask(self._devices[device], demand.bytes_on(device), candidates, now) for device in demand.devices
         ]
-        for kind in (Never, Wait):
-            for answer in answers:
-                if isinstance(answer, kind):
-                    return answer
+        for answer in answers:
+            if isinstance(answer, Wait):
+                return answer
         if self.pressure.blocks_leases(now):
             return self.wait(demand, WaitReason.PRESSURE, now)
         victims = [victim for answer in answers if isinstance(answer, Evict) for victim in answer.victims]
         return Evict(tuple(dict.fromkeys(victims))) if victims else Granted()
 
-    def _ask(self, device: DeviceMemory, needed: int, candidates: Sequence[Candidate], now: float) -> Answer:
-        budget = device.budget
-        in_empty_machine = budget.leasable_bytes - device.held_bytes(self._permanent)
-        if needed > in_empty_machine:
-            return Never(needed, max(0, in_empty_machine), budget.bytes, budget.source, budget.device)
+    def _ask(
+        self, device: DeviceMemory, needed: int, candidates: Sequence[Candidate], now: float
+    ) -> Granted | Evict | Wait:
         headroom = device.headroom(now)
         if needed <= headroom:
             return Granted()
@@ -196,17 +195,19 @@ class Governor:
         return _wait(device, needed, reason, now)
 
     def wait(self, demand: Demand, reason: WaitReason, now: float) -> Wait:
-        """What a demand is told that waits for another reason than its own size: the numbers of its last device."""
-        device = self._devices[demand.devices[-1]]
-        return _wait(device, demand.bytes_on(device.budget.device), reason, now)
+        """What a demand is told that waits for another reason than its own size: the numbers of what lacks most."""
+        name = max(demand.devices, key=lambda each: demand.bytes_on(each) - self._devices[each].headroom(now))
+        return _wait(self._devices[name], demand.bytes_on(name), reason, now)
 
-    def fits_beside(self, demand: Demand, holders: Iterable[str]) -> bool:
-        """Whether a demand would fit if nobody but these and the permanent ones held anything."""
+    def refusal_beside(self, demand: Demand, holders: Iterable[str]) -> Never | None:
+        """Why a demand does not fit even if only these and the permanent ones hold anything; None if it does."""
         staying = self._permanent.union(holders)
-        return all(
-            demand.bytes_on(name) <= self._devices[name].budget.leasable_bytes - self._devices[name].held_bytes(staying)
-            for name in demand.devices
-        )
+        for name in demand.devices:
+            budget, needed = self._devices[name].budget, demand.bytes_on(name)
+            left = budget.leasable_bytes - self._devices[name].held_bytes(staying)
+            if needed > left:
+                return Never(needed, max(0, left), budget.bytes, budget.source, name)
+        return None
 
     def held_bytes(self, holders: Iterable[str], device: str = RAM) -> int:
         """Bytes of one device that are leased to these holders; one without a lease counts nothing."""

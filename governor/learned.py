@@ -25,8 +25,6 @@ WORKER_MARGIN_PERCENT = 10
 ENOUGH_BUDGETS = 100
 # A worker at more than twice the computed bytes leaks: leasing it more would only let it leak further.
 MOST_TIMES_COMPUTED = 2
-# One at less than half has been asked for less than it may be asked for, however often.
-LEAST_PART_OF_COMPUTED = 2
 # By so much may a declared number be off before its owner hears of it.
 DEVIATION_PERCENT = 20
 
@@ -46,6 +44,10 @@ class Key:
     start_method: str
     threads: int
     token_budget: int
+    stream_tokens: int
+    """Most that one thread computes at once."""
+    element_bytes: int
+    """Of the weights, whatever precision "auto" was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,41 +142,31 @@ class Learned:
 
 
 def footprint_with(
-    footprint: Footprint,
-    measured: Measured | None,
-    *,
-    is_declared: bool,
-    token_budget: int,
-    computed: Footprint | None = None,
+    footprint: Footprint, measured: Measured | None, *, is_declared: bool, computed: Footprint | None = None
 ) -> Footprint:
     """The footprint after what was measured; of a declared one nothing is lowered.
 
-    How far a worker may be from what ``auto`` computes is bounded; ``computed`` is that footprint where the first one
-    was declared (a number that is far too low would not say what a leak is).
+    A template does the same at every load, so its part follows what was measured. A worker's is only ever raised: what
+    it was not asked for yet it may be asked for next, and its hard limit follows its lease. By how much is bounded:
+    ``computed`` is what ``auto`` gives where the first one was declared (a number that is far too low would not say
+    what a leak is).
     """
     if measured is None:
         return footprint
     known = computed or footprint
     rest, peak = _template_bytes(footprint, measured)
-
-    def learned(lease_bytes: int, computed_bytes: int, measured_bytes: int, *, may_lower: bool) -> int:
-        may_lower = may_lower and measured.has_seen_enough(token_budget)
-        return _worker_bytes(lease_bytes, computed_bytes, measured_bytes, may_lower=may_lower)
-
-    worker_peak = learned(
-        footprint.worker_peak_bytes, known.worker_peak_bytes, measured.worker_peak_bytes, may_lower=True
-    )
+    worker_peak = _worker_bytes(footprint.worker_peak_bytes, known.worker_peak_bytes, measured.worker_peak_bytes)
     worker = worker_peak
     if footprint.worker_peak_bytes != footprint.worker_bytes:
         # It peaks while it loads, and what it will hold while it computes lies between its rest and that peak.
-        worker = learned(footprint.worker_bytes, known.worker_bytes, measured.worker_bytes, may_lower=False)
+        worker = _worker_bytes(footprint.worker_bytes, known.worker_bytes, measured.worker_bytes)
     found = replace(
         footprint,
         template_peak_bytes=peak,
         template_bytes=rest,
         worker_peak_bytes=worker_peak,
         worker_bytes=min(worker, worker_peak),
-        device_bytes=learned(footprint.device_bytes, known.device_bytes, measured.device_peak_bytes, may_lower=True),
+        device_bytes=_worker_bytes(footprint.device_bytes, known.device_bytes, measured.device_peak_bytes),
     )
     return _largest(footprint, found) if is_declared else found
 
@@ -223,14 +215,12 @@ def _template_bytes(footprint: Footprint, measured: Measured) -> tuple[int, int]
     return rest, max(rest, _with_margin(measured.template_peak_bytes, TEMPLATE_MARGIN_PERCENT))
 
 
-def _worker_bytes(lease_bytes: int, computed_bytes: int, measured_bytes: int, *, may_lower: bool) -> int:
+def _worker_bytes(lease_bytes: int, computed_bytes: int, measured_bytes: int) -> int:
     """What to lease a worker instead of ``lease_bytes``; the same where nothing was measured or nothing is held."""
     if not measured_bytes or not lease_bytes:
         return lease_bytes
     found = _with_margin(measured_bytes, WORKER_MARGIN_PERCENT)
-    if found >= lease_bytes:
-        return max(lease_bytes, min(found, MOST_TIMES_COMPUTED * computed_bytes))
-    return min(lease_bytes, max(found, computed_bytes // LEAST_PART_OF_COMPUTED)) if may_lower else lease_bytes
+    return max(lease_bytes, min(found, MOST_TIMES_COMPUTED * computed_bytes))
 
 
 def _with_margin(count: int, percent: int) -> int:

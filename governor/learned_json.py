@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 
 from embeddaemon.governor.learned import LARGEST_BYTES, MOST_TOKENS, SMALLEST_BYTES, Key, Learned, Measured
 
-_FORMAT = 1
+_FORMAT = 2
 _MOST_THREADS = 2**20
 _LONGEST_NAME = 128
 
@@ -62,6 +62,8 @@ def _key_of(entry: Mapping[str, object]) -> Key:
         start_method=_name(entry, "start_method"),
         threads=_count(entry, "threads", 0, _MOST_THREADS),
         token_budget=_count(entry, "token_budget", 1, MOST_TOKENS),
+        stream_tokens=_count(entry, "stream_tokens", 0, MOST_TOKENS),
+        element_bytes=_count(entry, "element_bytes", 0, 8),
     )
 
 

@@ -5,7 +5,7 @@ Raises our Invalid errors and ProtocolError; whoever calls answers them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,9 +19,6 @@ from embeddaemon.protocol.messages import Body, Embed, ModelRequest, Texts, Toke
 from embeddaemon.workers.engines import Encoded, Ids, LoadedModel
 
 T = TypeVar("T", str, tuple[int, ...])
-
-_PORTION_CHARACTERS = 256 * 1024
-"""A tokenizer of pieces takes about a second for a million, on a busy machine several."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,10 +60,7 @@ def tokenize(
         texts, positions = _unique(body.texts)
         if not request.lenient:
             _check_texts(body.texts, texts)
-        encoded: list[Encoded] = []
-        for some in _portions(texts):
-            encoded += model.tokenize(some, prompt=prompt, max_tokens=card.max_tokens)
-            between()
+        encoded = model.tokenize(texts, prompt=prompt, max_tokens=card.max_tokens, between=between)
     else:
         if request.task is not None or request.prompt is not None:
             raise InvalidInput("a task or a prompt goes before texts; token ids are taken as they are")
@@ -80,18 +74,6 @@ def tokenize(
         count=len(body.texts if isinstance(body, Texts) else body.ids),
         tokens=sum(len(one.ids) for one in encoded),
     )
-
-
-def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """In order, as many together as are some hundred milliseconds of work for a slow tokenizer, at least one."""
-    start = characters = 0
-    for place, text in enumerate(texts):
-        characters += len(text)
-        if characters >= _PORTION_CHARACTERS:
-            yield texts[start : place + 1]
-            start, characters = place + 1, 0
-    if start < len(texts):
-        yield texts[start:]
 
 
 def _prompt(request: ModelRequest, card: ModelCard) -> str:

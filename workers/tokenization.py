@@ -1,13 +1,13 @@
 """Texts to token ids, by the ``tokenizers`` library on the folder's own tokenizer.json, never padded.
 
 Truncation is ours: the library would have to tokenize twice to tell how long a text was. What the library needs while
-it encodes is a hundred bytes and more for each byte of text, so what comes in one request is encoded in slices. What a
-request may carry is checked elsewhere (requests.py).
+it encodes is hundreds of bytes for each byte of text, so what comes in one request is encoded in slices, and a long
+text in pieces. What a request may carry is checked elsewhere (requests.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,18 +29,23 @@ from embeddaemon.workers.exhaustion import require
 
 _PROMPTS_REMEMBERED = 64
 
-_SLICE_CHARACTERS = 64 * 1024
-"""Of one request, encoded at once: for 20 ms, so a call more or less is nothing. Longer texts are in pieces so long."""
+_SLICE_BYTES = 8 * 1024
+"""Of UTF-8, encoded at once: for some milliseconds, so a call more or less is nothing. Longer texts are in pieces so
+long; for models of 512 tokens one holds nearly always all that stays of its text."""
 
-_CHARACTERS_PER_TOKEN = 16
-"""A piece with so many for each token that the model takes holds nearly always all that stays of its text."""
+_BYTES_PER_BYTE = 2304
+"""The most that was measured for a byte of text, ids included: 2,231 for U+FDFA by NFKC (11 bytes for one) and BPE of
+bytes, 775 for it by Unigram, 674 for U+0390 by NFD and BPE, 419 for full stops by BERT, some 100 for English prose."""
 
-_BYTES_PER_CHARACTER = 128
 _BYTES_AT_LEAST = 1024 * 1024
-"""What must be there before the library is called, which aborts the process when it gets no memory."""
+"""What must be there as well before the library is called, which aborts the process when it gets no memory."""
+
+_GAPS = frozenset(" \t\n\r\u3000\u3001\u3002\uff0c")
+"""Characters before which no tokenizer's word goes on: spaces, and the commas and full stop of Chinese and Japanese.
+Not all that Python calls a space: BERT deletes some control characters, and what stood around them is one word."""
 
 _WORD_CHARACTERS = 1024
-"""Where a piece would end, a space is looked for so far back; without one it ends inside a word."""
+"""Where a piece would end, a gap is looked for so far back; without one it ends inside a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,34 +67,48 @@ class Tokenizer:
         self._frame = _frame_of(rust)
         self._prompt_tokens: dict[str, int] = {"": 0}
 
-    def encode(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
-        """Each text with ``prompt`` before it; longer ones keep their special tokens at the end. Releases the GIL."""
-        prompted = [prompt + text for text in texts] if prompt else list(texts)
+    def encode(
+        self, texts: Sequence[str], *, prompt: str, max_tokens: int, between: Callable[[], None] | None = None
+    ) -> list[Encoded]:
+        """Each text with ``prompt`` before it; longer ones keep their special tokens at the end. Releases the GIL.
+
+        ``between`` is called every few milliseconds, after each slice and piece. Raises MemoryError.
+        """
         prompt_tokens = self._count(prompt) if self._counts_prompts else 0
-        longest = max(_SLICE_CHARACTERS, _CHARACTERS_PER_TOKEN * max_tokens)
         encoded: list[Encoded] = []
-        for together in _slices(prompted):
-            if len(together[0]) > longest:
-                lengths_and_ids = [self._long(together[0], longest, max_tokens)]
-            else:
-                lengths_and_ids = [(len(one.ids), one.ids) for one in self._rust_encode(together)]
-            for length, ids in lengths_and_ids:
+        for together in _slices(prompt + text for text in texts):
+            for length, ids in self._encode_slice(together, max_tokens, between or _nothing):
                 cut = np.array(self._cut(ids, max_tokens), dtype=np.int32)
                 # Of a text that is all prompt something must stay to be pooled.
                 encoded.append(Encoded(cut, max(0, min(prompt_tokens, len(cut) - 1)), length))
         return encoded
 
-    def _long(self, text: str, longest: int, max_tokens: int) -> tuple[int, list[int]]:
-        """How many tokens a text has, and the ids of its beginning, at least as many as are to stay.
+    def _encode_slice(
+        self, texts: list[str], max_tokens: int, between: Callable[[], None]
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Of each how many tokens it has, and their ids or those of its beginning, at least as many as are to stay."""
+        if _size_bytes(texts[0]) > _SLICE_BYTES:
+            yield self._encode_long(texts[0], max_tokens, between)
+            return
+        encodings = self._encode_at_once(texts)
+        between()
+        for encoding in encodings:
+            ids = encoding.ids
+            yield len(ids), ids
 
-        As if encoded at once, but for a word of more than a thousand characters where two pieces meet, which is two;
-        tokenizers that make tokens across spaces may count one more or less there.
+    def _encode_long(self, text: str, max_tokens: int, between: Callable[[], None]) -> tuple[int, list[int]]:
+        """As if encoded at once, where a piece ends before a space and words are tokenized one by one.
+
+        Without a space for a thousand characters a piece ends inside a word, or inside a special token that the text
+        spells out: such a one is no token then. Tokenizers that make tokens across words, or put a space before
+        every text, may count one to three more for each piece.
         """
         before, behind = self._frame.before, self._frame.behind
         ids: list[int] = []
         length = self.special_tokens
-        for start, end in _pieces(text, longest):
-            (encoding,) = self._rust_encode([text[start:end]])
+        for start, end in _pieces(text):
+            (encoding,) = self._encode_at_once([text[start:end]])
+            between()
             piece = encoding.ids
             length += len(piece) - self.special_tokens
             if start == 0:
@@ -98,9 +117,9 @@ class Tokenizer:
                 ids = ids[: len(ids) - behind] + piece[before:]
         return length, ids
 
-    def _rust_encode(self, texts: list[str]) -> list[Encoding]:
+    def _encode_at_once(self, texts: list[str]) -> list[Encoding]:
         """Raises MemoryError."""
-        require(_BYTES_AT_LEAST + _BYTES_PER_CHARACTER * sum(map(len, texts)))
+        require(_BYTES_AT_LEAST + _BYTES_PER_BYTE * sum(map(_size_bytes, texts)))
         return self._rust.encode_batch_fast(texts)
 
     @property
@@ -118,35 +137,54 @@ class Tokenizer:
         """Tokens of the prompt with what stands before it, as sentence-transformers counts them."""
         count = self._prompt_tokens.get(prompt)
         if count is None:
-            count = len(self._rust.encode(prompt).ids) - self._frame.behind
+            ((length, _),) = self._encode_slice([prompt], 0, _nothing)
+            count = length - self._frame.behind
             if len(self._prompt_tokens) >= _PROMPTS_REMEMBERED:
                 self._prompt_tokens.clear()
             self._prompt_tokens[prompt] = count
         return count
 
 
-def _slices(texts: list[str]) -> Iterator[list[str]]:
+def _nothing() -> None:
+    """For callers that have nothing else to do meanwhile."""
+
+
+def _size_bytes(text: str) -> int:
+    """In UTF-8; of a text that is too long for a slice in any case, something too long."""
+    return len(text) if text.isascii() or len(text) > _SLICE_BYTES else len(text.encode())
+
+
+def _slices(texts: Iterable[str]) -> Iterator[list[str]]:
     """In order, each as many as are short enough together; a longer one is alone."""
-    start = characters = 0
-    for place, text in enumerate(texts):
-        if place > start and characters + len(text) > _SLICE_CHARACTERS:
-            yield texts[start:place]
-            start, characters = place, 0
-        characters += len(text)
-    if start < len(texts):
-        yield texts[start:]
+    together: list[str] = []
+    held = 0
+    for text in texts:
+        size = _size_bytes(text)
+        if together and held + size > _SLICE_BYTES:
+            yield together
+            together, held = [], 0
+        together.append(text)
+        held += size
+    if together:
+        yield together
 
 
-def _pieces(text: str, longest: int) -> Iterator[tuple[int, int]]:
-    """Where each begins and ends: before a space, wherever there is one."""
+def _pieces(text: str) -> Iterator[tuple[int, int]]:
+    """Where each begins and ends: before a gap, wherever there is one. None is longer than a slice."""
     start = 0
     while start < len(text):
-        end = min(start + longest, len(text))
+        window = text[start : start + _SLICE_BYTES].encode()[:_SLICE_BYTES]
+        end = start + len(window.decode(errors="ignore"))  # not inside a character
         if end < len(text):
-            spaces = (place for place in range(end, end - _WORD_CHARACTERS, -1) if text[place].isspace())
-            end = next(spaces, end)
+            # The first of several spaces: by their number tokenizers tell what is code.
+            gaps = (place for place in range(end, max(start, end - _WORD_CHARACTERS), -1) if _is_gap(text, place))
+            end = next(gaps, end)
         yield start, end
         start = end
+
+
+def _is_gap(text: str, place: int) -> bool:
+    return text[place] in _GAPS and text[place - 1] not in _GAPS
 
 
 def load_tokenizer(card: ModelCard) -> Tokenizer:

@@ -56,9 +56,9 @@ def worker_said(state: State, event: WorkerSaid, now: float) -> None:
 def _worker_ready(state: State, worker: Worker, child: Child, ready: link.Ready, now: float) -> None:
     model = state.models[worker.model]
     child.is_ready, child.pid = True, ready.pid
-    if not model.serving:
+    if model.load_started_at is not None:
         model.load_seconds = now - model.load_started_at
-        model.loaded_at = now
+        model.load_started_at, model.loaded_at = None, now
     worker.becomes(WorkerState.READY, now)
     worker.idle_since = now
     worker.private_bytes, worker.threads = ready.private_bytes, ready.threads

@@ -7,7 +7,7 @@ from embeddaemon.supervisor.commands import Kill
 from embeddaemon.supervisor.departures import end_child, worker_of
 from embeddaemon.supervisor.learning import needs_fork_server
 from embeddaemon.supervisor.leases import release
-from embeddaemon.supervisor.lifecycle import DeathClass, Worker, WorkerState, classify, explain
+from embeddaemon.supervisor.lifecycle import BLAMELESS, DeathClass, Worker, WorkerState, classify, explain
 from embeddaemon.supervisor.needs import needs_more
 from embeddaemon.supervisor.requests import answer_unloaded, fail_all, pump, refuse_waiters, take_back
 from embeddaemon.supervisor.staffing import staff_all
@@ -21,11 +21,6 @@ WRITE_OFF_SECONDS = 10.0
 
 FIRST_BACK_OFF_SECONDS = 0.5
 LONGEST_BACK_OFF_SECONDS = 30.0
-
-_BLAMELESS = frozenset(
-    {DeathClass.STOPPED, DeathClass.PARENT_DIED, DeathClass.PRESSURE, DeathClass.MACHINE_OUT_OF_MEMORY}
-)
-"""Deaths that say nothing against the process, its model, or the requests that it held."""
 
 
 def child_ended(state: State, number: int, exit_code: int | None, now: float, *, orphan: bool = False) -> None:
@@ -167,14 +162,14 @@ def _worker_gone(
     if death is DeathClass.LOAD_FAILED:
         text = f"model {model.name!r} could not be loaded; the daemon's log says why"
         load_failed(state, model, error or FailedLoad(text), now)
-    elif death not in _BLAMELESS:
+    elif death not in BLAMELESS:
         _back_off(state, model, WorkerCrashed(f"a worker of model {model.name!r} {explain(death, exit_code)}"), now)
 
 
 def _template_gone(state: State, child: Child, death: DeathClass, exit_code: int | None, now: float) -> None:
     model = state.models[child.model or ""]
     model.template = None
-    if death in _BLAMELESS:
+    if death in BLAMELESS:
         state.log("info", "template_stopped", model=model.name, why=death.value)
         return
     model.deaths[f"template_{death.value}"] += 1
@@ -189,14 +184,14 @@ def _template_gone(state: State, child: Child, death: DeathClass, exit_code: int
 def _fetcher_gone(state: State, child: Child, death: DeathClass, exit_code: int | None, now: float) -> None:
     model = state.models[child.model or ""]
     model.fetcher = None
-    if death not in _BLAMELESS and model.folder is None:
+    if death not in BLAMELESS and model.folder is None:
         text = f"fetching {model.spec.source} {explain(death, exit_code)}"
         load_failed(state, model, child.load_error or FailedLoad(text), now)
 
 
 def _fork_server_gone(state: State, child: Child, death: DeathClass, exit_code: int | None, now: float) -> None:
     state.fork_server = None
-    if death in _BLAMELESS:
+    if death in BLAMELESS:
         return
     state.fork_server_failures += 1
     # While it imports it may be killed like any other process; what it says itself will be said again.

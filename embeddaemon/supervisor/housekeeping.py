@@ -79,9 +79,10 @@ def _look_after_worker(state: State, model: ModelState, worker: Worker, now: flo
         if now - worker.started_at > ready_by:
             give_up(state, worker, DeathClass.LOAD_TIMEOUT, now)
         return
-    is_silent = now - worker.heard_at > state.settings.silent_after_seconds
-    if is_silent or (worker.drain_by is not None and now > worker.drain_by):
+    if now - worker.heard_at > state.settings.silent_after_seconds:
         give_up(state, worker, DeathClass.SILENT, now)
+    elif worker.drain_by is not None and now > worker.drain_by:
+        give_up(state, worker, DeathClass.DRAIN_TIMEOUT, now)
 
 
 def _end_endless_loads(state: State, now: float) -> None:

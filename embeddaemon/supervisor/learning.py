@@ -60,7 +60,7 @@ def card_learned(state: State, model: ModelState, card: ModelCard) -> None:
     workload = _workload(state, model)
     model.automatic = _footprint(model, weights, workload, AUTO)
     model.computed = _footprint(model, weights, workload, model.spec.estimate)
-    model.stream_tokens = stream_tokens(weights, workload)
+    model.stream_tokens, model.element_bytes = stream_tokens(weights, workload), workload.element_bytes
     model.card = card
     model.learn_facts(model.facts)
     model.pace.expect(card.parameters)

@@ -58,11 +58,6 @@ def lease_of(state: State, child: Child) -> Lease:
     return state.governor.lease_of(child.holder)
 
 
-def leased_bytes(state: State, child: Child) -> int:
-    """What its process, and a first worker that was promised memory with it, hold of host memory."""
-    return state.governor.held_bytes(child.holders)
-
-
 def release(state: State, child: Child, now: float) -> None:
     """Its process was reaped: all its leases end."""
     for holder in child.holders:
@@ -105,8 +100,11 @@ def settle_lease(state: State, child: Child, steady_bytes: int, measured_bytes: 
     if settled <= lease_of(state, child).bytes:
         state.governor.lower(child.holder, settled)
     state.governor.measured(child.holder, measured_bytes, peak_bytes)
-    if measured_bytes > lease_of(state, child).bytes:
-        raise_lease(state, child, measured_bytes)
+    lease_bytes = lease_of(state, child).bytes
+    if measured_bytes > lease_bytes and not raise_lease(state, child, measured_bytes):
+        state.log(
+            "warning", "larger_than_leased", holder=child.holder, lease_bytes=lease_bytes, private_bytes=measured_bytes
+        )
 
 
 def raise_lease(state: State, child: Child, wanted_bytes: int) -> bool:

@@ -188,9 +188,24 @@ class DeathClass(Enum):
     MACHINE_OUT_OF_MEMORY = "machine_out_of_memory"
     OVER_LEASE = "over_lease"
     PRESSURE = "memory_pressure"
+    DRAIN_TIMEOUT = "drain_timeout"
     LOAD_TIMEOUT = "load_timeout"
     PARENT_DIED = "parent_died"
 
+
+INNOCENT_OF_REQUESTS = frozenset(
+    {
+        DeathClass.STOPPED,
+        DeathClass.PARENT_DIED,
+        DeathClass.PRESSURE,
+        DeathClass.MACHINE_OUT_OF_MEMORY,
+        DeathClass.DRAIN_TIMEOUT,
+    }
+)
+"""Deaths that say nothing against the requests that the process held."""
+
+BLAMELESS = INNOCENT_OF_REQUESTS - {DeathClass.MACHINE_OUT_OF_MEMORY}
+"""Deaths that say nothing against the process and its model either: what cannot be had now is not tried at once."""
 
 _SIGNALS = {
     -9: DeathClass.KILLED,
@@ -236,10 +251,11 @@ def explain(death: DeathClass, exit_code: int | None) -> str:
         DeathClass.SIGNALLED: f"was ended by signal {-(exit_code or 0)}",
         DeathClass.EXITED: f"exited with code {exit_code}",
         DeathClass.SILENT: "gave no sign of life and was killed",
-        DeathClass.OUT_OF_MEMORY: "wanted more memory than its hard limit allows",
+        DeathClass.OUT_OF_MEMORY: "wanted more memory than it may have",
         DeathClass.MACHINE_OUT_OF_MEMORY: "was killed by the kernel, which had no memory left",
         DeathClass.OVER_LEASE: "held more memory than its lease while memory was short, and was killed",
         DeathClass.PRESSURE: "was killed because memory was short",
+        DeathClass.DRAIN_TIMEOUT: "was to go, did not finish what it held in time, and was killed",
         DeathClass.LOAD_TIMEOUT: "was not ready in time and was killed",
         DeathClass.PARENT_DIED: "ended with the process that forked it",
     }

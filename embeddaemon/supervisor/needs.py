@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from embeddaemon.governor.core import FORK_SERVER, Demand, Want
 from embeddaemon.governor.footprint import AUTO, Footprint
 from embeddaemon.governor.learned import Key, deviation, footprint_with
 from embeddaemon.governor.learned_json import to_text
 from embeddaemon.protocol import control, link
 from embeddaemon.supervisor.commands import KeepFootprints
-from embeddaemon.supervisor.learning import device_of, has_template, threads_of
+from embeddaemon.supervisor.learning import device_of, has_template, memory_of, needs_fork_server, threads_of
 from embeddaemon.supervisor.lifecycle import Taught, Worker
 from embeddaemon.supervisor.state import ModelState, State
 
@@ -25,18 +26,25 @@ LEARN_AFTER_SECONDS = 5.0
 MORE_AFTER_DEATH = 1.25
 """What a worker is leased after one died at its hard limit: what it wanted nobody saw."""
 
-MOST_MORE = 2.0
-"""And no more than that, however many die: what needs more, leaks, or is one bad request."""
+MOST_MORE = 2
+"""No lease of a worker is more than so many times what it was taken to need: what wants more, leaks, or is one bad
+request."""
 
 
 def settle_footprint(state: State, model: ModelState) -> None:
     """Decide anew what is leased for the model's next processes."""
     if model.computed is None:
         return
-    found = _with_factor(_after_measurement(state, model, model.computed), model)
-    # A peak that was measured once must not make a model impossible that has been served: its hard limit holds it.
-    is_possible = _start_bytes(state, found) <= state.governor.budget.leasable_bytes
-    model.footprint = found if is_possible else model.computed
+    found = _with_floor(_after_measurement(state, model, model.computed), model)
+    if state.governor.refusal_beside(_whole_demand(state, model, found), ()) is not None:
+        # A peak that was seen once must not make a model impossible that was served: its hard limit holds it.
+        found = replace(
+            found,
+            worker_peak_bytes=model.computed.worker_peak_bytes,
+            worker_bytes=model.computed.worker_bytes,
+            device_bytes=model.computed.device_bytes,
+        )
+    model.footprint = found
 
 
 def _after_measurement(state: State, model: ModelState, computed: Footprint) -> Footprint:
@@ -45,22 +53,32 @@ def _after_measurement(state: State, model: ModelState, computed: Footprint) -> 
         computed,
         None if key is None else state.learned.get(key),
         is_declared=model.spec.estimate != AUTO,
-        token_budget=model.spec.token_budget,
         computed=model.automatic,
     )
 
 
-def _start_bytes(state: State, footprint: Footprint) -> int:
-    fork_server_bytes = state.fork_server_bytes if footprint.fork_server_bytes else 0
-    return fork_server_bytes + footprint.template_peak_bytes + footprint.worker_peak_bytes
+def _whole_demand(state: State, model: ModelState, footprint: Footprint) -> Demand:
+    """Everything that the model needs to serve, with nothing of it there."""
+    wants = [Want("worker", footprint.worker_peak_bytes)]
+    if footprint.template_peak_bytes:
+        wants.append(Want("template", footprint.template_peak_bytes))
+    if needs_fork_server(state, model) and state.fork_server is None:
+        wants.append(Want(FORK_SERVER, state.fork_server_bytes))
+    device = memory_of(device_of(state, model.spec))
+    if footprint.device_bytes and device in state.governor.devices:
+        wants.append(Want("worker on device", footprint.device_bytes, device))
+    return Demand(tuple(wants))
 
 
-def _with_factor(footprint: Footprint, model: ModelState) -> Footprint:
-    if model.worker_factor == 1.0:
-        return footprint
-    assert model.automatic is not None, "its folder was read"
-    most_bytes = max(footprint.worker_bytes, int(model.automatic.worker_bytes * MOST_MORE))
-    worker_bytes = min(int(footprint.worker_bytes * model.worker_factor), most_bytes)
+def most_worker_bytes(model: ModelState) -> int:
+    """The most that one of its workers is ever leased."""
+    assert model.automatic is not None, "its folder was not read: bug"
+    assert model.computed is not None, "its folder was not read: bug"
+    return MOST_MORE * max(model.automatic.worker_bytes, model.computed.worker_bytes)
+
+
+def _with_floor(footprint: Footprint, model: ModelState) -> Footprint:
+    worker_bytes = max(footprint.worker_bytes, min(model.worker_floor_bytes, most_worker_bytes(model)))
     return replace(
         footprint, worker_bytes=worker_bytes, worker_peak_bytes=max(worker_bytes, footprint.worker_peak_bytes)
     )
@@ -77,6 +95,8 @@ def key_of(state: State, model: ModelState) -> Key | None:
         start_method="fork" if has_template(state, model) else "spawn",
         threads=threads_of(state, model),
         token_budget=model.spec.token_budget,
+        stream_tokens=model.stream_tokens,
+        element_bytes=model.element_bytes,
     )
 
 
@@ -123,10 +143,17 @@ def _warn_of_declared(state: State, model: ModelState) -> None:
 
 
 def needs_more(state: State, model: ModelState) -> None:
-    """One of its workers died at its hard limit: the next is leased more, in this life of the daemon only."""
-    model.worker_factor = min(MOST_MORE, model.worker_factor * MORE_AFTER_DEATH)
-    settle_footprint(state, model)
+    """One of its workers died at its hard limit: the next is leased more."""
     if model.footprint is not None:
+        needs_at_least(state, model, int(model.footprint.worker_bytes * MORE_AFTER_DEATH))
+
+
+def needs_at_least(state: State, model: ModelState, worker_bytes: int) -> None:
+    """What its next workers are leased at least, within its bound, in this life of the daemon only."""
+    before = model.footprint
+    model.worker_floor_bytes = max(model.worker_floor_bytes, worker_bytes)
+    settle_footprint(state, model)
+    if before is not None and model.footprint is not None and model.footprint.worker_bytes > before.worker_bytes:
         state.log("info", "estimate_raised", model=model.name, worker_bytes=model.footprint.worker_bytes)
 
 

@@ -12,17 +12,14 @@ from embeddaemon.governor.eviction import Candidate, is_evictable, last_used
 from embeddaemon.governor.pressure import Level
 from embeddaemon.supervisor.candidates import leaving, unneeded
 from embeddaemon.supervisor.commands import SendTrim
-from embeddaemon.supervisor.departures import give_up
+from embeddaemon.supervisor.departures import end_child, give_up
 from embeddaemon.supervisor.leases import lease_of
 from embeddaemon.supervisor.lifecycle import COMING, DeathClass, Worker, WorkerState
 from embeddaemon.supervisor.room import evict
-from embeddaemon.supervisor.state import State
+from embeddaemon.supervisor.state import Child, State
 
 TRIM_AGAIN_SECONDS = 10.0
 """Between two rounds of trimming: what is idle has given back everything once."""
-
-RELIEF_SECONDS = 1.5
-"""Between two things that go: the next sample, a second later, shows what the first gave back."""
 
 
 def relieve(state: State, now: float) -> None:
@@ -36,20 +33,47 @@ def relieve(state: State, now: float) -> None:
     if pressure.level is Level.NORMAL:
         state.trimmed_at = float("-inf")
         return
+    if not pressure.blocks_leases(now):
+        # Stalls alone, for longer than we wait for them: who loads again what we send away makes more of them.
+        return
     if now - state.trimmed_at >= TRIM_AGAIN_SECONDS:
         state.trimmed_at = now
         _trim_idle(state)
         if pressure.level is Level.HIGH:
             state.relieved_at = now
-    if now - state.relieved_at < RELIEF_SECONDS or (pressure.level is Level.HIGH and leaving(state)):
-        return
-    if pressure.level is Level.CRITICAL and (worst := _worst(state, is_anyone=False)) is not None:
+    if _is_shown(state, now):
+        _give_up_one(state, now)
+
+
+def _is_shown(state: State, now: float) -> bool:
+    """Whether what the last one gave back shows in a sample by now: it is gone, and somebody looked since."""
+    sample = state.governor.snapshot(now).sample
+    if sample is None or sample.taken_at <= state.relieved_at:
+        return False
+    if state.governor.pressure.level is Level.HIGH:
+        return not leaving(state)
+    return all(child.ending is None for child in state.children.values())
+
+
+def _give_up_one(state: State, now: float) -> None:
+    pressure = state.governor.pressure
+    is_critical, are_bytes_critical = pressure.level is Level.CRITICAL, pressure.level_by_bytes is Level.CRITICAL
+    if is_critical and (worst := _worst(state, is_anyone=False)) is not None:
         _recycle(state, worst, DeathClass.OVER_LEASE, now)
+    elif are_bytes_critical and (loading := _loading(state)) is not None:
+        state.relieved_at = now
+        state.log("warning", "load_given_up", holder=loading.holder, pressure=pressure.why)
+        end_child(state, loading, DeathClass.PRESSURE, now)
     elif (idle := _longest_idle(unneeded(state), now)) is not None:
         state.relieved_at = now
         evict(state, (idle,), unneeded(state), None, now)
-    elif pressure.level_by_bytes is Level.CRITICAL and (worst := _worst(state, is_anyone=True)) is not None:
+    elif are_bytes_critical and (worst := _worst(state, is_anyone=True)) is not None:
         _recycle(state, worst, DeathClass.PRESSURE, now)
+
+
+def _loading(state: State) -> Child | None:
+    """Whatever loads weights now: nobody knows yet what it will take, and it has served nobody."""
+    return next((child for child in state.children.values() if child.loads_on and not child.is_ready), None)
 
 
 def _trim_idle(state: State) -> None:

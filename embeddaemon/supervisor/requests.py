@@ -16,7 +16,7 @@ from embeddaemon.supervisor.cache import Kept, key
 from embeddaemon.supervisor.commands import Forward, Recall, Reply, SendDispatch
 from embeddaemon.supervisor.dispatch import OpenRequest, worker_for
 from embeddaemon.supervisor.events import RequestReceived
-from embeddaemon.supervisor.lifecycle import DeathClass, Dispatched, Worker, explain
+from embeddaemon.supervisor.lifecycle import INNOCENT_OF_REQUESTS, DeathClass, Dispatched, Worker, explain
 from embeddaemon.supervisor.state import ModelState, State
 
 MAX_ATTEMPTS = 2
@@ -187,7 +187,7 @@ def fail_all(state: State, model: ModelState, error: EmbedDaemonError) -> None:
 def take_back(state: State, worker: Worker, death: DeathClass, exit_code: int | None) -> None:
     """A worker ended: what it held goes to the front of the queue again, once; what kills twice is answered so.
 
-    Nobody is blamed for a worker that went with its parent or that was asked to go.
+    Nobody is blamed for a worker whose death had nothing to do with what it held.
     """
     serials = [serial for dispatch in worker.dispatches.values() for serial in dispatch.sizes]
     held = [state.open[serial] for serial in serials if serial in state.open]
@@ -195,7 +195,7 @@ def take_back(state: State, worker: Worker, death: DeathClass, exit_code: int | 
     model = state.models[worker.model]
     for entry in sorted(held, key=lambda each: each.serial, reverse=True):
         entry.worker = None
-        entry.attempts += death not in (DeathClass.PARENT_DIED, DeathClass.STOPPED)
+        entry.attempts += death not in INNOCENT_OF_REQUESTS
         model.queue.put_back(entry)
         if entry.attempts >= MAX_ATTEMPTS:
             message = (

@@ -9,14 +9,13 @@ from collections.abc import Iterable, Sequence
 
 from embeddaemon.governor.core import FORK_SERVER, Answer, Demand, Evict, Granted, Never, Wait, WaitReason, Want
 from embeddaemon.governor.eviction import Candidate
-from embeddaemon.governor.samples import RAM
 from embeddaemon.supervisor.admission import no_headroom
 from embeddaemon.supervisor.candidates import Leavers, candidates, has_waited_a_turn, leaving
 from embeddaemon.supervisor.commands import TakeSample
 from embeddaemon.supervisor.departures import drain, unload
 from embeddaemon.supervisor.learning import needs_fork_server
 from embeddaemon.supervisor.requests import fail_all, refuse_waiters
-from embeddaemon.supervisor.state import Child, ChildKind, ModelState, State
+from embeddaemon.supervisor.state import Child, ModelState, State
 
 STALE_SECONDS = 5.0
 """Nothing is started on a sample from before; the usual one is a second old (housekeeping.py), unless nothing lived."""
@@ -33,7 +32,9 @@ def has_room(state: State, model: ModelState, wants: Sequence[Want], now: float,
     demand = _with_fork_server(state, model, wants)
     leavers = candidates(state, model, now)
     answer = _ask(state, model, demand, leavers, now)
-    if loads_on is not None and not isinstance(answer, Never) and _is_loading(state, loads_on):
+    if (never := _refusal_beside_itself(state, model, demand)) is not None:
+        answer = never
+    elif loads_on is not None and _is_loading(state, loads_on):
         answer = state.governor.wait(demand, WaitReason.ANOTHER_LOAD, now)
     match answer:
         case Granted():
@@ -41,9 +42,9 @@ def has_room(state: State, model: ModelState, wants: Sequence[Want], now: float,
             return True
         case Evict():
             evict(state, answer.victims, leavers, model, now)
-            _wait(state, model, state.governor.wait(demand, WaitReason.EVICTION_UNDER_WAY, now), now)
+            _wait(state, model, demand, state.governor.wait(demand, WaitReason.EVICTION_UNDER_WAY, now), now)
         case Wait():
-            _wait(state, model, answer, now)
+            _wait(state, model, demand, answer, now)
         case Never():
             _refuse(state, model, answer)
     return False
@@ -66,11 +67,6 @@ def has_room_for_fork_server(state: State, now: float) -> bool:
     """Whether the fork server itself fits; whoever needs it has asked for it with its own demand."""
     demand = Demand((Want(FORK_SERVER, state.fork_server_bytes),))
     return isinstance(state.governor.ask(demand, tuple(candidates(state, None, now)), now), Granted)
-
-
-def could_ever_fit(state: State, model: ModelState, wants: Sequence[Want]) -> bool:
-    """Whether there is room for it in an empty machine."""
-    return state.governor.fits_beside(_with_fork_server(state, model, wants), ())
 
 
 def _has_fresh_sample(state: State, now: float) -> bool:
@@ -100,51 +96,57 @@ def _ask(state: State, model: ModelState, demand: Demand, leavers: Leavers, now:
     answer = state.governor.ask(demand, tuple(leavers), now)
     if not isinstance(answer, Granted | Evict):
         return answer
-    ahead = [each for each in state.models.values() if _is_ahead(state, each, model, now)]
-    if not ahead:
-        return answer
-    coming_back = state.governor.held_bytes(holder for child in leaving(state) for holder in child.holders)
-    promised = sum(each.waiting.needed_bytes for each in ahead if each.waiting is not None)
-    if demand.bytes_on(RAM) > state.governor.headroom(now) + coming_back - promised:
+    if any(_others_turn(state, model, demand, device, now) for device in demand.devices):
         return state.governor.wait(demand, WaitReason.ANOTHERS_TURN, now)
-    # What can be spared may be had, but nobody else goes for it.
-    under_way = state.governor.wait(demand, WaitReason.EVICTION_UNDER_WAY, now)
-    return answer if isinstance(answer, Granted) else under_way
+    return answer
 
 
-def _is_ahead(state: State, other: ModelState, model: ModelState, now: float) -> bool:
+def _others_turn(state: State, model: ModelState, demand: Demand, device: str, now: float) -> bool:
+    """Whether others have waited longer for what it would take of a device, and it is more than they can spare."""
+    ahead = [each for each in state.models.values() if _is_ahead(state, each, model, device, now)]
+    if not ahead:
+        return False
+    coming_back = state.governor.held_bytes((holder for child in leaving(state) for holder in child.holders), device)
+    promised = sum(each.waiting.needed_bytes for each in ahead if each.waiting is not None)
+    return demand.bytes_on(device) > state.governor.headroom(now, device) + coming_back - promised
+
+
+def _is_ahead(state: State, other: ModelState, model: ModelState, device: str, now: float) -> bool:
     """Whether memory on its way back is the other's first, and nobody else's may be taken before it has had its turn.
 
     Only a model that can have what it waits for: not one for which what is pinned leaves no room, nor one that waits
     for processes that are not ours.
     """
-    if other is model or other.waiting is None or other.waiting_since is None:
+    if other is model or other.waiting is None or other.waiting_since is None or other.waiting.device != device:
         return False
     if model.waiting_since is not None and model.waiting_since <= other.waiting_since:
         return False
     if other.waiting.reason is WaitReason.EVICTION_UNDER_WAY:
         return True
-    if other.waiting.reason not in (WaitReason.NOTHING_TO_EVICT, WaitReason.ANOTHERS_TURN):
+    if other.waiting.reason in (WaitReason.OTHER_PROCESSES, WaitReason.PRESSURE):
         return False
-    return has_waited_a_turn(other, now) and other.waiting.needed_bytes <= _beside_pinned(state, other)
+    return has_waited_a_turn(other, now) and _fits_beside_pinned(state, other)
 
 
-def _beside_pinned(state: State, model: ModelState) -> int:
-    """The most that it could have if everything went that may go."""
-    staying = [
-        holder
-        for child in state.children.values()
-        if child.kind is ChildKind.FORK_SERVER or _belongs_to_pinned(state, child, model)
-        for holder in child.holders
-    ]
-    return state.governor.budget.leasable_bytes - state.governor.held_bytes(staying)
+def _fits_beside_pinned(state: State, model: ModelState) -> bool:
+    """Whether it would fit if everything went that may go."""
+    assert model.demand is not None, "it waits for nothing: bug"
+    pinned = (child for child in state.children.values() if _stays(state, child, model))
+    return state.governor.refusal_beside(model.demand, (each for child in pinned for each in child.holders)) is None
 
 
-def _belongs_to_pinned(state: State, child: Child, asker: ModelState) -> bool:
-    return child.model is not None and child.model != asker.name and state.models[child.model].spec.pinned
+def _stays(state: State, child: Child, asker: ModelState) -> bool:
+    """Pinned, or the asker's own."""
+    return child.model is not None and (child.model == asker.name or state.models[child.model].spec.pinned)
 
 
-def _wait(state: State, model: ModelState, wait: Wait, now: float) -> None:
+def _refusal_beside_itself(state: State, model: ModelState, demand: Demand) -> Never | None:
+    """Its own template stays, so what does not fit beside that never does."""
+    own = [child for child in state.children.values() if child.model == model.name and not child.is_leaving]
+    return state.governor.refusal_beside(demand, (holder for child in own for holder in child.holders))
+
+
+def _wait(state: State, model: ModelState, demand: Demand, wait: Wait, now: float) -> None:
     if model.waiting is None or model.waiting.reason is not wait.reason:
         state.log(
             "info" if model.waiting is None else "debug",
@@ -156,7 +158,7 @@ def _wait(state: State, model: ModelState, wait: Wait, now: float) -> None:
             available_bytes=wait.available_bytes,
             why=wait.text(),
         )
-    model.waiting = wait
+    model.waiting, model.demand = wait, demand
     if model.waiting_since is None and model.has_work:
         model.waiting_since = now
 
@@ -172,7 +174,7 @@ def evict(state: State, victims: Iterable[Candidate], leavers: Leavers, asker: M
             "evicting",
             what=victim.name,
             for_model=None if asker is None else asker.name,
-            frees_bytes=state.governor.held_bytes(victim.holders),
+            frees_bytes=sum(state.governor.held_bytes(victim.holders, each) for each in state.governor.devices),
             idle_seconds=round(now - (victim.idle_since or now), 1),
             busy=leaver.model.has_work,
         )

@@ -52,9 +52,11 @@ def staff(state: State, model: ModelState, now: float) -> None:
         return
     if model.has_work:
         model.is_wanted = True
-    elif model.waiting is not None and not model.spec.preload:
-        # Whoever waited for it has gone.
-        model.is_wanted = False
+    else:
+        # Whoever waited for it has gone, and its claim to what comes back with them.
+        model.waiting_since = None
+        if model.waiting is not None and not model.spec.preload:
+            model.is_wanted = False
     if not model.is_wanted or state.stop_deadline is not None or now < model.retry_at:
         model.stop_waiting()
         return

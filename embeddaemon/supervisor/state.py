@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from enum import Enum
 
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import EmbedDaemonError
-from embeddaemon.governor.core import Governor, Wait
+from embeddaemon.governor.core import Demand, Governor, Wait
 from embeddaemon.governor.footprint import Footprint
 from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.governor.learned import Learned
@@ -55,10 +56,8 @@ class Overrun:
     """A worker that holds more than its lease: told to trim, then to go."""
 
     trims_sent: int = 0
-    is_known: bool = False
-    """It was over its lease when it was last heard."""
-    is_recycled: bool = False
-    """It is on its way out for that."""
+    over_at: float = -math.inf
+    """When it was last heard to be over its lease."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,12 +143,14 @@ class ModelState:
     """The same after what was measured; what is leased."""
     stream_tokens: int = 0
     """Most tokens that one of its threads computes at once: as many as the footprint is computed for."""
+    element_bytes: int = 0
+    """Of its weights as they are computed with, ``auto`` resolved."""
     automatic: Footprint | None = None
     """What "auto" computes, whatever was declared."""
     is_estimate_warned: bool = False
     """Its owner was told that the declared estimate is off."""
-    worker_factor: float = 1.0
-    """By how much more is leased for a worker since some died for lack of memory in this life of the daemon."""
+    worker_floor_bytes: int = 0
+    """What a worker is leased at least, since some were found to want more in this life of the daemon."""
     folder: str | None = None
     """Where a hub model was fetched to."""
     is_reading: bool = False
@@ -170,7 +171,8 @@ class ModelState:
     loaded_at: float = 0.0
     load_seconds: float = 0.0
     """How long loading took last, from the decision to the first worker."""
-    load_started_at: float = 0.0
+    load_started_at: float | None = None
+    """Until its first worker is ready."""
     failures: int = 0
     """Deaths and failed loads since it last answered."""
     retry_at: float = 0.0
@@ -179,6 +181,8 @@ class ModelState:
     """Why it is not being started."""
     waiting: Wait | None = None
     """What the governor said when it last had no room for its first worker; None when it waits for something else."""
+    demand: Demand | None = None
+    """What it asked for then."""
     waiting_since: float | None = None
     """Since when work has waited for that memory; None also when nobody asked."""
     load_waiters: list[Waiter] = field(default_factory=list)
@@ -216,7 +220,7 @@ class ModelState:
 
     def stop_waiting(self) -> None:
         """It does not wait for memory (any more)."""
-        self.waiting = self.waiting_since = None
+        self.waiting = self.demand = self.waiting_since = None
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ import signal
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +70,15 @@ class StubModel:
         self._commands: dict[int, str] = {}
         self._folder = Path(order.card.folder)
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
-        return [self._encode(text, prompt, max_tokens) for text in texts]
+    def tokenize(
+        self, texts: Sequence[str], *, prompt: str, max_tokens: int, between: Callable[[], None] | None = None
+    ) -> list[Encoded]:
+        encoded = []
+        for text in texts:
+            encoded.append(self._encode(text, prompt, max_tokens))
+            if between is not None:
+                between()
+        return encoded
 
     def _encode(self, text: str, prompt: str, max_tokens: int) -> Encoded:
         if text.startswith("tokenizer fails"):

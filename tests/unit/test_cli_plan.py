@@ -166,7 +166,10 @@ def test_learned_footprints_are_planned_with(tmp_path: Path) -> None:
     spec = ModelSpec(name="m", source=f"path:{folder}")
     card = read_card(spec, folder)
     learned = Learned(footprint_file.program())
-    key = Key(card.weights_digest, "auto", "cpu", "fork", threads=2, token_budget=spec.token_budget)
+    key = Key(
+        card.weights_digest, "auto", "cpu", "fork", threads=2, token_budget=spec.token_budget, stream_tokens=2048,
+        element_bytes=2 if MACHINE.has_bfloat16 else 4,
+    )  # fmt: skip
     learned.put(key, Measured(template_peak_bytes=500 * MIB, template_bytes=400 * MIB))
     footprint_file.write(tmp_path / "state", to_text(learned))
     flags = Flags(models=(f"m={folder}",), memory_budget="4GiB")

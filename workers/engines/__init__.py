@@ -6,7 +6,7 @@ a function ``load(order: LoadOrder) -> LoadedModel``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -57,8 +57,13 @@ class LoadedModel(Protocol):
         """Whether several threads may be in ``forward`` at once, each with the threads that it asked for."""
         ...
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
-        """Each text with the prompt before it, as ids. Never pads. ``full_length`` tells what was cut."""
+    def tokenize(
+        self, texts: Sequence[str], *, prompt: str, max_tokens: int, between: Callable[[], None] | None = None
+    ) -> list[Encoded]:
+        """Each text with the prompt before it, as ids. Never pads. ``full_length`` tells what was cut.
+
+        ``between`` is called again and again where there is more than some milliseconds of work.
+        """
         ...
 
     def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:

@@ -8,7 +8,7 @@ from embeddaemon.governor.budget import GIB, MIB
 from embeddaemon.governor.footprint import Footprint
 from embeddaemon.governor.learned import MAX_ENTRIES, Key, Learned, Measured, deviation, footprint_with
 
-KEY = Key("d" * 64, "bfloat16", "cpu", "fork", threads=2, token_budget=1000)
+KEY = Key("d" * 64, "bfloat16", "cpu", "fork", threads=2, token_budget=1000, stream_tokens=500, element_bytes=2)
 BUDGET = KEY.token_budget
 ENOUGH = 100 * BUDGET
 COMPUTED = Footprint(
@@ -29,18 +29,18 @@ SPAWNED = Footprint(
 
 def with_worker(footprint: Footprint, peak: int, *, tokens: int = 0, rest: int = 0) -> Footprint:
     measured = Measured(worker_peak_bytes=peak, worker_bytes=rest, tokens=tokens)
-    return footprint_with(footprint, measured, is_declared=False, token_budget=BUDGET)
+    return footprint_with(footprint, measured, is_declared=False)
 
 
 def test_without_measurements_a_footprint_stays() -> None:
     for measured in (None, Measured()):
-        assert footprint_with(COMPUTED, measured, is_declared=False, token_budget=BUDGET) == COMPUTED
+        assert footprint_with(COMPUTED, measured, is_declared=False) == COMPUTED
 
 
 @pytest.mark.parametrize("factor", [1, 4])
 def test_template_is_leased_as_measured_with_a_margin(factor: int) -> None:
     measured = Measured(template_peak_bytes=200 * MIB * factor, template_bytes=100 * MIB * factor)
-    found = footprint_with(COMPUTED, measured, is_declared=False, token_budget=BUDGET)
+    found = footprint_with(COMPUTED, measured, is_declared=False)
     assert (found.template_peak_bytes, found.template_bytes) == (210 * MIB * factor, 105 * MIB * factor)
     assert (
         replace(found, template_peak_bytes=COMPUTED.template_peak_bytes, template_bytes=COMPUTED.template_bytes)
@@ -50,7 +50,7 @@ def test_template_is_leased_as_measured_with_a_margin(factor: int) -> None:
 
 def test_template_peak_is_never_below_its_rest() -> None:
     measured = Measured(template_bytes=100 * MIB)
-    found = footprint_with(COMPUTED, measured, is_declared=False, token_budget=BUDGET)
+    found = footprint_with(COMPUTED, measured, is_declared=False)
     assert found.template_peak_bytes == found.template_bytes == 105 * MIB
 
 
@@ -63,19 +63,15 @@ def test_worker_that_leaks_is_leased_twice_the_computed_bytes_at_most() -> None:
     assert with_worker(COMPUTED, 5 * GIB).worker_peak_bytes == 800 * MIB
 
 
-@pytest.mark.parametrize(("tokens", "lease"), [(ENOUGH - 1, 400 * MIB), (ENOUGH, 330 * MIB)])
-def test_worker_is_leased_less_only_after_enough_work(tokens: int, lease: int) -> None:
-    found = with_worker(COMPUTED, 300 * MIB, tokens=tokens)
-    assert (found.worker_peak_bytes, found.worker_bytes) == (lease, lease)
-
-
-def test_worker_is_never_leased_less_than_half_of_the_computed_bytes() -> None:
-    assert with_worker(COMPUTED, 10 * MIB, tokens=ENOUGH).worker_bytes == 200 * MIB
+@pytest.mark.parametrize("tokens", [0, ENOUGH, 100 * ENOUGH])
+def test_worker_is_never_leased_less_than_computed_however_much_it_computed(tokens: int) -> None:
+    found = with_worker(COMPUTED, 100 * MIB, tokens=tokens)
+    assert (found.worker_peak_bytes, found.worker_bytes) == (400 * MIB, 400 * MIB)
 
 
 def test_worker_that_peaks_while_it_loads_keeps_what_it_may_need_to_compute() -> None:
     found = with_worker(SPAWNED, 800 * MIB, rest=300 * MIB, tokens=ENOUGH)
-    assert (found.worker_peak_bytes, found.worker_bytes) == (880 * MIB, 600 * MIB)
+    assert (found.worker_peak_bytes, found.worker_bytes) == (900 * MIB, 600 * MIB)
 
 
 def test_worker_that_rests_above_what_it_should_compute_with_is_leased_more_after_loading() -> None:
@@ -83,39 +79,34 @@ def test_worker_that_rests_above_what_it_should_compute_with_is_leased_more_afte
     assert (found.worker_peak_bytes, found.worker_bytes) == (1100 * MIB, 770 * MIB)
 
 
-def test_worker_whose_peak_is_below_what_it_should_compute_with_is_leased_less_after_enough_work() -> None:
-    found = with_worker(SPAWNED, 500 * MIB, rest=300 * MIB, tokens=ENOUGH)
-    assert (found.worker_peak_bytes, found.worker_bytes) == (550 * MIB, 550 * MIB)
-
-
 def test_device_memory_of_a_worker_is_leased_as_measured_where_there_is_any() -> None:
     on_device = replace(SPAWNED, device_bytes=1000 * MIB)
 
     def lease(footprint: Footprint, peak: int, tokens: int = 0) -> int:
         measured = Measured(worker_peak_bytes=900 * MIB, device_peak_bytes=peak, tokens=tokens)
-        return footprint_with(footprint, measured, is_declared=False, token_budget=BUDGET).device_bytes
+        return footprint_with(footprint, measured, is_declared=False).device_bytes
 
     assert lease(on_device, 0) == 1000 * MIB
     assert lease(on_device, 1500 * MIB) == 1650 * MIB
     assert lease(on_device, 9000 * MIB) == 2000 * MIB
     assert lease(on_device, 600 * MIB) == 1000 * MIB
-    assert lease(on_device, 600 * MIB, ENOUGH) == 660 * MIB
+    assert lease(on_device, 600 * MIB, ENOUGH) == 1000 * MIB
     assert lease(SPAWNED, 600 * MIB, ENOUGH) == 0
 
 
 def test_declared_footprint_is_only_raised() -> None:
     small = Measured(100 * MIB, 50 * MIB, worker_peak_bytes=100 * MIB, worker_bytes=50 * MIB, tokens=ENOUGH)
-    assert footprint_with(COMPUTED, small, is_declared=True, token_budget=BUDGET) == COMPUTED
+    assert footprint_with(COMPUTED, small, is_declared=True) == COMPUTED
     large = replace(small, template_bytes=400 * MIB, template_peak_bytes=500 * MIB, worker_peak_bytes=500 * MIB)
-    raised = footprint_with(COMPUTED, large, is_declared=True, token_budget=BUDGET)
+    raised = footprint_with(COMPUTED, large, is_declared=True)
     assert raised == Footprint(352 * MIB, 525 * MIB, 420 * MIB, 550 * MIB, 550 * MIB)
 
 
 def test_leak_is_told_from_a_need_by_the_computed_bytes_where_the_declared_ones_are_far_too_low() -> None:
     declared = replace(COMPUTED, worker_peak_bytes=32 * MIB, worker_bytes=32 * MIB)
     measured = Measured(worker_peak_bytes=500 * MIB)
-    alone = footprint_with(declared, measured, is_declared=True, token_budget=BUDGET)
-    beside = footprint_with(declared, measured, is_declared=True, token_budget=BUDGET, computed=COMPUTED)
+    alone = footprint_with(declared, measured, is_declared=True)
+    beside = footprint_with(declared, measured, is_declared=True, computed=COMPUTED)
     assert (alone.worker_bytes, beside.worker_bytes) == (64 * MIB, 550 * MIB)
 
 

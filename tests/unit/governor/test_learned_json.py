@@ -11,12 +11,22 @@ from embeddaemon.governor.budget import MIB
 from embeddaemon.governor.learned import LARGEST_BYTES, MAX_ENTRIES, Key, Learned, Measured
 from embeddaemon.governor.learned_json import from_text, to_text
 
-KEY = Key("d" * 64, "bfloat16", "cpu", "fork", threads=2, token_budget=1000)
+KEY = Key("d" * 64, "bfloat16", "cpu", "fork", threads=2, token_budget=1000, stream_tokens=500, element_bytes=2)
 MEASURED = Measured(150 * MIB, 100 * MIB, 300 * MIB, 200 * MIB, 0, 5)
 
 names = st.text(max_size=128)
 sizes = st.one_of(st.just(0), st.integers(MIB, LARGEST_BYTES))
-keys = st.builds(Key, names, names, names, names, st.integers(0, 256), st.integers(1, 2**20))
+keys = st.builds(
+    Key,
+    names,
+    names,
+    names,
+    names,
+    st.integers(0, 256),
+    st.integers(1, 2**20),
+    st.integers(0, 2**20),
+    st.integers(0, 8),
+)
 measurements = st.builds(Measured, sizes, sizes, sizes, sizes, sizes, st.integers(0, 2**63))
 
 

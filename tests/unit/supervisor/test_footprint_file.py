@@ -15,7 +15,7 @@ from embeddaemon.governor.learned_json import to_text
 from embeddaemon.supervisor import footprint_file
 from embeddaemon.supervisor.footprint_file import MAX_BYTES, NAME, program, read, write
 
-KEY = Key("d" * 64, "bfloat16", "cpu", "fork", threads=2, token_budget=1000)
+KEY = Key("d" * 64, "bfloat16", "cpu", "fork", threads=2, token_budget=1000, stream_tokens=500, element_bytes=2)
 MEASURED = Measured(150 * MIB, 100 * MIB)
 
 

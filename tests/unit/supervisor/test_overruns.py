@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from embeddaemon.governor.budget import MIB
 from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.needs import most_worker_bytes
 from embeddaemon.supervisor.state import ChildKind
 from tests.support.supervisor_story import Story, spec
 from tests.support.supervisor_world import Process
@@ -151,7 +152,7 @@ def test_what_is_leased_after_deaths_has_one_bound_whatever_was_measured_before(
     story.run()
     footprint = story.model().footprint
     assert footprint is not None
-    assert footprint.worker_bytes <= 2 * automatic.worker_bytes
+    assert footprint.worker_bytes <= most_worker_bytes(story.model())
 
 
 def test_worker_that_could_get_no_memory_says_so_with_its_exit_code() -> None:

@@ -53,9 +53,11 @@ class AcceleratedModel:
         """See LoadedModel. Torch's MPS keeps one command buffer, which threads must not share."""
         return self._device.type != "mps"
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
+    def tokenize(
+        self, texts: Sequence[str], *, prompt: str, max_tokens: int, between: Callable[[], None] | None = None
+    ) -> list[Encoded]:
         """See LoadedModel."""
-        return self._tokenizer.encode(texts, prompt=prompt, max_tokens=max_tokens)
+        return self._tokenizer.encode(texts, prompt=prompt, max_tokens=max_tokens, between=between)
 
     def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
         """See LoadedModel. Raises DeviceFull and DeviceLost."""

@@ -40,9 +40,11 @@ class TorchModel:
         """See LoadedModel."""
         return True
 
-    def tokenize(self, texts: Sequence[str], *, prompt: str, max_tokens: int) -> list[Encoded]:
+    def tokenize(
+        self, texts: Sequence[str], *, prompt: str, max_tokens: int, between: Callable[[], None] | None = None
+    ) -> list[Encoded]:
         """See LoadedModel."""
-        return self._tokenizer.encode(texts, prompt=prompt, max_tokens=max_tokens)
+        return self._tokenizer.encode(texts, prompt=prompt, max_tokens=max_tokens, between=between)
 
     @torch.inference_mode()
     def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
