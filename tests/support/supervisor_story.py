@@ -57,6 +57,7 @@ class Story:
         *models: ModelSpec,
         budget_bytes: int = 2048 * MIB,
         reserve_bytes: int = 0,
+        card_bytes: int = 0,
         random: Callable[[], float] = lambda: 0.5,
         **fields: object,
     ) -> None:
@@ -64,6 +65,7 @@ class Story:
         self.budget = Budget("ram", budget_bytes, reserve_bytes, LIMIT)
         governor = Governor(
             self.budget,
+            *([Budget("cuda:0", card_bytes, 0, Limit(card_bytes, "the test's card"))] if card_bytes else []),
             permanent=frozenset({FORK_SERVER, CACHE}),
             minimum_residence_seconds=settings.min_residence_seconds,
         )
@@ -72,6 +74,8 @@ class Story:
         self.world = World()
         self.now = 100.0
         self.free_bytes = LIMIT.bytes
+        self.is_blind = False
+        """Nobody can look at the machine."""
         self.stall: tuple[float, float, bool] | None = None
         """Percent of some and of full, and whether it is our own."""
         self.commands: list[do.Command] = []
@@ -118,8 +122,7 @@ class Story:
                 case do.Forward():
                     self.answers.setdefault(self._forwarded_to(command), []).append(command)
                 case do.TakeSample():
-                    sample = MemorySample(self.now, self.free_bytes, LIMIT)
-                    self.tell(SampleTaken(Observation((sample,), self._stall())))
+                    self._look()
                 case do.ReadCard(spec=each):
                     error = self.card_errors.get(each.name)
                     self.tell(card_read(each.name) if error is None else CardFailed(each.name, error))
@@ -225,6 +228,11 @@ class Story:
             assert steps, f"no {kind.value} was started"
             self.step(steps[0].what, steps[0].child)
 
+    def run_until_told(self) -> None:
+        """Until everything that happened was told, and every death reported; nobody becomes ready meanwhile."""
+        while dead := [step for step in self.world.steps() if step.what in ("reap", "control")]:
+            self.step(dead[0].what, dead[0].child)
+
     def living(self, kind: ChildKind) -> list[Process]:
         return [
             each
@@ -292,8 +300,12 @@ class Story:
             self.tell(KernelKilled(worker.child, by_hard_limit=True))
             self.kill(worker)
 
-    def _stall(self) -> Stall | None:
-        return None if self.stall is None else Stall(self.now, *self.stall)
+    def _look(self) -> None:
+        if self.is_blind:
+            return
+        sample = MemorySample(self.now, self.free_bytes, LIMIT)
+        stall = None if self.stall is None else Stall(self.now, *self.stall)
+        self.tell(SampleTaken(Observation((sample,), stall)))
 
     def leased(self) -> dict[str, int]:
         """Bytes by holder."""
