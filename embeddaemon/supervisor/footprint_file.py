@@ -83,7 +83,7 @@ def _read_safely(path: Path) -> str:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _Wrong("it is no plain file")
-        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH:
+        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise _Wrong("others could have written it")
         if status.st_size > MAX_BYTES:
             raise _Wrong(f"it is larger than {MAX_BYTES} bytes")

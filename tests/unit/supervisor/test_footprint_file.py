@@ -65,7 +65,9 @@ def test_what_is_written_next_is_of_this_program(tmp_path: Path) -> None:
     assert read(tmp_path)[0].get(KEY) == MEASURED
 
 
-@pytest.mark.parametrize("wrong", ["folder", "link", "pipe", "large", "binary", "others", "torn", "other version"])
+@pytest.mark.parametrize(
+    "wrong", ["folder", "link", "pipe", "large", "binary", "others", "group", "torn", "other version"]
+)
 def test_file_that_cannot_be_trusted_teaches_nothing_and_the_reason_is_told(wrong: str, tmp_path: Path) -> None:
     path = tmp_path / NAME
     match wrong:
@@ -82,7 +84,10 @@ def test_file_that_cannot_be_trusted_teaches_nothing_and_the_reason_is_told(wron
             path.write_bytes(b"\xff\xfe")
         case "others":
             path.write_text(document())
-            path.chmod(0o666)
+            path.chmod(0o602)
+        case "group":
+            path.write_text(document())
+            path.chmod(0o620)
         case "torn":
             path.write_text(document()[:-20])
         case _:
