@@ -10,11 +10,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 from embeddaemon.governor.samples import Limit, MemorySample
 
 log = logging.getLogger(__name__)
+
+_Asked = TypeVar("_Asked")
+_Told = TypeVar("_Told")
 
 
 class NvmlMemory(Protocol):
@@ -55,6 +58,7 @@ class NvidiaCards:
 
     Equal, that is, for cards of one kind and for CUDA_DEVICE_ORDER=PCI_BUS_ID, the order of NVML. They are looked for
     at the first question. Without the package, the driver or cards there are none, and one line in the log says so.
+    A card that does not answer then is left out, with a line of its own, and its number stays free.
     """
 
     def __init__(self, load: Callable[[], NvmlLibrary], visible: str | None) -> None:
@@ -87,11 +91,11 @@ class NvidiaCards:
         try:
             library.nvmlInit()
             handles = _visible_handles(library, self._visible)
-            cards = [_card(library, f"cuda:{number}", handle) for number, handle in enumerate(handles)]
         except library.NVMLError as error:
             log.warning("no_device_memory: NVML says: %s", error)
             return ()
-        return tuple(cards)
+        cards = (_card(library, f"cuda:{number}", handle) for number, handle in enumerate(handles))
+        return tuple(card for card in cards if card is not None)
 
     def _sample(self, card: _Card, now: float) -> MemorySample | None:
         library = self._library
@@ -117,48 +121,61 @@ class _Card:
     limit: Limit
 
 
-def _card(library: NvmlLibrary, device: str, handle: object) -> _Card:
-    name = library.nvmlDeviceGetName(handle)
+def _card(library: NvmlLibrary, device: str, handle: object | None) -> _Card | None:
+    """None, and a line in the log, for one that does not answer; ``handle`` is None when it did not answer before."""
+    if handle is None:
+        log.warning("no_device_memory device=%s error=the card does not answer", device)
+        return None
+    try:
+        name = library.nvmlDeviceGetName(handle)
+        total_bytes = library.nvmlDeviceGetMemoryInfo(handle).total
+    except library.NVMLError as error:
+        log.warning("no_device_memory device=%s error=%s", device, error)
+        return None
     source = name if name.startswith("NVIDIA") else f"NVIDIA {name}"
-    return _Card(device, handle, Limit(library.nvmlDeviceGetMemoryInfo(handle).total, source))
+    return _Card(device, handle, Limit(total_bytes, source))
 
 
-def _visible_handles(library: NvmlLibrary, visible: str | None) -> list[object]:
-    """The cards that ``CUDA_VISIBLE_DEVICES`` leaves, as CUDA reads it.
+def _visible_handles(library: NvmlLibrary, visible: str | None) -> list[object | None]:
+    """The cards that ``CUDA_VISIBLE_DEVICES`` leaves, as CUDA reads it; None for one that does not answer.
 
     Entries are numbers, UUIDs or their unique beginnings, and UUIDs of MIG instances. The first that names nothing ends
     the list, as "-1" does, and one named twice empties it.
     """
-    every = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
+    every = [
+        _answer(library, library.nvmlDeviceGetHandleByIndex, index) for index in range(library.nvmlDeviceGetCount())
+    ]
     if visible is None:
         return every
-    uuids = [library.nvmlDeviceGetUUID(handle) for handle in every]
-    chosen: dict[str, object] = {}
+    uuids = [None if handle is None else _answer(library, library.nvmlDeviceGetUUID, handle) for handle in every]
+    chosen: dict[str | int, object | None] = {}
     for entry in visible.split(","):
         name = entry.strip()
         if name.startswith("MIG-"):
-            uuid, handle = name, _instance(library, name)
+            handle = _answer(library, library.nvmlDeviceGetHandleByUUID, name)
+            card: str | int | None = None if handle is None else name
         else:
-            number = _named(name, uuids)
-            uuid, handle = (name, None) if number is None else (uuids[number], every[number])
-        if handle is None:
+            card = number = _named(name, uuids)
+            handle = None if number is None else every[number]
+        if card is None:
             break
-        if uuid in chosen:
+        if card in chosen:
             return []
-        chosen[uuid] = handle
+        chosen[card] = handle
     return list(chosen.values())
 
 
-def _instance(library: NvmlLibrary, uuid: str) -> object | None:
+def _answer(library: NvmlLibrary, question: Callable[[_Asked], _Told], about: _Asked) -> _Told | None:
+    """None when the library has an error instead."""
     try:
-        return library.nvmlDeviceGetHandleByUUID(uuid)
+        return question(about)
     except library.NVMLError:
         return None
 
 
-def _named(name: str, uuids: list[str]) -> int | None:
+def _named(name: str, uuids: list[str | None]) -> int | None:
     """The number of the card that an entry means."""
     if name.isdecimal():
         return int(name) if int(name) < len(uuids) else None
-    meant = [number for number, uuid in enumerate(uuids) if name.startswith("GPU-") and uuid.startswith(name)]
+    meant = [number for number, uuid in enumerate(uuids) if name.startswith("GPU-") and (uuid or "").startswith(name)]
     return meant[0] if len(meant) == 1 else None

@@ -38,6 +38,8 @@ class Card:
     memory: Memory = field(default_factory=lambda: Memory(80 * GIB, 79 * GIB))
     name: str = "NVIDIA H100 80GB HBM3"
     error: int | None = None
+    lost: str | None = None
+    """The function that says that the card fell off the bus."""
 
 
 class Library:
@@ -62,7 +64,12 @@ class Library:
         self._may_fail("nvmlDeviceGetCount")
         return len(self.cards)
 
+    def _may_be_lost(self, card: Card, function: str) -> None:
+        if card.lost == function:
+            raise self.NVMLError(15)  # NVML_ERROR_GPU_IS_LOST
+
     def nvmlDeviceGetHandleByIndex(self, index: int, /) -> Card:  # noqa: N802
+        self._may_be_lost(self.cards[index], "nvmlDeviceGetHandleByIndex")
         return self.cards[index]
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str, /) -> Card:  # noqa: N802
@@ -72,14 +79,17 @@ class Library:
 
     def nvmlDeviceGetUUID(self, handle: object, /) -> str:  # noqa: N802
         assert isinstance(handle, Card)
+        self._may_be_lost(handle, "nvmlDeviceGetUUID")
         return handle.uuid
 
     def nvmlDeviceGetName(self, handle: object, /) -> str:  # noqa: N802
         assert isinstance(handle, Card)
+        self._may_be_lost(handle, "nvmlDeviceGetName")
         return handle.name
 
     def nvmlDeviceGetMemoryInfo(self, handle: object, /) -> Memory:  # noqa: N802
         assert isinstance(handle, Card)
+        self._may_be_lost(handle, "nvmlDeviceGetMemoryInfo")
         if handle.error is not None:
             raise self.NVMLError(handle.error)
         return handle.memory
@@ -165,6 +175,25 @@ def test_a_driver_that_fails_leaves_no_devices_and_one_line(
     assert [record.getMessage() for record in caplog.records] == [
         f"no_device_memory: NVML says: {pynvml.NVMLError(error)}"
     ]
+
+
+@pytest.mark.parametrize("visible", [None, "0,1,2", "GPU-1,1,GPU-3"])
+@pytest.mark.parametrize("function", ["nvmlDeviceGetHandleByIndex", "nvmlDeviceGetName", "nvmlDeviceGetMemoryInfo"])
+def test_a_card_that_is_lost_hides_no_other_and_keeps_its_number(
+    pynvml: ModuleType, function: str, visible: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = [Card("GPU-1"), Card("GPU-2", lost=function), Card("GPU-3")]
+    cards = NvidiaCards(lambda: Library(pynvml, found), visible)
+    assert list(cards.limits()) == ["cuda:0", "cuda:2"]
+    assert [sample.device for sample in cards.samples(0.0)] == ["cuda:0", "cuda:2"]
+    (record,) = caplog.records
+    assert "device=cuda:1" in record.getMessage()
+
+
+def test_a_card_that_does_not_tell_its_uuid_can_be_named_by_its_number(pynvml: ModuleType) -> None:
+    found = [Card("GPU-1"), Card("GPU-2", lost="nvmlDeviceGetUUID"), Card("GPU-3")]
+    assert list(NvidiaCards(lambda: Library(pynvml, found), "GPU-3,1,0").limits()) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert list(NvidiaCards(lambda: Library(pynvml, found), "GPU-3,GPU-2,0").limits()) == ["cuda:0"]
 
 
 def test_without_the_package_there_are_no_devices_and_the_log_says_what_to_install(
