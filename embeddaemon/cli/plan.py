@@ -16,7 +16,7 @@ from embeddaemon.cli.console import Exit, put, put_json, put_table, say
 from embeddaemon.cli.serve import refuse_client_install
 from embeddaemon.config.flags import Flags
 from embeddaemon.config.kinds import did_you_mean
-from embeddaemon.config.loading import load
+from embeddaemon.config.loading import check_precision, load
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import ConfigError, FailedLoad
 from embeddaemon.governor.budget import Budget, format_bytes
@@ -84,13 +84,24 @@ def plan_command(
     if importlib.util.find_spec("psutil") is None:
         refuse_client_install()
     flags = Flags(models=models, memory_budget=memory_budget)
-    settings = load(config_file=config_file, environment=os.environ, flags=flags).settings
-    planned = make_plan(settings, _chosen(settings, names), probe_for_this_machine(), this_machine())
+    loaded, machine = load(config_file=config_file, environment=os.environ, flags=flags), this_machine()
+    specs = _chosen(loaded.settings, names)
+    for spec in specs:
+        check_device(spec, machine)
+        check_precision(spec, machine.device if spec.device == "auto" else spec.device, loaded.given)
+    planned = make_plan(loaded.settings, specs, probe_for_this_machine(), machine)
     if as_json:
         put_json(_document(planned))
     else:
         _put(planned)
     ctx.exit(planned.exit_code)
+
+
+def check_device(spec: ModelSpec, machine: Machine) -> None:
+    """Raises ConfigError for a named device that this machine shows nothing of: no worker would ever load there."""
+    kind = spec.device.partition(":")[0]
+    if kind not in ("auto", "cpu", machine.device):
+        raise ConfigError(f'models.{spec.name}.device = "{spec.device}": there is no such device on this machine')
 
 
 def _chosen(settings: Settings, names: Sequence[str]) -> list[ModelSpec]:

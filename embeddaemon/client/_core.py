@@ -321,6 +321,10 @@ class ClientCore:
         ]
         return [*self._closed(), *ended]
 
+    def _why_alone(self) -> str | None:
+        """What the daemon said of our waiting; None while it may be of another call's."""
+        return self._why if len({id(flight.call) for flight in self._flights.values()}) == 1 else None
+
     def _expired(self, flight: _Flight, now: float) -> EmbedDaemonError:
         waited_seconds = max(flight.call.wait_seconds, 0.0)
         match self.phase:
@@ -331,5 +335,5 @@ class ClientCore:
             case _:
                 quiet_seconds = max(now - max(self._quiet_since, flight.submitted_at), 0.0)
                 return faults.expired(
-                    self._endpoint, waited_seconds=waited_seconds, quiet_seconds=quiet_seconds, why=self._why
+                    self._endpoint, waited_seconds=waited_seconds, quiet_seconds=quiet_seconds, why=self._why_alone()
                 )

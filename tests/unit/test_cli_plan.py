@@ -220,3 +220,19 @@ def test_plan_imports_no_torch_and_leaves_nothing_behind(config: Path, tmp_path:
     assert result.returncode == 0, result.stderr
     assert "FITS" in result.stdout
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_model_for_a_device_that_is_not_here_is_refused(config: Path, tmp_path: Path) -> None:
+    folder = TinyBert().write(tmp_path / "model")
+    config.write_text(f'[models.far]\nsource = "path:{folder}"\ndevice = "cuda:7"\n')
+    result = run(config)
+    assert result.exit_code == 2
+    assert 'models.far.device = "cuda:7"' in result.stderr
+
+
+def test_precision_that_nothing_here_computes_is_refused(config: Path, tmp_path: Path) -> None:
+    folder = TinyBert().write(tmp_path / "model")
+    config.write_text(f'[models.m]\nsource = "path:{folder}"\nprecision = "float16"\n')
+    result = run(config)
+    assert result.exit_code == 2
+    assert "float16" in result.stderr
