@@ -33,6 +33,9 @@ keeps what it had. Measured from READY on, with the bundled model under bulk and
 the most used: 4 to 26 MiB with one thread, 29 to 67 with two, 136 to 153 with four.
 """
 
+LEAST_GROWTH_BYTES = 16 * _MIB
+"""A reserve of 0 leaves nothing above the lease, and a limit at what is held would kill at the next page."""
+
 _VM_DATA = re.compile(r"^VmData:\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -79,11 +82,11 @@ class HardLimiter:
                 self.limit(child, worker.due_growth_bytes)
 
     def limit(self, child: int, growth_bytes: int) -> None:
-        """From now on it may grow by so many bytes. Nothing happens to what is no worker, or gone."""
+        """From now on it may grow by so many bytes, or a few if that is less. Nothing happens to what is no worker."""
         worker = self._workers.get(child)
         if worker is None:
             return
-        growth_bytes = max(growth_bytes, 0)
+        growth_bytes = max(growth_bytes, LEAST_GROWTH_BYTES)
         worker.is_in_cgroup = self._is_in_cgroup(child)
         if worker.is_in_cgroup:
             self._limit_cgroup(child, growth_bytes)

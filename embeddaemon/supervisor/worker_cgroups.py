@@ -1,8 +1,10 @@
 """A memory cgroup for each worker, v1 or v2: made, limited, asked how its process died, removed. I/O.
 
-    v1   OWN/embeddaemon-PID/CHILD       processes may live at every level, so we stay where we are
+    v1   OWN/embeddaemon-NS-PID/CHILD    processes may live at every level, so we stay where we are
     v2   BASE/supervisor                 ourselves, the fork server, templates: processes may live in leaves only
-         BASE/embeddaemon-PID/CHILD      BASE was delegated to us (systemd: Delegate=memory)
+         BASE/embeddaemon-NS-PID/CHILD   BASE was delegated to us (systemd: Delegate=memory)
+
+NS is the number of our pid namespace: containers may share a cgroup and have daemons of the same pid.
 
 A worker enters its folder itself, first thing (``workers.guard.enter_cgroup``): memory that it takes from then on
 counts there, what it inherited does not. Moving another process would stop the loop for 10 to 25 ms, because the
@@ -16,6 +18,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -25,8 +28,8 @@ from embeddaemon.telemetry.logs import fields
 
 log = logging.getLogger(__name__)
 
-FOLDER_PREFIX = "embeddaemon-"
-"""Then the supervisor's pid."""
+_FOLDER = re.compile(r"embeddaemon-(?P<namespace>\d+)-(?P<pid>\d+)")
+_NAMESPACE = re.compile(r"pid:\[(\d+)\]")
 
 _NEAR_BYTES = 1024 * 1024
 """A peak so close to the limit has reached it: the kernel charges pages by the batch."""
@@ -48,6 +51,7 @@ class _Files:
 _V1 = _Files("cgroup v1", "memory.usage_in_bytes", "memory.limit_in_bytes")
 _V2 = _Files("cgroup v2", "memory.current", "memory.max")
 _V1_WITH_SWAP = "memory.memsw.limit_in_bytes"
+_V1_PEAKS = ("memory.max_usage_in_bytes", "memory.memsw.max_usage_in_bytes")
 
 
 class WorkerCgroups:
@@ -55,7 +59,7 @@ class WorkerCgroups:
 
     def __init__(self, files: _Files, base: Path, proc: Path) -> None:
         self._files = files
-        self._folder = base / f"{FOLDER_PREFIX}{os.getpid()}"
+        self._folder = base / folder_name(proc, os.getpid())
         self._left: set[Path] = set()
         """Folders that could not be removed yet: for a moment after the reap that is normal."""
         self._remove_leftovers(base, proc)
@@ -75,12 +79,16 @@ class WorkerCgroups:
         return self._files is _V2
 
     def _remove_leftovers(self, base: Path, proc: Path) -> None:
-        """Of supervisors that were killed, also of one that had our pid. None goes that a process lives in."""
-        for folder in base.glob(f"{FOLDER_PREFIX}*"):
-            pid = folder.name.removeprefix(FOLDER_PREFIX)
-            if pid.isdecimal() and (int(pid) == os.getpid() or not (proc / pid).exists()):
-                self._left.update(path for path in folder.iterdir() if path.is_dir())
-                self._left.add(folder)
+        """Of supervisors that were killed, also of one that had our pid. None goes that a process lives in.
+
+        Whether those of another pid namespace live, we cannot see: their folders stay.
+        """
+        for folder in base.glob("embeddaemon-*"):
+            name = _FOLDER.fullmatch(folder.name)
+            if name is None or int(name["namespace"]) != _pid_namespace(proc):
+                continue
+            if int(name["pid"]) == os.getpid() or not (proc / name["pid"]).exists():
+                self._left |= _with_children(folder)
         self.tidy()
 
     def _try_out(self) -> None:
@@ -136,7 +144,9 @@ class WorkerCgroups:
             names.reverse()  # memory alone never has a higher limit than memory and swap together
         for name in names:
             _write(folder / name, str(bound))
-        _write(folder / "memory.max_usage_in_bytes", "0")  # the peak is to be one under this limit
+        for name in _V1_PEAKS:
+            if (folder / name).exists():
+                _write(folder / name, "0")  # the peak is to be one under this limit
 
     def kernel_kill(self, child: int) -> bool | None:
         """None unless the kernel killed it for lack of memory; then whether its own limit was the reason.
@@ -167,8 +177,7 @@ class WorkerCgroups:
 
     def close(self) -> None:
         """The last try. What is still there, whoever comes next removes."""
-        if self._folder.exists():
-            self._left.update((self._folder, *(path for path in self._folder.iterdir() if path.is_dir())))
+        self._left |= _with_children(self._folder)
         self.tidy()
 
 
@@ -231,6 +240,28 @@ def _move_into_leaf(base: Path, own: Path) -> None:
             _is_removed(leaf)
         others = " (other processes live in it)" if error.errno == errno.EBUSY else ""
         raise Unavailable(f"{base} cannot have cgroups for workers: {error.strerror}{others}") from error
+
+
+def folder_name(proc: Path, pid: int) -> str:
+    """Of the folder that holds the cgroups of the workers of the supervisor with that pid, in our pid namespace."""
+    return f"embeddaemon-{_pid_namespace(proc)}-{pid}"
+
+
+def _pid_namespace(proc: Path) -> int:
+    """Its number, of which no other that lives has the same; 0 where the kernel has no namespaces."""
+    try:
+        found = _NAMESPACE.fullmatch(str((proc / "self/ns/pid").readlink()))
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
+
+
+def _with_children(folder: Path) -> set[Path]:
+    """It and those below it; one that is gone is removed in no time."""
+    children: set[Path] = set()
+    with contextlib.suppress(OSError):  # another daemon that starts now removes the same
+        children.update(path for path in folder.iterdir() if path.is_dir())
+    return {folder, *children}
 
 
 def _is_removed(folder: Path) -> bool:

@@ -23,7 +23,7 @@ from embeddaemon.governor.probes import probe_for_this_machine
 from embeddaemon.protocol.messages import ErrorAnswer, Vectors
 from embeddaemon.supervisor.events import KernelKilled
 from embeddaemon.supervisor.hard_limits import HardLimiter, limit_data
-from embeddaemon.supervisor.worker_cgroups import FOLDER_PREFIX, Unavailable, WorkerCgroups, worker_cgroups
+from embeddaemon.supervisor.worker_cgroups import Unavailable, WorkerCgroups, folder_name, worker_cgroups
 from tests.support.daemon import RunningDaemon, is_gone, kill, running_daemon, stub_folder
 from tests.support.raw_client import RawClient
 from tests.support.waiting import seconds, wait_until
@@ -31,6 +31,7 @@ from tests.support.waiting import seconds, wait_until
 MIB = 1024 * 1024
 GROWTH_BYTES = 100 * MIB
 CHILD = 7
+PROC = Path("/proc")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="hard limits are Linux's")
 
@@ -41,8 +42,11 @@ guard.enter_cgroup(sys.argv[1] or None)
 print("inside", flush=True)
 kept = []
 for line in sys.stdin:
-    for _ in range(int(line)):
+    mebibytes = int(line)
+    for _ in range(abs(mebibytes)):
         kept.append(b"x" * (1 << 20))
+    if mebibytes < 0:
+        kept.clear()
     print("full", flush=True)
 """
 
@@ -65,6 +69,13 @@ class Eater:
 
     def eats(self, size_mib: int) -> bool:
         """Whether it lives to tell."""
+        return self._does(size_mib)
+
+    def takes_and_gives_back(self, size_mib: int) -> bool:
+        """The same, and then it has no more than at first."""
+        return self._does(-size_mib)
+
+    def _does(self, size_mib: int) -> bool:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{size_mib}\n")
         self.process.stdin.flush()
@@ -134,6 +145,20 @@ def test_kill_by_a_limit_above_is_not_blamed_on_the_workers_own(limiter: HardLim
         assert one.eats(1)
         (folder.parent / "memory.limit_in_bytes").write_text(str(GROWTH_BYTES))
         assert not one.eats(200)
+        assert limiter.kernel_kill(CHILD, one.exit_code(), was_told_to_die=False) == KernelKilled(
+            CHILD, by_hard_limit=False
+        )
+
+
+def test_kill_by_a_limit_above_is_not_blamed_on_a_worker_that_once_held_more_than_its_limit(
+    limiter: HardLimiter,
+) -> None:
+    folder = Path(limiter.prepare(CHILD, 1) or "")
+    with eater(str(folder)) as one:
+        assert one.takes_and_gives_back(300), "as loading does"
+        limiter.limit(CHILD, 2 * GROWTH_BYTES)
+        (folder.parent / "memory.limit_in_bytes").write_text(str(GROWTH_BYTES))
+        assert not one.eats(150)
         assert limiter.kernel_kill(CHILD, one.exit_code(), was_told_to_die=False) == KernelKilled(
             CHILD, by_hard_limit=False
         )
@@ -249,7 +274,7 @@ def test_worker_without_hard_limit_may_take_what_it_wants(socket_folder: Path, t
 
 def _folders_of(running: RunningDaemon) -> list[Path]:
     """The cgroups of its workers."""
-    return list(_own_folder().glob(f"{FOLDER_PREFIX}{running.process.pid}/*/"))
+    return list((_own_folder() / folder_name(PROC, running.process.pid)).glob("*/"))
 
 
 def _own_folder() -> Path:
@@ -271,7 +296,7 @@ def test_only_workers_live_in_cgroups_of_their_own_and_none_is_left_after_the_st
         kill(worker_pids(running).pop())
         wait_until(lambda: len(_folders_of(running)) == 1 or len(worker_pids(running)) == 2, describe=running.output)
         assert running.stop() == 0
-        assert not (_own_folder() / f"{FOLDER_PREFIX}{running.process.pid}").exists()
+        assert not (_own_folder() / folder_name(PROC, running.process.pid)).exists()
 
 
 def test_kill_by_a_person_or_because_of_others_is_not_called_the_workers_fault(
@@ -284,10 +309,12 @@ def test_kill_by_a_person_or_because_of_others_is_not_called_the_workers_fault(
         kill(worker_pids(running).pop())
         wait_until(lambda: "death=killed" in running.output(), describe=running.output)
         wait_until(lambda: is_served(client, "m"), 10, describe=running.output)
-        all_workers = _own_folder() / f"{FOLDER_PREFIX}{running.process.pid}"
+        all_workers = _own_folder() / folder_name(PROC, running.process.pid)
         (all_workers / "memory.limit_in_bytes").write_text(str(60 * MIB))
-        died = client.embed_error(["eat 100MiB"])
-        assert died.details["death"] == "machine_out_of_memory"
+        client.ask(["eat 100MiB"])
+        wait_until(lambda: "death=machine_out_of_memory" in running.output(), 10, describe=running.output)
+        (all_workers / "memory.limit_in_bytes").write_text("-1")
+        assert isinstance(client.receive()[0], Vectors), "the request was not to blame either"
 
 
 def test_cgroups_of_a_killed_daemon_are_removed_by_the_next(socket_folder: Path, tmp_path: Path) -> None:
@@ -301,7 +328,7 @@ def test_cgroups_of_a_killed_daemon_are_removed_by_the_next(socket_folder: Path,
         wait_until(lambda: all(is_gone(process) for process in below))
         assert len(_folders_of(killed)) == 1
     with running_daemon(socket_folder, models=models):
-        assert not (_own_folder() / f"{FOLDER_PREFIX}{killed.process.pid}").exists()
+        assert not (_own_folder() / folder_name(PROC, killed.process.pid)).exists()
 
 
 def test_kernel_takes_workers_before_templates_and_the_supervisor_last(socket_folder: Path, tmp_path: Path) -> None:

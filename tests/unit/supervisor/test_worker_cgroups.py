@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,8 @@ from embeddaemon.config.settings import HardLimits
 from embeddaemon.errors import ConfigError
 from embeddaemon.governor.cgroups import SUPERVISOR_LEAF as LEAF
 from embeddaemon.supervisor.events import KernelKilled
-from embeddaemon.supervisor.hard_limits import HardLimiter
-from embeddaemon.supervisor.worker_cgroups import Unavailable, worker_cgroups
+from embeddaemon.supervisor.hard_limits import LEAST_GROWTH_BYTES, HardLimiter
+from embeddaemon.supervisor.worker_cgroups import Unavailable, folder_name, worker_cgroups
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cgroups are Linux's")
 
@@ -28,6 +30,8 @@ MIB = 1024 * 1024
 PID = os.getpid()
 NOBODY = 2**22 + 1
 """Above every pid that the kernel gives."""
+PID_NAMESPACE = 4026531836
+OURS = f"embeddaemon-{PID_NAMESPACE}-{PID}"
 
 
 class Machine:
@@ -46,6 +50,8 @@ class Machine:
         else:
             (proc / "cgroup").write_text(f"4:memory:{own}\n0::/\n")
             (proc / "mountinfo").write_text("1 0 0:1 / /sys/fs/cgroup rw - cgroup cgroup rw,memory\n")
+        (proc / "ns").mkdir()
+        (proc / "ns/pid").symlink_to(f"pid:[{PID_NAMESPACE}]")
         self.is_controlled(self.folder)
 
     def is_controlled(self, folder: Path) -> None:
@@ -102,7 +108,7 @@ def test_delegated_cgroup_is_divided_into_a_leaf_for_us_and_one_for_each_worker(
     assert limiter.kind == "cgroup v2"
     assert (delegated.folder / LEAF / "cgroup.procs").read_text() == "0", "we are in it"
     assert (delegated.folder / "cgroup.subtree_control").read_text() == "+memory"
-    worker = delegated.folder / f"embeddaemon-{PID}" / "7"
+    worker = delegated.folder / OURS / "7"
     assert limiter.prepare(7, 1) == str(worker)
     assert (worker.parent / "cgroup.subtree_control").read_text() == "+memory"
     assert (worker / "memory.swap.max").read_text() == "0"
@@ -119,6 +125,16 @@ def test_limit_is_what_the_worker_holds_and_the_growth(delegated: Machine) -> No
     (worker / "memory.current").write_text(f"{50 * MIB}\n")
     limiter.limit(7, 200 * MIB)
     assert int((worker / "memory.max").read_text()) == 250 * MIB
+
+
+def test_worker_may_always_grow_a_little(delegated: Machine) -> None:
+    limiter = limiter_of(delegated)
+    worker = Path(limiter.prepare(7, 1) or "")
+    (worker / "cgroup.procs").write_text("4711\n")
+    (worker / "memory.current").write_text(f"{30 * MIB}\n")
+    for growth_bytes in (0, -50 * MIB):
+        limiter.limit(7, growth_bytes)
+        assert int((worker / "memory.max").read_text()) == 30 * MIB + LEAST_GROWTH_BYTES
 
 
 def test_what_is_no_worker_gets_no_limit(delegated: Machine) -> None:
@@ -219,7 +235,7 @@ def test_folder_that_the_kernel_still_holds_is_removed_later(delegated: Machine)
 
 
 def test_folders_of_a_dead_daemon_are_removed_at_the_start_and_a_living_ones_stay(delegated: Machine) -> None:
-    folders = {pid: delegated.folder / f"embeddaemon-{pid}" for pid in (NOBODY, PID, 1)}
+    folders = {pid: delegated.folder / folder_name(delegated.root / "proc", pid) for pid in (NOBODY, PID, 1)}
     for folder in folders.values():
         (folder / "3").mkdir(parents=True)
     (delegated.root / "proc/1").mkdir()
@@ -229,12 +245,46 @@ def test_folders_of_a_dead_daemon_are_removed_at_the_start_and_a_living_ones_sta
     assert (folders[1] / "3").exists()
 
 
+def test_folders_that_another_daemon_removes_at_the_same_time_are_not_in_the_way(
+    delegated: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leftovers = [delegated.folder / folder_name(delegated.root / "proc", pid) for pid in (NOBODY, NOBODY + 1)]
+    for folder in leftovers:
+        (folder / "3").mkdir(parents=True)
+    look = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == leftovers[0].name:
+            shutil.rmtree(path)
+        return look(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    limiter = limiter_of(delegated)
+    assert not any(folder.exists() for folder in leftovers)
+    limiter.prepare(1, 1)
+    own = delegated.folder / folder_name(delegated.root / "proc", PID)
+    leftovers[0] = own
+    limiter.close()
+    assert not own.exists()
+
+
+def test_folders_of_daemons_in_other_pid_namespaces_stay(delegated: Machine) -> None:
+    """What lives there is not in our /proc."""
+    ours = delegated.folder / folder_name(delegated.root / "proc", NOBODY)
+    elsewhere = delegated.folder / ours.name.replace(f"-{PID_NAMESPACE}-", f"-{PID_NAMESPACE + 1}-")
+    for folder in (ours, elsewhere):
+        (folder / "3").mkdir(parents=True)
+    limiter_of(delegated)
+    assert not ours.exists()
+    assert (elsewhere / "3").exists()
+
+
 def test_daemon_that_was_started_in_the_leaf_uses_the_cgroup_above(tmp_path: Path) -> None:
     machine = Machine(tmp_path, version=2, own=f"/unit/{LEAF}")
     machine.is_controlled(machine.folder.parent)
     machine.mark_delegated(machine.folder.parent)
     limiter = limiter_of(machine)
-    assert limiter.prepare(1, 1) == str(machine.folder.parent / f"embeddaemon-{PID}" / "1")
+    assert limiter.prepare(1, 1) == str(machine.folder.parent / OURS / "1")
     assert (machine.folder / "cgroup.procs").read_text() == "", "we are where we belong"
 
 
@@ -284,8 +334,33 @@ def test_v1_needs_no_delegation_and_no_move(tmp_path: Path) -> None:
     machine = Machine(tmp_path, version=1)
     limiter = limiter_of(machine)
     assert limiter.kind == "cgroup v1"
-    assert limiter.prepare(3, 1) == str(machine.folder / f"embeddaemon-{PID}" / "3")
+    assert limiter.prepare(3, 1) == str(machine.folder / OURS / "3")
     assert (machine.folder / "cgroup.procs").read_text() == ""
+
+
+def test_v1_peaks_of_loading_are_forgotten_when_a_limit_is_set(tmp_path: Path) -> None:
+    limiter = limiter_of(Machine(tmp_path, version=1))
+    worker = Path(limiter.prepare(3, 1) or "")
+    (worker / "cgroup.procs").write_text("4711\n")
+    (worker / "memory.usage_in_bytes").write_text(f"{100 * MIB}\n")
+    for name in ("memory", "memory.memsw"):
+        (worker / f"{name}.limit_in_bytes").write_text(f"{2**62}\n")
+        (worker / f"{name}.max_usage_in_bytes").write_text(f"{900 * MIB}\n")
+    limiter.limit(3, 200 * MIB)
+    for name in ("memory", "memory.memsw"):
+        assert int((worker / f"{name}.limit_in_bytes").read_text()) == 300 * MIB
+        assert int((worker / f"{name}.max_usage_in_bytes").read_text()) == 0
+
+
+def test_v1_that_does_not_count_swap_is_limited_in_memory_alone(tmp_path: Path) -> None:
+    limiter = limiter_of(Machine(tmp_path, version=1))
+    worker = Path(limiter.prepare(3, 1) or "")
+    (worker / "cgroup.procs").write_text("4711\n")
+    (worker / "memory.usage_in_bytes").write_text(f"{100 * MIB}\n")
+    (worker / "memory.limit_in_bytes").write_text(f"{2**62}\n")
+    limiter.limit(3, 200 * MIB)
+    assert int((worker / "memory.limit_in_bytes").read_text()) == 300 * MIB
+    assert not list(worker.glob("memory.memsw.*"))
 
 
 def test_daemon_that_must_have_cgroups_and_may_not_make_any_does_not_start(tmp_path: Path) -> None:
