@@ -59,7 +59,10 @@ class Forker:
                     self._obey()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._end(0)
-        except Exception:
+        except Exception as error:  # the boundary of a process
+            if is_out_of_memory(error):
+                self._kill_children()
+                exit_out_of_memory(os.getpid(), error)
             log.exception(fields("forker_failed", pid=os.getpid()))
             self._end(control.EXIT_BUG)
 
@@ -123,11 +126,14 @@ class Forker:
                 self.send(control.Exited(number, pid, os.waitstatus_to_exitcode(status)))
 
     def _end(self, code: int) -> NoReturn:
+        self._kill_children()
+        _flush()
+        os._exit(code)
+
+    def _kill_children(self) -> None:
         for pid in self._children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)  # not reaped yet, so the pid is still the child's
-        _flush()
-        os._exit(code)
 
 
 class _Deaths:

@@ -20,6 +20,7 @@ from embeddaemon.protocol import control
 from embeddaemon.protocol.codec import error_to_map
 from embeddaemon.telemetry.logs import fields, setup
 from embeddaemon.workers import guard, main, measure
+from embeddaemon.workers.exhaustion import exit_out_of_memory, is_out_of_memory
 from embeddaemon.workers.forking import Forker, Midwife
 from embeddaemon.workers.loading import load_error
 from embeddaemon.workers.program import EngineProgram, torch_program
@@ -42,6 +43,8 @@ def run_fork_server(argv: Sequence[str], program: EngineProgram) -> int:
     try:
         modules = _preload(program)
     except Exception as error:
+        if is_out_of_memory(error):
+            exit_out_of_memory("fork-server", error)  # there may be room another time
         # Swallowed, this would make every worker slow or dead.
         log.exception(fields("preload_failed"))
         failure = load_error("what workers need", error)
@@ -93,7 +96,9 @@ def _given(passed: socket.socket | None) -> socket.socket:
 def _run_fetcher(connection: socket.socket, source: str, program: EngineProgram) -> int:
     try:
         folder = program.fetch(source)
-    except Exception as error:  # noqa: BLE001 - the boundary of a process
+    except Exception as error:  # the boundary of a process
+        if is_out_of_memory(error):
+            raise  # there may be room another time
         return report_failure(connection, load_error(source, error), error)
     connection.send(control.encode(control.Fetched(str(folder))))
     return 0

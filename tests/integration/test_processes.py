@@ -55,6 +55,14 @@ def test_fork_server_that_cannot_preload_says_why_and_exits(stand_in: StandIn, f
     assert message in process.stderr.read().decode()
 
 
+def test_fork_server_that_gets_no_memory_to_preload_is_not_one_that_cannot(stand_in: StandIn) -> None:
+    server, process = stand_in.start_fork_server({"EMBEDDAEMON_STUB_PRELOAD": "no memory"}, stderr=subprocess.PIPE)
+    assert process.wait(seconds(5)) == control.EXIT_OUT_OF_MEMORY
+    assert server.receive_any() is None
+    assert process.stderr is not None
+    assert "out_of_memory worker=fork-server" in process.stderr.read().decode()
+
+
 def test_fork_server_whose_parent_is_gone_already_exits(stand_in: StandIn) -> None:
     _, process = stand_in.start_fork_server(parent_pid=2**22 - 1, stderr=subprocess.PIPE)
     assert process.wait(seconds(5)) == control.EXIT_ORPHANED
@@ -155,6 +163,14 @@ def test_fetcher_says_where_the_model_is_and_exits(stand_in: StandIn) -> None:
     fetcher, _ = stand_in.fork_with_socket(server, lambda child: control.ForkFetcher(child, "hub:a/b"))
     assert fetcher.receive(control.Fetched).folder == "/fetched/a/b"
     assert server.receive(control.Exited).exit_code == 0
+
+
+def test_fetcher_that_gets_no_memory_ends_with_the_code_that_says_so(stand_in: StandIn) -> None:
+    server, _ = stand_in.start_fork_server()
+    server.receive(control.ForkServerReady)
+    fetcher, _ = stand_in.fork_with_socket(server, lambda child: control.ForkFetcher(child, "hub:large/b"))
+    assert server.receive(control.Exited).exit_code == control.EXIT_OUT_OF_MEMORY
+    assert fetcher.receive_any() is None
 
 
 def test_fetcher_that_fails_says_why(stand_in: StandIn) -> None:
@@ -358,6 +374,18 @@ guard.thread_count = lambda: next(counts)
 """
 
 
+NO_MEMORY_LEFT = """
+real_fork = os.fork
+children = []
+def refuse():
+    if children:
+        raise MemoryError("told to")
+    children.append(real_fork())
+    return children[0]
+os.fork = refuse
+"""
+
+
 def program(change: str) -> list[str]:
     return [sys.executable, "-c", REFUSED_FORK.format(root=str(HERE.parents[1]), change=change)]
 
@@ -369,6 +397,17 @@ def test_fork_that_the_system_refuses_is_reported_and_the_fork_server_lives(sock
         for child in (1, 2):
             server.send(stand_in.worker_command(order=stub_order()))
             assert server.receive(control.Exited) == control.Exited(child, 0, control.EXIT_FORK_FAILED)
+
+
+def test_fork_server_that_gets_no_memory_ends_with_the_code_that_says_so(socket_folder: Path) -> None:
+    with StandIn(socket_folder, program(NO_MEMORY_LEFT)) as stand_in:
+        server, process = stand_in.start_fork_server(stderr=subprocess.PIPE)
+        server.receive(control.ForkServerReady)
+        server.send(stand_in.worker_command(order=stub_order()))
+        pid = server.receive(control.Forked).pid
+        server.send(stand_in.worker_command(order=stub_order()))
+        assert process.wait(seconds(5)) == control.EXIT_OUT_OF_MEMORY
+        wait_for_death([pid])
 
 
 def test_fork_server_with_a_second_thread_refuses_to_fork(socket_folder: Path) -> None:

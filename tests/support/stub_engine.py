@@ -215,11 +215,15 @@ def _record_load(folder: Path) -> None:
 
 
 def fetch(source: str) -> str:
-    """``hub:missing/…`` is not found, ``hub:slow/…`` never ends, anything else is in /fetched."""
+    """What is in ``hub:missing/`` is not found, in ``hub:slow/`` never there, in ``hub:large/`` more than memory takes;
+    anything else is in /fetched.
+    """
     if source.startswith("hub:missing/"):
         raise ModelNotFound(f"{source}: no such repository")
     if source.startswith("hub:slow/"):
         threading.Event().wait()
+    if source.startswith("hub:large/"):
+        raise MemoryError("told to")
     return "/fetched/" + source.removeprefix("hub:")
 
 
@@ -230,6 +234,8 @@ def preload() -> Sequence[str]:
             import no_such_module_anywhere  # type: ignore[import-not-found]  # noqa: F401
         case "missing":
             return ("a_module_that_nobody_imported",)
+        case "no memory":
+            raise ImportError("torch") from MemoryError("told to")
         case "thread":
             threading.Thread(target=threading.Event().wait, daemon=True).start()
     return ("hashlib", "zlib")
