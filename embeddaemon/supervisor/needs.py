@@ -36,15 +36,20 @@ def settle_footprint(state: State, model: ModelState) -> None:
     if model.computed is None:
         return
     found = _with_floor(_after_measurement(state, model, model.computed), model)
-    if state.governor.refusal_beside(_whole_demand(state, model, found), ()) is not None:
-        # A peak that was seen once must not make a model impossible that was served: its hard limit holds it.
-        found = replace(
-            found,
-            worker_peak_bytes=model.computed.worker_peak_bytes,
-            worker_bytes=model.computed.worker_bytes,
-            device_bytes=model.computed.device_bytes,
-        )
-    model.footprint = found
+    # What was seen once must not make a model impossible that was served: a worker's hard limit holds it, and a
+    # template that turns out larger is leased more when it is ready, if there is room.
+    with_usual_worker = replace(
+        found,
+        worker_peak_bytes=model.computed.worker_peak_bytes,
+        worker_bytes=model.computed.worker_bytes,
+        device_bytes=model.computed.device_bytes,
+    )
+    possible = (each for each in (found, with_usual_worker) if _is_possible(state, model, each))
+    model.footprint = next(possible, model.computed)
+
+
+def _is_possible(state: State, model: ModelState, footprint: Footprint) -> bool:
+    return state.governor.refusal_beside(_whole_demand(state, model, footprint), ()) is None
 
 
 def _after_measurement(state: State, model: ModelState, computed: Footprint) -> Footprint:

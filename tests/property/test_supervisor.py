@@ -13,8 +13,10 @@ from embeddaemon.errors import CorruptModel, HubUnreachable
 from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.cache import CACHE
 from embeddaemon.supervisor.candidates import TURN_SECONDS
 from embeddaemon.supervisor.dispatch import CREDITS, MAX_DISPATCH_REQUESTS
+from embeddaemon.supervisor.events import KernelKilled
 from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS
 from embeddaemon.supervisor.state import ChildKind
 from embeddaemon.supervisor.stopping import STOP_SECONDS
@@ -45,8 +47,12 @@ class SupervisorStory(RuleBasedStateMachine):
         budget_mib=st.sampled_from([900, 1150, 2000]),
         most_workers=st.integers(1, 3),
         start_method=st.sampled_from([StartMethod.FORK, StartMethod.FORK, StartMethod.SPAWN]),
+        reserve_mib=st.sampled_from([0, 60]),
+        cache_mib=st.sampled_from([0, 40]),
     )
-    def start(self, budget_mib: int, most_workers: int, start_method: StartMethod) -> None:
+    def start(
+        self, budget_mib: int, most_workers: int, start_method: StartMethod, reserve_mib: int, cache_mib: int
+    ) -> None:
         # A spawned worker shares nothing: each takes the runtime again.
         runtime_mib = 400 if start_method is StartMethod.SPAWN else 0
         self.story = Story(
@@ -60,7 +66,9 @@ class SupervisorStory(RuleBasedStateMachine):
             spec(
                 "hub", source="hub:org/name", estimate=(runtime_mib + 300) * MIB, keep_alive_seconds=KEEP_ALIVE_SECONDS
             ),
-            budget_bytes=(budget_mib + runtime_mib) * MIB,
+            budget_bytes=(budget_mib + runtime_mib + reserve_mib + cache_mib) * MIB,
+            reserve_bytes=reserve_mib * MIB,
+            cache_bytes=cache_mib * MIB,
             start_method=start_method,
             drain_seconds=DRAIN_SECONDS,
             max_queued_requests=8,
@@ -152,6 +160,13 @@ class SupervisorStory(RuleBasedStateMachine):
     @rule(pick=picks)
     def a_worker_dies(self, pick: int) -> None:
         if process := self.pick([each for each in self.story.living(ChildKind.WORKER) if each.is_alive], pick):
+            self.story.kill(process)
+
+    @rule(pick=picks)
+    def the_machine_has_no_memory_left_for_a_process(self, pick: int) -> None:
+        alive = [each for each in self.story.world.processes.values() if each.is_alive]
+        if process := self.pick(alive, pick):
+            self.story.tell(KernelKilled(process.child, by_hard_limit=False))
             self.story.kill(process)
 
     @rule(pick=picks)
@@ -252,7 +267,8 @@ class SupervisorStory(RuleBasedStateMachine):
     @invariant()
     def leases_are_those_of_our_processes_and_fit_the_budget(self) -> None:
         leased = self.story.leased()
-        assert set(leased) == {holder for child in self.story.state.children.values() for holder in child.holders}
+        own = {holder for child in self.story.state.children.values() for holder in child.holders}
+        assert set(leased) - {CACHE} == own
         assert sum(leased.values()) <= self.story.budget.leasable_bytes
 
     @invariant()
@@ -318,7 +334,7 @@ class SupervisorStory(RuleBasedStateMachine):
         self.story.run()
         assert not any(self.is_open(id_) for id_ in self.asked)
         assert not self.story.state.open
-        assert set(self.story.leased()) <= {"fork-server"}
+        assert set(self.story.leased()) <= {"fork-server", CACHE}
         assert self.story.supervisor.next_due() is None or self.story.state.children
         self.story.card_errors.clear()
         for name in ("small", "large", "hub"):
