@@ -41,8 +41,8 @@ _BYTES_AT_LEAST = 1024 * 1024
 """What must be there as well before the library is called, which aborts the process when it gets no memory."""
 
 _GAPS = frozenset(" \t\n\r\u3000\u3001\u3002\uff0c")
-"""Characters before which no tokenizer's word goes on: spaces, and the commas and full stop of Chinese and Japanese.
-Not all that Python calls a space: BERT deletes some control characters, and what stood around them is one word."""
+"""Before these a piece may end: spaces, and the commas and full stop of Chinese and Japanese. Not all that Python calls
+a space: BERT deletes some control characters, and what stood around them is one word."""
 
 _WORD_CHARACTERS = 1024
 """Where a piece would end, a gap is looked for so far back; without one it ends inside a word."""
@@ -97,11 +97,12 @@ class Tokenizer:
             yield len(ids), ids
 
     def _encode_long(self, text: str, max_tokens: int, between: Callable[[], None]) -> tuple[int, list[int]]:
-        """As if encoded at once, where a piece ends before a space and words are tokenized one by one.
+        """As if encoded at once, where pieces end before gaps and the tokenizer makes no tokens across those.
 
-        Without a space for a thousand characters a piece ends inside a word, or inside a special token that the text
-        spells out: such a one is no token then. Tokenizers that make tokens across words, or put a space before
-        every text, may count one to three more for each piece.
+        Without a gap for a thousand characters a piece ends inside a word, which is then two, or inside a special token
+        that the text spells out, which is then none. Tokenizers that make tokens across gaps, or that put a space
+        before every text, count some more or less for each piece, two or three at most. The ids of the first piece are
+        right but for its last ones.
         """
         before, behind = self._frame.before, self._frame.behind
         ids: list[int] = []
