@@ -144,6 +144,13 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """Let go of all that is held of a process whose end nobody will report. If it lives it learns by it to exit."""
+
+    child: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReadCard:
     """Read the folder of a model: ``folder`` when it was fetched, else where the source says."""
 
@@ -188,6 +195,7 @@ Command = (
     | StartFetcher
     | StartWorker
     | Kill
+    | Forget
     | ReadCard
     | TakeSample
     | Log

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from embeddaemon.errors import EmbedDaemonError, FailedLoad, WorkerCrashed
-from embeddaemon.supervisor.commands import Kill
+from embeddaemon.supervisor.commands import Forget, Kill
 from embeddaemon.supervisor.departures import end_child, worker_of
 from embeddaemon.supervisor.learning import needs_fork_server
 from embeddaemon.supervisor.leases import release
@@ -92,9 +92,11 @@ def _death_of(state: State, child: Child, exit_code: int | None, *, is_orphan: b
 
 
 def _bury(state: State, child: Child, death: DeathClass, exit_code: int | None, now: float) -> None:
-    """The one place where a child's record and lease end."""
+    """The one place where a child's record and lease end; no exit code: nobody will report its end."""
     if state.children.pop(child.number, None) is None:
         return
+    if exit_code is None:
+        state.commands.append(Forget(child.number))
     release(state, child, now)
     match child.kind:
         case ChildKind.WORKER:

@@ -97,6 +97,8 @@ class Executor:
                 return self._processes.start_fetcher(command)
             case do.Kill():
                 self._processes.kill(command.child)
+            case do.Forget():
+                self._processes.forget(command.child)
             case do.ReadCard():
                 return read(command)
             case do.TakeSample():

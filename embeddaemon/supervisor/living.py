@@ -32,25 +32,48 @@ class Living:
 
     pid: int
     popen: subprocess.Popen[bytes] | None = None
+    is_going: bool = False
+    """It was seen to end by itself, or by somebody else's hand."""
     was_told_to_die: bool = False
-    _pidfd: int | None = field(init=False)
+    """By us, before it was going."""
+    _pidfd: int | None = field(init=False, default=None)
+    _was_gone: bool = field(init=False, default=False)
+    """Reaped by whoever forked it before we heard of it: its number may be another's by now."""
 
     def __post_init__(self) -> None:
-        self._pidfd = _open_pidfd(self.pid)
+        try:
+            self._pidfd = _open_pidfd(self.pid)
+        except ProcessLookupError:
+            self._was_gone = True
 
     @property
     def is_ours(self) -> bool:
         """Started by us and not forked by one of those that fork."""
         return self.popen is not None
 
+    def is_there(self) -> bool:
+        """Whether its number is still its own: it runs, or nobody has reaped it. Without pidfds: if anybody has it."""
+        try:
+            self._signal(0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
     def kill(self) -> None:
         """SIGKILL by a descriptor of the process itself, which no other process can ever be behind."""
-        self.was_told_to_die = True
-        with contextlib.suppress(ProcessLookupError):
-            if self._pidfd is not None:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            else:
-                os.kill(self.pid, signal.SIGKILL)
+        if not self.is_going:
+            self.was_told_to_die = True
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # another user has its number now
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        """Raises ProcessLookupError when it was reaped."""
+        if self._was_gone:
+            raise ProcessLookupError(self.pid)
+        if self._pidfd is not None:
+            signal.pidfd_send_signal(self._pidfd, number)
+        else:
+            os.kill(self.pid, number)
 
     def reaped(self, exit_code: int) -> None:
         """We collected it: nobody may wait for that number again."""
@@ -79,10 +102,15 @@ def become_subreaper() -> None:
 
 
 def _open_pidfd(pid: int) -> int | None:
-    """None where the kernel has none, and when the process is gone already."""
+    """None where the system has none, or none left: then it is known by its number, better than not at all.
+
+    Raises ProcessLookupError when there is no such process.
+    """
     if not hasattr(os, "pidfd_open"):
         return None
     try:
         return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
     except OSError:
         return None

@@ -127,8 +127,11 @@ class Processes:
             _send_packet(connection, control.encode(message), descriptors)
         except ProtocolError as error:
             return StartFailed(child, FailedLoad(f"it cannot be described to the process that forks: {error.message}"))
+        except BlockingIOError:
+            return ControlLost(forker)
         except OSError:
             # Its socket stays open: what it said before it died is still to be read.
+            self._is_going(forker)
             return ControlLost(forker)
         return None
 
@@ -151,8 +154,15 @@ class Processes:
         return None
 
     def _note(self, child: int, pid: int, popen: subprocess.Popen[bytes] | None = None) -> None:
-        self._processes[child] = Living(pid, popen)
-        self._limiter.born(child, pid)
+        process = self._processes[child] = Living(pid, popen)
+        if process.is_there():
+            self._limiter.born(child, pid)
+
+    def _is_going(self, child: int) -> None:
+        """It closed its end of its control socket."""
+        process = self._processes.get(child)
+        if process is not None:
+            process.is_going = True
 
     def _add_control(self, child: int, connection: socket.socket) -> None:
         self._controls[child] = connection
@@ -169,8 +179,7 @@ class Processes:
 
     def read_control(self, child: int) -> Iterator[Event]:
         """Everything that waits on a control socket; end-of-file closes it."""
-        connection = self._controls.get(child)
-        while connection is not None:
+        while (connection := self._controls.get(child)) is not None:  # each event may lead to its end
             try:
                 packet = connection.recv(control.MAX_PACKET_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -179,6 +188,7 @@ class Processes:
                 packet = b""
             if not packet:
                 self._close_control(child)
+                self._is_going(child)
                 yield ControlLost(child)
                 return
             message = control.decode(packet)
@@ -231,6 +241,12 @@ class Processes:
         if process is not None:
             process.let_go()
 
+    def forget(self, child: int) -> None:
+        """Its end will not be reported. Whoever may still be behind its control socket reads end-of-file and exits."""
+        if child in self._controls:
+            self._close_control(child)
+        self._forget(child)
+
     def kill(self, child: int) -> None:
         """SIGKILL. Nothing happens to who is gone."""
         process = self._processes.get(child)
@@ -238,8 +254,14 @@ class Processes:
             process.kill()
 
     def limit_memory(self, command: LimitMemory) -> None:
-        """Set the hard limit of a worker; of any other process, nothing."""
-        self._limiter.limit(command.child, command.growth_bytes)
+        """Set the hard limit of a worker that lives; of any other process, nothing.
+
+        RLIMIT_DATA goes by its number. That is looked at before and not after: to be another's within the microseconds
+        between, all numbers would have to be used up, and taking back a limit would go by the same number.
+        """
+        process = self._processes.get(command.child)
+        if process is None or process.is_there():
+            self._limiter.limit(command.child, command.growth_bytes)
 
     def tidy(self) -> None:
         """Every few seconds: what could not be done at once."""

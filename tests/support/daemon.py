@@ -8,7 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,17 @@ _PROGRAM = Path(__file__).with_name("stub_daemon.py")
 class RunningDaemon:
     """One daemon. ``output()`` is everything that it and the processes below it wrote."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], launcher: Sequence[str] = ()) -> None:
         self.folder = folder
         self.endpoint = f"ipc://{folder}/s"
         self.log_file = folder / "log"
         arguments = json.dumps({"endpoint": self.endpoint, **settings})
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(_PROGRAM), arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*launcher, sys.executable, str(_PROGRAM), arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def wait_until_listening(self) -> None:
@@ -76,9 +79,12 @@ class RunningDaemon:
 
 
 @contextmanager
-def running_daemon(folder: Path, **settings: Any) -> Iterator[RunningDaemon]:
-    """A daemon that listens; it is stopped at the end, and nothing of it may be left."""
-    daemon = RunningDaemon(folder, settings)
+def running_daemon(folder: Path, *, launcher: Sequence[str] = (), **settings: Any) -> Iterator[RunningDaemon]:
+    """A daemon that listens; it is stopped at the end, and nothing of it may be left.
+
+    ``launcher`` is put before its command.
+    """
+    daemon = RunningDaemon(folder, settings, launcher)
     try:
         daemon.wait_until_listening()
         below = daemon.descendants

@@ -145,6 +145,11 @@ class World:
                 process = self.processes.get(command.child)
                 if process is not None and process.is_known and process.is_alive:
                     self.die(process, KILLED)
+            case do.Forget():
+                if (process := self.processes.get(command.child)) is not None:  # else its order could not be sent
+                    assert not process.is_alive, "forgotten although it lives"
+                    process.is_known = False
+                    process.control.clear()
             case _:
                 pass
         return []

@@ -160,6 +160,29 @@ def test_order_to_a_template_that_is_gone_is_no_failure_of_the_model() -> None:
     assert story.outcome(id_) == "ok"
 
 
+@pytest.mark.parametrize("kind", [ChildKind.TEMPLATE, ChildKind.WORKER])
+def test_who_was_ordered_and_never_born_is_forgotten(kind: ChildKind) -> None:
+    story = Story()
+    id_ = story.ask()
+    unborn = story.run_until_ordered(kind)
+    assert unborn.parent is not None
+    story.kill(story.world.processes[unborn.parent])
+    story.run()
+    assert [each for each in story.commands if isinstance(each, do.Forget)] == [do.Forget(unborn.child)]
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+
+
+def test_whose_end_is_reported_is_not_forgotten_before() -> None:
+    story, _ = busy_story()
+    for kind in (ChildKind.WORKER, ChildKind.TEMPLATE, ChildKind.FORK_SERVER):
+        story.kill(story.one(kind))
+        story.run()
+        story.pass_time(1.0)
+        story.run()
+    assert story.count(do.Forget) == 0
+
+
 def test_leases_of_a_lost_templates_workers_come_back_when_each_is_reaped() -> None:
     story, _ = busy_story()
     template, worker = story.one(ChildKind.TEMPLATE), story.one(ChildKind.WORKER)
@@ -286,7 +309,9 @@ def test_orphan_whose_end_nobody_reports_is_written_off() -> None:
     story.run()
     story.pass_time(WRITE_OFF_SECONDS - 0.5)
     assert f"template:mini/{template.child}" in story.leased()
+    assert do.Forget(template.child) not in story.commands
     story.pass_time(1.0)
+    assert do.Forget(template.child) in story.commands
     assert f"template:mini/{template.child}" not in story.leased()
     story.answer_everything()
     assert story.outcome(id_) == "ok"
