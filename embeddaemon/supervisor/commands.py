@@ -85,7 +85,7 @@ class SendTrim:
 class LimitMemory:
     """Set the hard limit of a process that lives: from now on it may grow by so many bytes and no more.
 
-    Sent again when its lease changes. Where the system gives no limit, nothing happens.
+    Sent again when its lease grows, which never makes the limit lower. Where the system has none, nothing happens.
     """
 
     child: int

@@ -215,15 +215,19 @@ class _SharedKills:
 
 
 def limit_data(pid: int, growth_bytes: int, slack_bytes: int) -> None:
-    """The soft limit only, so that it can be raised again. Nothing where it is not ours to limit, or gone."""
+    """The soft limit only, so that it can be raised again, and never lower than it was set before.
+
+    Nothing where it is not ours to limit, or gone.
+    """
     import resource  # noqa: PLC0415 - no such module on Windows, no prlimit on macOS
 
     try:
         held = _VM_DATA.search(Path(f"/proc/{pid}/status").read_text())
         if held is None:
             return
-        _, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
+        before, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
         soft = int(held[1]) * 1024 + growth_bytes + slack_bytes
+        soft = soft if before in (resource.RLIM_INFINITY, hard) else max(soft, before)
         soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
         resource.prlimit(pid, resource.RLIMIT_DATA, (soft, hard))
     except OSError as error:  # another user's (EPERM), or ended

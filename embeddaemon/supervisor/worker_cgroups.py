@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _FOLDER = re.compile(r"embeddaemon-(?P<namespace>\d+)-(?P<pid>\d+)")
 _NAMESPACE = re.compile(r"pid:\[(\d+)\]")
 
+_NO_LIMIT_ABOVE = 1 << 60
+
 _NEAR_BYTES = 1024 * 1024
 """A peak so close to the limit has reached it: the kernel charges pages by the batch."""
 
@@ -130,12 +132,15 @@ class WorkerCgroups:
         return bool(read(self._folder / str(child) / "cgroup.procs").strip())
 
     def limit(self, child: int, growth_bytes: int) -> None:
-        """From what it holds now it may grow by so many bytes. Raises OSError when that is impossible.
+        """From what it holds now it may grow by so many bytes, and as far as it might before. Raises OSError.
 
+        Between the heartbeat that a limit follows and now a worker may have given back what it held at its peak.
         Pages of files count too where it was the first to read them; the kernel gives those back before it kills.
         """
         folder = self._folder / str(child)
+        before = number(folder / self._files.limit) or 0  # v2 says "max" where v1 has a number without meaning
         bound = int(read(folder / self._files.usage)) + growth_bytes
+        bound = bound if before > _NO_LIMIT_ABOVE else max(bound, before)
         if self._files is _V2:
             _write(folder / _V2.limit, str(bound))
             return

@@ -140,7 +140,7 @@ class World:
                     self.beat(process)
             case do.LimitMemory():
                 process = self.processes[command.child]
-                process.most_bytes = process.private_bytes + command.growth_bytes
+                process.most_bytes = max(process.most_bytes or 0, process.private_bytes + command.growth_bytes)
             case do.Kill():
                 process = self.processes.get(command.child)
                 if process is not None and process.is_known and process.is_alive:

@@ -125,6 +125,9 @@ def test_limit_is_what_the_worker_holds_and_the_growth(delegated: Machine) -> No
     (worker / "memory.current").write_text(f"{50 * MIB}\n")
     limiter.limit(7, 200 * MIB)
     assert int((worker / "memory.max").read_text()) == 250 * MIB
+    (worker / "memory.current").write_text(f"{40 * MIB}\n")
+    limiter.limit(7, 100 * MIB)
+    assert int((worker / "memory.max").read_text()) == 250 * MIB, "what it gave back meanwhile it may take again"
 
 
 def test_worker_may_always_grow_a_little(delegated: Machine) -> None:
