@@ -274,13 +274,14 @@ class SupervisorStory(RuleBasedStateMachine):
     @invariant()
     def nothing_waits_without_a_reason(self) -> None:
         story, state = self.story, self.story.state
+        before_next_look = story.now - HOUSEKEEPING_SECONDS - SLACK
         for model in state.models.values():
-            is_held_up = state.is_draining or model.is_unloading or story.now < model.retry_at
+            is_held_up = state.is_draining or model.is_unloading or before_next_look < model.retry_at
             if not model.queue or model.workers or is_held_up:
                 continue
             template = state.template_of(model)
             is_coming = template is not None or model.fetcher is not None or model.is_reading
-            awaits_fork_server = state.fork_server is not None or story.now < state.fork_server_retry_at
+            awaits_fork_server = state.fork_server is not None or before_next_look < state.fork_server_retry_at
             assert is_coming or model.waiting is not None or awaits_fork_server, f"{model.name} waits for nothing"
 
     @invariant()
