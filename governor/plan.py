@@ -83,15 +83,18 @@ class Outcome:
     """Of one that does not fit: the governor's own words."""
 
 
-def plan(governor: Governor, models: Sequence[PlannedModel]) -> tuple[Outcome, ...]:
+def plan(
+    governor: Governor, models: Sequence[PlannedModel], fork_server_bytes: int = FORK_SERVER_BYTES
+) -> tuple[Outcome, ...]:
     """Load the models one after the other. The governor is used up: what was leased last stays leased in it."""
-    plans = _Plan(governor)
+    plans = _Plan(governor, fork_server_bytes)
     return tuple(plans.load(model) for model in models)
 
 
 class _Plan:
-    def __init__(self, governor: Governor) -> None:
+    def __init__(self, governor: Governor, fork_server_bytes: int) -> None:
         self._governor = governor
+        self._fork_server_bytes = fork_server_bytes
         self._now = _STEP_SECONDS
         self._loaded: dict[str, Candidate] = {}
 
@@ -128,7 +131,7 @@ class _Plan:
 
     def _demand(self, model: PlannedModel, start: Start) -> Demand:
         if model.needs_fork_server and not self._governor.held_bytes((FORK_SERVER,)):
-            return Demand((Want(FORK_SERVER, FORK_SERVER_BYTES), *start.wants))
+            return Demand((Want(FORK_SERVER, self._fork_server_bytes), *start.wants))
         return Demand(start.wants)
 
     def _make_room(self, demand: Demand, evicted: list[str]) -> Wait | Never | None:

@@ -31,7 +31,7 @@ Exit codes:
   1    the request failed, or doctor found something broken
   2    wrong usage or wrong configuration
   3    no daemon answers at the endpoint
-  4    refused for now (busy, no memory, draining): try again later
+  4    refused for now (busy, backing off, draining): try again later
   130  interrupted
 """
 
@@ -43,7 +43,7 @@ def exit_code(error: EmbedDaemonError) -> Exit:
             return Exit.USAGE
         case DaemonUnreachable():
             return Exit.UNREACHABLE
-        case Refused() if error.code != "forbidden":
+        case Refused() if error.retryable:
             return Exit.REFUSED
         case _:
             return Exit.FAILED

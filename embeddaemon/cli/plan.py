@@ -21,7 +21,6 @@ from embeddaemon.config.settings import Settings
 from embeddaemon.errors import ConfigError, FailedLoad
 from embeddaemon.governor.budget import Budget, format_bytes
 from embeddaemon.governor.core import Want
-from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.governor.plan import Amount, Fit, Outcome, PlannedModel, Start, plan
 from embeddaemon.governor.probes import Probe, probe_for_this_machine
 from embeddaemon.governor.samples import RAM
@@ -35,7 +34,7 @@ from embeddaemon.supervisor.cache import Cache
 from embeddaemon.supervisor.learning import card_learned, has_template, needs_fork_server
 from embeddaemon.supervisor.leases import lease_cache
 from embeddaemon.supervisor.machine import this_machine
-from embeddaemon.supervisor.needs import settle_footprint
+from embeddaemon.supervisor.needs import fork_server_bytes, settle_footprint
 from embeddaemon.supervisor.staffing import wants_of_worker
 from embeddaemon.supervisor.state import Machine, ModelState, State
 
@@ -45,6 +44,7 @@ class Planned:
     """What was found out. ``unknown`` are models of the hub that are not on this machine."""
 
     budgets: tuple[Budget, ...]
+    fork_server_bytes: int
     cache_bytes: int
     outcomes: tuple[Outcome, ...]
     unknown: tuple[str, ...]
@@ -119,7 +119,8 @@ def make_plan(settings: Settings, specs: Sequence[ModelSpec], probe: Probe, mach
     """Ask a governor of this machine for one model after the other. Raises ConfigError for what is configured wrong."""
     learned, why = footprint_file.read(None if settings.state_folder is None else Path(settings.state_folder))
     if why is not None:
-        say(f"note: what was measured before is not used: {why}")
+        path = Path(settings.state_folder or "") / footprint_file.NAME
+        say(f"note: what was measured before is not used: {path}: {why}")
     state = State(
         settings=settings,
         machine=machine,
@@ -128,13 +129,15 @@ def make_plan(settings: Settings, specs: Sequence[ModelSpec], probe: Probe, mach
         models={spec.name: ModelState(spec=spec) for spec in settings.models},
         cache=Cache(settings.cache_bytes),
         learned=learned,
+        fork_server_bytes=fork_server_bytes(learned),
     )
     lease_cache(state, 0.0)
     cards = {spec.name: _card(spec) for spec in specs}
     planned = [planned_model(state, state.models[name], card) for name, card in cards.items() if card is not None]
     unknown = tuple(name for name, card in cards.items() if card is None)
     budgets = tuple(each.budget for each in state.governor.snapshots(0.0))
-    return Planned(budgets, settings.cache_bytes, plan(state.governor, planned), unknown)
+    outcomes = plan(state.governor, planned, state.fork_server_bytes)
+    return Planned(budgets, state.fork_server_bytes, settings.cache_bytes, outcomes, unknown)
 
 
 def _card(spec: ModelSpec) -> ModelCard | None:
@@ -177,7 +180,7 @@ def _put(planned: Planned) -> None:
     for budget in planned.budgets:
         put(f"{budget.device:<12} {format_bytes(budget.bytes)} ({budget.source})")
         put(f"{'':<12} of it {format_bytes(budget.reserve_bytes)} are never leased{_for_supervisor(budget)}")
-    put(f"{'fork server':<12} {format_bytes(FORK_SERVER_BYTES)}, once for all models that are forked")
+    put(f"{'fork server':<12} {format_bytes(planned.fork_server_bytes)}, once for all models that are forked")
     if planned.cache_bytes:
         put(f"{'cache':<12} {format_bytes(planned.cache_bytes)}")
     put("")
@@ -243,7 +246,7 @@ def _document(planned: Planned) -> dict[str, object]:
             }
             for budget in planned.budgets
         ],
-        "fork_server_bytes": FORK_SERVER_BYTES,
+        "fork_server_bytes": planned.fork_server_bytes,
         "cache_bytes": planned.cache_bytes,
         "models": [_outcome_document(outcome) for outcome in planned.outcomes],
         "unknown": list(planned.unknown),

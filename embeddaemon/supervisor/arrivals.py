@@ -10,14 +10,11 @@ from embeddaemon.supervisor.departures import end_child, worker_of
 from embeddaemon.supervisor.events import WorkerSaid
 from embeddaemon.supervisor.leases import lease_of, limit_worker, settle_lease
 from embeddaemon.supervisor.lifecycle import COMING, Worker, WorkerState
-from embeddaemon.supervisor.needs import template_measured
+from embeddaemon.supervisor.needs import FORK_SERVER_SLACK_PERCENT, fork_server_measured, template_measured
 from embeddaemon.supervisor.overruns import heard
 from embeddaemon.supervisor.requests import answer_loaded, end_with_result, pump
 from embeddaemon.supervisor.staffing import find_worker, staff, staff_all
 from embeddaemon.supervisor.state import Child, ChildKind, State
-
-FORK_SERVER_SLACK_PERCENT = 105
-"""Of what it holds when everything is imported: it only forks from then on."""
 
 ForkerNews = control.ForkServerReady | control.TemplateReady | control.LoadFailed | control.Fetched
 """What a process says about itself on its control socket."""
@@ -118,7 +115,7 @@ def _fork_server_ready(state: State, child: Child, ready: control.ForkServerRead
     child.is_ready, child.pid = True, ready.pid
     state.fork_server_failures = 0
     settle_lease(state, child, ready.private_bytes * FORK_SERVER_SLACK_PERCENT // 100, ready.private_bytes)
-    state.fork_server_bytes = lease_of(state, child).bytes
+    fork_server_measured(state, ready, now)
     state.log(
         "info",
         "fork_server_ready",

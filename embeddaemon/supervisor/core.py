@@ -47,7 +47,7 @@ from embeddaemon.supervisor.events import (
 from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS, is_anything_alive, look_after
 from embeddaemon.supervisor.learning import card_learned
 from embeddaemon.supervisor.leases import lease_cache
-from embeddaemon.supervisor.needs import settle_footprint
+from embeddaemon.supervisor.needs import fork_server_bytes, settle_footprint
 from embeddaemon.supervisor.relief import relieve
 from embeddaemon.supervisor.requests import accept, end_with_error, expire, pump, refuse
 from embeddaemon.supervisor.staffing import staff, staff_all
@@ -69,6 +69,7 @@ class Supervisor:
         learned: Learned | None = None,
     ) -> None:
         models = {spec.name: ModelState(spec=spec) for spec in settings.models}
+        learned = Learned(machine.version) if learned is None else learned
         self._state = State(
             settings=settings,
             machine=machine,
@@ -76,7 +77,8 @@ class Supervisor:
             random=random,
             models=models,
             cache=Cache(settings.cache_bytes),
-            learned=learned or Learned(machine.version),
+            learned=learned,
+            fork_server_bytes=fork_server_bytes(learned),
         )
         self._is_watching = False
 

@@ -42,7 +42,9 @@ def read(folder: Path | None) -> tuple[Learned, str | None]:
         text = _read_safely(folder / NAME)
     except FileNotFoundError:
         return Learned(program()), None
-    except (OSError, UnicodeDecodeError, _Wrong) as error:
+    except OSError as error:
+        return Learned(program()), error.strerror or str(error)[:200]
+    except (UnicodeDecodeError, _Wrong) as error:
         return Learned(program()), str(error)[:200]
     return from_text(text, program())
 

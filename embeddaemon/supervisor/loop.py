@@ -257,7 +257,8 @@ def _learned(settings: Settings) -> Learned:
     """What a life before measured of models, unless its file cannot be used."""
     learned, reason = footprint_file.read(None if settings.state_folder is None else Path(settings.state_folder))
     if reason is not None:
-        log.warning(fields("footprints_not_used", folder=settings.state_folder, why=reason))
+        path = Path(settings.state_folder or "") / footprint_file.NAME
+        log.warning(fields("footprints_not_used", path=path, why=reason))
     return learned
 
 

@@ -9,13 +9,21 @@ from dataclasses import replace
 
 from embeddaemon.governor.core import FORK_SERVER, Demand, Want
 from embeddaemon.governor.footprint import AUTO, Footprint
-from embeddaemon.governor.learned import Key, deviation, footprint_with
+from embeddaemon.governor.formula import FORK_SERVER_BYTES
+from embeddaemon.governor.learned import Key, Learned, deviation, footprint_with
 from embeddaemon.governor.learned_json import to_text
 from embeddaemon.protocol import control, link
 from embeddaemon.supervisor.commands import KeepFootprints
 from embeddaemon.supervisor.learning import device_of, has_template, memory_of, needs_fork_server, threads_of
 from embeddaemon.supervisor.lifecycle import Taught, Worker
 from embeddaemon.supervisor.state import ModelState, State
+
+FORK_SERVER_SLACK_PERCENT = 105
+"""Of what it holds when everything is imported: it only forks from then on."""
+
+_FORK_SERVER = Key(
+    "fork server", "", "cpu", "fork", threads=0, token_budget=1, stream_tokens=0, element_bytes=0
+)  # its place among the models' keys
 
 WRITE_SECONDS = 10.0
 """Between two writes of what was learned: a worker's peak rises in many small steps."""
@@ -103,6 +111,20 @@ def key_of(state: State, model: ModelState) -> Key | None:
         stream_tokens=model.stream_tokens,
         element_bytes=model.element_bytes,
     )
+
+
+def fork_server_bytes(learned: Learned) -> int:
+    """What the fork server is leased at its start: as it was found to need here, else as it was found elsewhere."""
+    measured = learned.get(_FORK_SERVER)
+    return FORK_SERVER_BYTES if measured is None else measured.template_bytes * FORK_SERVER_SLACK_PERCENT // 100
+
+
+def fork_server_measured(state: State, ready: control.ForkServerReady, now: float) -> None:
+    """It has imported everything."""
+    is_news = state.learned.note_template(_FORK_SERVER, ready.private_bytes, ready.private_bytes)
+    if is_news and state.learned_at is None:
+        state.learned_at = now
+    state.fork_server_bytes = fork_server_bytes(state.learned)
 
 
 def template_measured(state: State, model: ModelState, ready: control.TemplateReady, now: float) -> None:

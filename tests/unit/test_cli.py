@@ -54,7 +54,7 @@ def run(*arguments: str, stdin: str | None = None) -> Result:
         (ConfigError("x"), 2),
         (DaemonUnreachable("x"), 3),
         (Busy("x"), 4),
-        (NoHeadroom("x"), 4),
+        (NoHeadroom("x"), 1),
         (Draining("x"), 4),
         (BackingOff("x"), 4),
         (Forbidden("x"), 1),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from embeddaemon.governor.budget import MIB
+from embeddaemon.governor.formula import FORK_SERVER_BYTES
+from embeddaemon.governor.learned import Learned
+from embeddaemon.protocol import control
 from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor import needs
 from embeddaemon.supervisor.needs import most_worker_bytes
 from embeddaemon.supervisor.state import ChildKind
 from tests.support.supervisor_story import Story, spec
@@ -153,6 +157,15 @@ def test_what_is_leased_after_deaths_has_one_bound_whatever_was_measured_before(
     footprint = story.model().footprint
     assert footprint is not None
     assert footprint.worker_bytes <= most_worker_bytes(story.model())
+
+
+def test_fork_server_is_leased_what_it_was_found_to_need_before() -> None:
+    story, _ = one_worker()
+    assert needs.fork_server_bytes(Learned("x")) == FORK_SERVER_BYTES
+    story.state.learned = Learned("x")
+    needs.fork_server_measured(story.state, control.ForkServerReady(1, [], 1, 200 * MIB), story.now)
+    assert story.state.fork_server_bytes == needs.fork_server_bytes(story.state.learned) == 210 * MIB
+    assert story.state.learned_at == story.now, "to be written"
 
 
 def test_worker_that_could_get_no_memory_says_so_with_its_exit_code() -> None:
