@@ -19,6 +19,14 @@ hypothesis.settings.load_profile("embeddaemon")
 
 
 @pytest.fixture(scope="session", autouse=True)
+def state_of_no_other_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this machine's daemons learned is neither used nor changed by the daemons of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STATE_DIRECTORY", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_by_the_run() -> Iterator[None]:
     """What fixtures of a wider scope started is gone at the end of the run."""
     before = leaks.take_snapshot()

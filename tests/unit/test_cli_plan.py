@@ -189,7 +189,11 @@ def test_learned_footprints_are_planned_with(tmp_path: Path) -> None:
 def test_cache_and_devices_have_their_place_in_the_plan(tmp_path: Path) -> None:
     folder = TinyBert().write(tmp_path / "model")
     flags = Flags(models=(f"m={folder}",), memory_budget="4GiB")
-    environment = {"XDG_CONFIG_HOME": str(tmp_path), "EMBEDDAEMON_CACHE_SIZE": "100MiB"}
+    environment = {
+        "XDG_CONFIG_HOME": str(tmp_path),
+        "STATE_DIRECTORY": str(tmp_path),
+        "EMBEDDAEMON_CACHE_SIZE": "100MiB",
+    }
     settings = load_settings(config_file=None, environment=environment, flags=flags)
     probe = FakeProbe(limit_bytes=8 * GIB, cards={"cuda:0": FakeCard(10 * GIB, 10 * GIB)})
     planned = make_plan(replace(settings, gpu_memory_budget="50%"), settings.models, probe, MACHINE)
