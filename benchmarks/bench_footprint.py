@@ -36,7 +36,7 @@ from benchmarks._harness import Daemon, Form, Measurement, daemon, main
 from benchmarks._pages import MIB
 from embeddaemon import Client
 from embeddaemon.governor.footprint import Footprint, auto
-from embeddaemon.governor.formula import FORK_SERVER_BYTES, SUPERVISOR_BYTES, StartMethod, WeightsSummary, Workload
+from embeddaemon.governor.formula import FORK_SERVER_BYTES, SUPERVISOR_BYTES, StartMethod, Workload
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.sources import locate, parse_source
@@ -44,6 +44,7 @@ from embeddaemon.models.spec import ModelSpec
 from embeddaemon.protocol.bodies import encode_texts
 from embeddaemon.protocol.limits import Limits
 from embeddaemon.protocol.messages import Embed, ErrorAnswer, Lane
+from embeddaemon.supervisor.learning import weights_of
 from tests.support.raw_client import RawClient
 
 DEMANDS = ()
@@ -130,16 +131,6 @@ def _measured(case: _Case, source: str, seconds: int) -> Iterator[Measurement]:
 
 
 def _estimate(card: ModelCard, case: _Case) -> Footprint:
-    weights = WeightsSummary(
-        file_bytes=card.weights_bytes,
-        parameters=card.parameters,
-        hidden_size=card.hidden,
-        intermediate_size=card.intermediate,
-        gated=card.gated,
-        vocabulary=card.vocabulary,
-        max_tokens=card.max_tokens,
-        family=card.family,
-    )
     workload = Workload(
         element_bytes=4 if case.precision == "float32" else 2,
         token_budget=ModelSpec(name="m", source=card.source).token_budget,
@@ -147,7 +138,7 @@ def _estimate(card: ModelCard, case: _Case) -> Footprint:
         quantized=case.precision == "int8",
         threads=case.threads,
     )
-    return auto(weights, workload)
+    return auto(weights_of(card), workload)
 
 
 def _compared(what: str, case: _Case, estimated: int, measured: int) -> Measurement:

@@ -45,9 +45,9 @@ def threads_of(state: State, model: ModelState) -> int:
     return model.spec.threads or max(1, state.machine.cores // model.spec.workers.min)
 
 
-def card_learned(state: State, model: ModelState, card: ModelCard) -> None:
-    """Note what the folder says. Raises ConfigError when the declared estimate cannot be right."""
-    weights = WeightsSummary(
+def weights_of(card: ModelCard) -> WeightsSummary:
+    """What of a card memory follows from."""
+    return WeightsSummary(
         file_bytes=card.weights_bytes,
         parameters=card.parameters,
         hidden_size=card.hidden,
@@ -57,6 +57,11 @@ def card_learned(state: State, model: ModelState, card: ModelCard) -> None:
         max_tokens=card.max_tokens,
         family=card.family,
     )
+
+
+def card_learned(state: State, model: ModelState, card: ModelCard) -> None:
+    """Note what the folder says. Raises ConfigError when the declared estimate cannot be right."""
+    weights = weights_of(card)
     workload = _workload(state, model)
     model.automatic = _footprint(model, weights, workload, AUTO)
     model.computed = _footprint(model, weights, workload, model.spec.estimate)

@@ -64,9 +64,9 @@ def _give_up_one(state: State, now: float) -> None:
         state.relieved_at = now
         state.log("warning", "load_given_up", holder=loading.holder, pressure=pressure.why)
         end_child(state, loading, DeathClass.PRESSURE, now)
-    elif (idle := _longest_idle(unneeded(state), now)) is not None:
+    elif (idle := _longest_idle(leavers := unneeded(state), now)) is not None:
         state.relieved_at = now
-        evict(state, (idle,), unneeded(state), None, now)
+        evict(state, (idle,), leavers, None, now)
     elif are_bytes_critical and (worst := _worst(state, is_anyone=True)) is not None:
         _recycle(state, worst, DeathClass.PRESSURE, now)
 
