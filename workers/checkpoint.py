@@ -8,7 +8,7 @@ weights. What a header must look like is in models/weights.py.
 from __future__ import annotations
 
 import hashlib
-import re
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -33,16 +33,14 @@ _DTYPES = {
     "F64": torch.float64,
 }
 
-# Heads of other tasks, and buffers that old files carry along.
-_MAY_BE_LEFT = re.compile(r"(pooler|cls|lm_head|classifier)\..*|(.*\.)?(position_ids|inv_freq)")
-
 _HASH_CHUNK_BYTES = 8 * 1024 * 1024
 
 
 def read_tensors(card: ModelCard, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Every tensor of a card's weights by its name in the file, floats as ``dtype``, in memory of our own.
 
-    At its peak that is the result plus one tensor as it lies in the file. Raises CorruptModel.
+    Heads of other tasks are left out (``TensorEntry.is_left_out``). At its peak that is the result plus one tensor as
+    it lies in the file. Raises CorruptModel.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name in card.weights_files:
@@ -61,9 +59,14 @@ def _read_file(file: BinaryIO, path: str, dtype: torch.dtype, sha256: str | None
     digest = None if sha256 is None else _digest_so_far(file)
     tensors: dict[str, torch.Tensor] = {}
     for entry in header.tensors:  # in the order of the file, so that reading on is all there is to do
+        if entry.is_left_out and digest is None:
+            file.seek(entry.end - entry.start, os.SEEK_CUR)
+            continue
         raw = _read_entry(file, entry, path)
         if digest is not None:
             digest.update(raw.numpy().data)
+        if entry.is_left_out:
+            continue
         tensors[entry.name] = _tensor(raw, entry, path, dtype)
     if digest is not None and digest.hexdigest() != sha256:
         raise CorruptModel(f"{path} has the SHA-256 {digest.hexdigest()}, it must be {sha256}")
@@ -106,15 +109,15 @@ def _tensor(raw: torch.Tensor, entry: TensorEntry, path: str, dtype: torch.dtype
 def assign(model: nn.Module, tensors: Mapping[str, torch.Tensor], card: ModelCard, *, prefixes: Iterable[str]) -> None:
     """Makes ``tensors`` the parameters of ``model``, which owns none of its own yet (it was built on ``meta``).
 
-    ``prefixes`` are what head classes put before the names (``bert.``). Any tensor that is missing, left over beyond
-    the allow-list, or of another shape raises CorruptModel that names it.
+    ``prefixes`` are what head classes put before the names (``bert.``). Any tensor that is missing, left over, or of
+    another shape raises CorruptModel that names it.
     """
-    named = {_our_name(name, prefixes): tensor for name, tensor in tensors.items()}
+    named = {our_name(name, prefixes): tensor for name, tensor in tensors.items()}
     wanted = model.state_dict()
     where = f"{card.folder}: {', '.join(card.weights_files)}"
     if missing := sorted(wanted.keys() - named.keys()):
         raise CorruptModel(f"{where} has no {_some(missing)}, which a {card.family} model needs")
-    if left := sorted(name for name in named.keys() - wanted.keys() if not _MAY_BE_LEFT.fullmatch(name)):
+    if left := sorted(named.keys() - wanted.keys()):
         raise CorruptModel(f"{where} has {_some(left)}, which a {card.family} model does not know")
     for name, parameter in wanted.items():
         if parameter.shape != named[name].shape:
@@ -127,7 +130,8 @@ def assign(model: nn.Module, tensors: Mapping[str, torch.Tensor], card: ModelCar
     model.load_state_dict({name: named[name] for name in wanted}, assign=True)
 
 
-def _our_name(name: str, prefixes: Iterable[str]) -> str:
+def our_name(name: str, prefixes: Iterable[str]) -> str:
+    """A tensor's name without what head classes put before it, and as torch calls gains and biases."""
     for prefix in prefixes:
         name = name.removeprefix(prefix)
     if name.endswith("LayerNorm.gamma"):  # as TensorFlow called them

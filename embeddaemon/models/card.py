@@ -10,6 +10,27 @@ from embeddaemon.models.spec import Pooling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dense:
+    """One dense layer behind the pooling."""
+
+    file: str
+    """Its weights, within the model's folder: ``linear.weight`` (out, in) and, with a bias, ``linear.bias`` (out,)."""
+    in_features: int
+    out_features: int
+    has_bias: bool
+    activation: str
+    """As torch.nn calls it: ``Identity``, ``Tanh`` …"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """Dense layers, one after the other, from the pooled vector to one of ``dim`` dimensions."""
+
+    dim: int
+    layers: tuple[Dense, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
     """One model that was found and understood. Sizes in bytes, lengths in tokens."""
 
@@ -21,6 +42,7 @@ class ModelCard:
     family: str
     """``bert`` …: the engine's way of loading it."""
     dim: int
+    """Of a vector when a request asks for no other."""
     max_tokens: int
     vocabulary: int
     """Token ids are below this."""
@@ -31,14 +53,29 @@ class ModelCard:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_task: str | None = None
     dimensions: tuple[int, ...] = ()
-    """Every dimension that a request may ask for, its own included, descending."""
+    """Every dimension that a request may ask for, its own included, descending: one of a head's, else cut from the
+    default's."""
+    heads: tuple[Head, ...] = ()
+    """What stands behind the pooling, the default one first; empty where the pooled vector is the model's own."""
+    cut_after_layer_norm: bool = False
+    """Whether a vector is normalised as a layer is, without gains, before it is cut to fewer dimensions."""
+    is_causal: bool = False
+    """Whether a token sees only those before it."""
+    closing_token: str | None = None
+    """A token that must end every text, also where the folder's tokenizer does not put it there."""
+    pools_last_prompt_token: bool = False
+    """With ``include_prompt`` false: whether the prompt's last token is pooled all the same."""
     weights_files: tuple[str, ...] = ()
     """Names within the folder. The transformer's other files (config.json, tokenizer) lie beside the first."""
     weights_bytes: int = 0
     weights_digest: str = ""
     """Of the tensors' names, dtypes and shapes: memory follows from those, so fine-tuned siblings have the same."""
     parameters: int = 0
+    """Of the tensors that are read: heads of other tasks are not."""
     hidden: int = 0
+    layers: int = 0
+    attention_heads: int = 0
+    key_value_heads: int = 0
     intermediate: int = 0
     gated: bool = False
     """Whether the feed-forward layers are gated (GLU): they activate more."""

@@ -10,22 +10,19 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from embeddaemon.errors import ConfigError, CorruptModel, ModelNotFound, UnsupportedModel
+from embeddaemon.errors import ConfigError, CorruptModel, ModelNotFound
+from embeddaemon.models.body import read_body
 from embeddaemon.models.card import ModelCard
-from embeddaemon.models.jsonfile import JsonFile, read_json
+from embeddaemon.models.jsonfile import read_json
 from embeddaemon.models.pipeline import Pipeline, read_pipeline
 from embeddaemon.models.sources import Source, SourceKind, package_version, parse_source
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.models.table import known, pinned_sha256
-from embeddaemon.models.weights import WeightsHeader, find_weights, headers_digest, read_headers
+from embeddaemon.models.weights import find_weights, headers_digest, read_headers
 
-_COUNT_FROM_PAD = ("roberta", "xlm-roberta", "camembert")
-"""Families whose positions begin behind the padding token's id, which takes as many from what a text can have."""
-_FAMILIES = ("bert", *_COUNT_FROM_PAD)
-_PAD = 1
-"""Id of those families' padding token where the folder does not say."""
-
-_HEADS_OF_OTHER_TASKS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+_MOST_TOKENS_UNASKED = 8192
+"""Where nothing but the table of positions bounds a text: what a model could take and was hardly ever tried with costs
+memory for everybody. A spec's max_tokens goes beyond."""
 
 
 def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
@@ -43,19 +40,19 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
         raise CorruptModel(f"model {spec.name}: {config.path} is missing; a model folder has one")
     weights_files = find_weights(pipeline.transformer)
     headers = read_headers(pipeline.transformer, weights_files)
-    family = _family(config, headers)
+    body = read_body(config, [entry for header in headers for entry in header.tensors])
     within = pipeline.transformer.relative_to(folder)
     pooling = pipeline.pooling if spec.pooling is None else spec.pooling
-    dim = config.size("hidden_size") * len(pooling)
+    dim = body.hidden * len(pooling)
     prompts, default_task = _tasks(spec, source, pipeline)
     return ModelCard(
         name=spec.name,
         folder=str(folder),
         revision=_revision(source, folder, pipeline.transformer, weights_files),
-        family=family,
+        family=body.family,
         dim=dim,
-        max_tokens=_max_tokens(spec, config, pipeline),
-        vocabulary=config.size("vocab_size"),
+        max_tokens=_max_tokens(spec, body.positions, pipeline),
+        vocabulary=body.vocabulary,
         pooling=pooling,
         normalize=pipeline.normalize if spec.normalize is None else spec.normalize,
         include_prompt=pipeline.include_prompt,
@@ -66,51 +63,21 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
         weights_bytes=sum(header.file_bytes for header in headers),
         weights_digest=headers_digest(headers),
         parameters=sum(header.parameters for header in headers),
-        hidden=config.size("hidden_size"),
-        intermediate=config.size("intermediate_size"),
-        gated=False,
+        is_causal=body.is_causal,
+        hidden=body.hidden,
+        layers=body.layers,
+        attention_heads=body.attention_heads,
+        key_value_heads=body.key_value_heads,
+        intermediate=body.intermediate,
+        gated=body.gated,
         source=str(source),
         licence=known(source).licence,
         sha256=_sha256(spec, source, weights_files),
     )
 
 
-def _family(config: JsonFile, headers: tuple[WeightsHeader, ...]) -> str:
-    """One of ``_FAMILIES`` or UnsupportedModel: by the config, confirmed by the tensors' names, which do not lie."""
-    family = config.text("model_type")
-    if family not in _FAMILIES:
-        raise UnsupportedModel(
-            f"{config.path}: the family {family!r} is not served yet; served are {', '.join(_FAMILIES)}"
-        )
-    for architecture in config.texts("architectures"):
-        if architecture.endswith(_HEADS_OF_OTHER_TASKS):
-            raise UnsupportedModel(f"{config.path}: {architecture} gives scores, not embeddings, and is not served yet")
-    if config.boolean("is_decoder", default=False):
-        raise UnsupportedModel(f"{config.path}: a {family} that is a decoder is not served")
-    if _is_jina(config, headers):
-        raise UnsupportedModel(
-            f"{config.path}: this is Jina v2, which calls itself bert and is another architecture; not served yet"
-        )
-    if (positions := config.text("position_embedding_type")) not in {None, "absolute"}:
-        raise UnsupportedModel(
-            f"{config.path}: position_embedding_type {positions!r} is not served; served is absolute"
-        )
-    return family
-
-
-def _is_jina(config: JsonFile, headers: tuple[WeightsHeader, ...]) -> bool:
-    if config.text("position_embedding_type") == "alibi" or (config.text("feed_forward_type") or "").endswith("glu"):
-        return True
-    mentions = f"{config.mapping('auto_map')} {config.text('_name_or_path')}"
-    if "jina-bert-implementation" in mentions or "jina-bert-v2-qk-post-norm" in mentions:
-        return True
-    marks = (".mlp.gated_layers.weight", ".mlp.up_gated_layer.weight", ".attention.self.layer_norm_q.weight")
-    return any(entry.name.endswith(marks) for header in headers for entry in header.tensors)
-
-
-def _max_tokens(spec: ModelSpec, config: JsonFile, pipeline: Pipeline) -> int:
+def _max_tokens(spec: ModelSpec, positions: int, pipeline: Pipeline) -> int:
     """The folder's limit as sentence-transformers takes it, at most the usable positions; the spec's goes first."""
-    positions = _positions(config)
     if spec.max_tokens is not None:
         if not 1 <= spec.max_tokens <= positions:
             raise ConfigError(f"model {spec.name}: max_tokens is {spec.max_tokens}, the model can do 1 to {positions}")
@@ -122,27 +89,7 @@ def _max_tokens(spec: ModelSpec, config: JsonFile, pipeline: Pipeline) -> int:
     said = said or sentence.integer("max_seq_length")
     if not said:
         said = read_json(pipeline.transformer / "tokenizer_config.json").integer("model_max_length")
-    return min(said or positions, positions)
-
-
-def _positions(config: JsonFile) -> int:
-    """The most tokens that the position table has room for. Raises CorruptModel."""
-    positions = config.size("max_position_embeddings")
-    if config.text("model_type") not in _COUNT_FROM_PAD:
-        return positions
-    usable = positions - _pad(config) - 1
-    if usable < 1:
-        raise CorruptModel(
-            f"{config.path}: max_position_embeddings is {positions}, which leaves none behind pad_token_id"
-        )
-    return usable
-
-
-def _pad(config: JsonFile) -> int:
-    pad = config.integer("pad_token_id")
-    if pad is None and "pad_token_id" in config.values:
-        raise CorruptModel(f"{config.path}: pad_token_id is null; the positions of this family begin behind it")
-    return _PAD if pad is None else pad
+    return min(said or positions, positions, _MOST_TOKENS_UNASKED)
 
 
 def _tasks(spec: ModelSpec, source: Source, pipeline: Pipeline) -> tuple[Mapping[str, str], str | None]:

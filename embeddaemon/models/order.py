@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from embeddaemon.models.card import ModelCard
+from embeddaemon.models.card import Dense, Head, ModelCard
 from embeddaemon.models.spec import Pooling
 from embeddaemon.protocol.fields import Fields
 from embeddaemon.protocol.limits import Limits
@@ -33,6 +33,9 @@ class LoadOrder:
         values = asdict(self)
         values["card"]["pooling"] = [pooling.value for pooling in self.card.pooling]
         values["card"]["prompts"] = dict(self.card.prompts)
+        values["card"]["heads"] = [
+            {"dim": head.dim, "layers": [asdict(layer) for layer in head.layers]} for head in self.card.heads
+        ]
         return values
 
 
@@ -70,11 +73,19 @@ def card_from_map(values: Mapping[str, Any]) -> ModelCard:
         prompts={str(task): str(prompt) for task, prompt in fields.mapping("prompts").items()},
         default_task=fields.text_or_none("default_task"),
         dimensions=fields.integers("dimensions"),
+        heads=tuple(_head(head) for head in fields.maps("heads")),
+        cut_after_layer_norm=fields.boolean("cut_after_layer_norm"),
+        is_causal=fields.boolean("is_causal"),
+        closing_token=fields.text_or_none("closing_token"),
+        pools_last_prompt_token=fields.boolean("pools_last_prompt_token"),
         weights_files=fields.texts("weights_files"),
         weights_bytes=fields.integer("weights_bytes"),
         weights_digest=fields.text("weights_digest"),
         parameters=fields.integer("parameters"),
         hidden=fields.integer("hidden"),
+        layers=fields.integer("layers"),
+        attention_heads=fields.integer("attention_heads"),
+        key_value_heads=fields.integer("key_value_heads"),
         intermediate=fields.integer("intermediate"),
         gated=fields.boolean("gated"),
         source=fields.text("source"),
@@ -83,3 +94,23 @@ def card_from_map(values: Mapping[str, Any]) -> ModelCard:
     )
     fields.end()
     return card
+
+
+def _head(values: Mapping[str, Any]) -> Head:
+    fields = Fields(values, "head")
+    head = Head(dim=fields.integer("dim", low=1), layers=tuple(_dense(dense) for dense in fields.maps("layers")))
+    fields.end()
+    return head
+
+
+def _dense(values: Mapping[str, Any]) -> Dense:
+    fields = Fields(values, "dense layer")
+    dense = Dense(
+        file=fields.text("file"),
+        in_features=fields.integer("in_features", low=1),
+        out_features=fields.integer("out_features", low=1),
+        has_bias=fields.boolean("has_bias"),
+        activation=fields.text("activation"),
+    )
+    fields.end()
+    return dense

@@ -36,6 +36,8 @@ _DTYPE_BYTES = {
 }  # fmt: skip
 _FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E5M2", "F8_E4M3"})
 _PICKLE = re.compile(r".*\.(bin|pt|pth|ckpt|pkl)$")
+# Heads of other tasks, and buffers that old files carry along: never read, never held.
+_LEFT_OUT = re.compile(r"(\w+\.)?(pooler|cls|lm_head|classifier)\..*|(.*\.)?(position_ids|inv_freq)")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 
 
@@ -57,6 +59,11 @@ class TensorEntry:
     def is_float(self) -> bool:
         return self.dtype in _FLOATS
 
+    @property
+    def is_left_out(self) -> bool:
+        """Whether no family that is served has a use for it."""
+        return _LEFT_OUT.fullmatch(self.name) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class WeightsHeader:
@@ -68,7 +75,8 @@ class WeightsHeader:
 
     @property
     def parameters(self) -> int:
-        return sum(entry.elements for entry in self.tensors if entry.is_float)
+        """Of the tensors that are read."""
+        return sum(entry.elements for entry in self.tensors if entry.is_float and not entry.is_left_out)
 
 
 def find_weights(folder: Path) -> tuple[str, ...]:

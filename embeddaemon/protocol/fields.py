@@ -124,6 +124,12 @@ class Fields:
             raise self._wrong(key, values, "an array of texts")
         return tuple(values)
 
+    def maps(self, key: str, *, default: object = _MISSING) -> tuple[dict[str, Any], ...]:
+        values = self.sequence(key, default=default)
+        if not all(isinstance(value, dict) for value in values):
+            raise self._wrong(key, values, "an array of maps")
+        return tuple(values)
+
     def chosen(self, key: str, allowed: Iterable[str], *, default: object = _MISSING) -> str:
         value = self.text(key, default=default)
         allowed = tuple(allowed)

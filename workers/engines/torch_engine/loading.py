@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from embeddaemon.models.card import ModelCard
 from embeddaemon.models.jsonfile import read_json
 from embeddaemon.models.order import LoadOrder
 from embeddaemon.workers.device import resolve_device, resolve_precision
@@ -25,14 +24,19 @@ from embeddaemon.workers.engines import EngineFacts, LoadedModel
 from embeddaemon.workers.engines.torch_engine import attention, encoder, varlen
 from embeddaemon.workers.engines.torch_engine.accelerated import AcceleratedModel
 from embeddaemon.workers.engines.torch_engine.device_encoder import DeviceEncoder
-from embeddaemon.workers.engines.torch_engine.families import bert, roberta
+from embeddaemon.workers.engines.torch_engine.families import Family, family_of
 from embeddaemon.workers.engines.torch_engine.int8.calibration import Prose, Subject, calibrate_for, int8_encoder
 from embeddaemon.workers.engines.torch_engine.int8.scales import Calibration
 from embeddaemon.workers.engines.torch_engine.model import Encode, TorchModel
-from embeddaemon.workers.engines.torch_engine.row import Positions, positions_of
 from embeddaemon.workers.tokenization import load_tokenizer
 
-_NEEDED = ("torch", "transformers.models.bert.modeling_bert", "tokenizers", "numpy")
+_NEEDED = (
+    "torch",
+    "transformers.models.bert.modeling_bert",
+    "embeddaemon.workers.engines.torch_engine.families.bert",
+    "tokenizers",
+    "numpy",
+)
 
 # One text, several of one length, several lengths: each compiles or chooses kernels of its own.
 _WARM_UP_LENGTHS = ((8,), (16, 16, 16), (12, 40, 40, 120))
@@ -54,8 +58,9 @@ def load(order: LoadOrder) -> LoadedModel:
     dtype = resolve_precision(order.precision, device)
     config = read_json(Path(card.transformer_folder, "config.json"))
     tokenizer = load_tokenizer(card)
-    module = bert.build(config.values, card, torch.float32 if dtype is torch.int8 else dtype).to(device)
-    positions = _positions(module, card)
+    family = family_of(card)
+    module = family.build(config.values, card, torch.float32 if dtype is torch.int8 else dtype).to(device)
+    positions = family.positions(module)
     facts = EngineFacts(
         engine="torch",
         family=card.family,
@@ -68,9 +73,9 @@ def load(order: LoadOrder) -> LoadedModel:
     if dtype is torch.int8:
         model: LoadedModel = _int8(order, Subject(module, tokenizer, card, positions), facts)
     elif device.type == "cpu":
-        model = TorchModel(_encode(module), positions, tokenizer, card, facts)
+        model = TorchModel(_encode(family, module), positions, tokenizer, card, facts)
     else:
-        model = AcceleratedModel(_encode_there(module, device, dtype), positions, tokenizer, card, facts)
+        model = AcceleratedModel(_encode_there(family, module, device, dtype), positions, tokenizer, card, facts)
     del module  # where a functional form holds its own weights, these go before activations come
     warm_up(model, card.max_tokens, card.vocabulary)
     if device.type != "cpu":  # its memory has its full size before the first request
@@ -91,29 +96,21 @@ def calibrate(order: LoadOrder, texts: Prose) -> Calibration:
     attention.register()
     resolve_precision("int8", resolve_device(order.device))
     card = order.card
-    module = bert.build(read_json(Path(card.transformer_folder, "config.json")).values, card, torch.float32)
+    family = family_of(card)
+    module = family.build(read_json(Path(card.transformer_folder, "config.json")).values, card, torch.float32)
     return calibrate_for(
-        Subject(module, load_tokenizer(card), card, _positions(module, card)), order.state_folder, texts
+        Subject(module, load_tokenizer(card), card, family.positions(module)), order.state_folder, texts
     )
 
 
-def _positions(module: nn.Module, card: ModelCard) -> Positions:
-    return positions_of if card.family == "bert" else roberta.positions_behind(_pad(module))
-
-
-def _pad(module: nn.Module) -> int:
-    config: Any = module.config  # transformers': each family has its own class
-    return int(config.pad_token_id)
-
-
-def _encode(module: nn.Module) -> Encode:
+def _encode(family: Family, module: nn.Module) -> Encode:
     """The fastest forward there is for this module here. The functional one holds its own weights: the module goes."""
     if encoder.suits(module):
         return encoder.Encoder(module).forward
-    return partial(bert.forward, module)
+    return partial(family.forward, module)
 
 
-def _encode_there(module: nn.Module, device: torch.device, dtype: torch.dtype) -> Encode:
+def _encode_there(family: Family, module: nn.Module, device: torch.device, dtype: torch.dtype) -> Encode:
     """The same for another device, with the attention that is fastest there."""
     config: Any = module.config  # transformers': each family has its own class
     head_dim = config.hidden_size // config.num_attention_heads
@@ -121,7 +118,7 @@ def _encode_there(module: nn.Module, device: torch.device, dtype: torch.dtype) -
     if encoder.suits(module):
         return DeviceEncoder(module, attend).forward
     varlen.install(module, attend)
-    return partial(bert.forward, module)
+    return partial(family.forward, module)
 
 
 def warm_up(model: LoadedModel, max_tokens: int, vocabulary: int) -> None:

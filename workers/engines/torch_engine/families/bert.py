@@ -21,6 +21,7 @@ from embeddaemon.errors import CorruptModel
 from embeddaemon.models.card import ModelCard
 from embeddaemon.workers import checkpoint
 from embeddaemon.workers.engines.torch_engine import attention
+from embeddaemon.workers.engines.torch_engine.families import Family, roberta
 
 # By the card's family: its configuration, and its class given one.
 _CLASSES: dict[str, tuple[type[PreTrainedConfig], type[nn.Module]]] = {
@@ -32,6 +33,13 @@ _CLASSES: dict[str, tuple[type[PreTrainedConfig], type[nn.Module]]] = {
 
 # What stands before the names in a checkpoint of a class with a head.
 _PREFIXES = ("bert.", "roberta.")
+
+
+def family(name: str) -> Family:
+    """See families/__init__.py."""
+    if name == "bert":
+        return Family(build=build, forward=forward)
+    return Family(build=build, forward=forward, positions=roberta.positions_of_model)
 
 
 def build(config: Mapping[str, object], card: ModelCard, dtype: torch.dtype) -> nn.Module:

@@ -5,10 +5,19 @@ Their classes are built and called as BERT is (bert.py).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from torch import nn
 
 from embeddaemon.workers.engines import Ids
 from embeddaemon.workers.engines.torch_engine.row import Positions, positions_of
+
+
+def positions_of_model(model: nn.Module) -> Positions:
+    """As ``positions_behind`` the padding token of the model's config."""
+    config: Any = model.config  # transformers': each family has its own class
+    return positions_behind(int(config.pad_token_id))
 
 
 def positions_behind(pad: int) -> Positions:
