@@ -37,7 +37,11 @@ _DTYPE_BYTES = {
 _FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E5M2", "F8_E4M3"})
 _PICKLE = re.compile(r".*\.(bin|pt|pth|ckpt|pkl)$")
 # Heads of other tasks, and buffers that old files carry along: never read, never held.
-_LEFT_OUT = re.compile(r"(\w+\.)?(pooler|cls|lm_head|classifier)\..*|(.*\.)?(position_ids|inv_freq)")
+_HEADS = (
+    "pooler|cls|lm_head|classifier|vocab_transform|vocab_layer_norm|vocab_projector"
+    "|discriminator_predictions|generator_predictions|generator_lm_head"
+)
+_LEFT_OUT = re.compile(rf"(\w+\.)?({_HEADS})\..*|(.*\.)?(position_ids|inv_freq)")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 
 

@@ -39,6 +39,8 @@ class TinyBert:
     heads: int = 4
     intermediate: int = 48
     positions: int = 64
+    table_rows: int = 0
+    """Of the table of words, where it is longer than the tokenizer's list: published ones are rounded up."""
     prefix: str = ""
     """Before every tensor's name: ``bert.`` in classes with a head."""
     old_names: bool = False
@@ -59,6 +61,11 @@ class TinyBert:
     tokenizer_json: bool = True
     """False: only vocab.txt is there."""
 
+    @property
+    def words(self) -> int:
+        """Rows of the table of words."""
+        return max(self.table_rows, len(vocabulary()))
+
     def write(self, folder: Path) -> Path:
         """All files of the model."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,14 +77,15 @@ class TinyBert:
 
     def tensors(self) -> Tensors:
         """By the names of the file."""
-        random = np.random.default_rng(self.seed)
-        shapes = self._shapes()
-        tensors: Tensors = {
-            self._name(name): _weights(random, name, shape).astype(self.dtype) for name, shape in shapes.items()
-        }
+        tensors: Tensors = {self._name(name): values for name, values in self.fill(self._shapes()).items()}
         if self.old_names:
             tensors[f"{self.prefix}embeddings.position_ids"] = np.arange(self.positions, dtype=np.int64)[None]
         return tensors
+
+    def fill(self, shapes: dict[str, tuple[int, ...]]) -> Tensors:
+        """Values by the seed."""
+        random = np.random.default_rng(self.seed)
+        return {name: _weights(random, name, shape).astype(self.dtype) for name, shape in shapes.items()}
 
     def _name(self, name: str) -> str:
         if self.old_names:
@@ -87,21 +95,21 @@ class TinyBert:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         hidden, intermediate = self.hidden, self.intermediate
         shapes: dict[str, tuple[int, ...]] = {
-            "embeddings.word_embeddings.weight": (len(vocabulary()), hidden),
+            "embeddings.word_embeddings.weight": (self.words, hidden),
             "embeddings.position_embeddings.weight": (self.positions, hidden),
             "embeddings.token_type_embeddings.weight": (2, hidden),
-            **_norm("embeddings.LayerNorm", hidden),
+            **norm("embeddings.LayerNorm", hidden),
         }
         for number in range(self.layers):
             layer = f"encoder.layer.{number}"
             for projection in ("query", "key", "value"):
-                shapes |= _linear(f"{layer}.attention.self.{projection}", hidden, hidden)
-            shapes |= _linear(f"{layer}.attention.output.dense", hidden, hidden)
-            shapes |= _norm(f"{layer}.attention.output.LayerNorm", hidden)
-            shapes |= _linear(f"{layer}.intermediate.dense", intermediate, hidden)
-            shapes |= _linear(f"{layer}.output.dense", hidden, intermediate)
-            shapes |= _norm(f"{layer}.output.LayerNorm", hidden)
-        return shapes | (_linear("pooler.dense", hidden, hidden) if self.has_pooler else {})
+                shapes |= linear(f"{layer}.attention.self.{projection}", hidden, hidden)
+            shapes |= linear(f"{layer}.attention.output.dense", hidden, hidden)
+            shapes |= norm(f"{layer}.attention.output.LayerNorm", hidden)
+            shapes |= linear(f"{layer}.intermediate.dense", intermediate, hidden)
+            shapes |= linear(f"{layer}.output.dense", hidden, intermediate)
+            shapes |= norm(f"{layer}.output.LayerNorm", hidden)
+        return shapes | (linear("pooler.dense", hidden, hidden) if self.has_pooler else {})
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -120,7 +128,7 @@ class TinyBert:
             "pad_token_id": 0,
             "position_embedding_type": "absolute",
             "type_vocab_size": 2,
-            "vocab_size": len(vocabulary()),
+            "vocab_size": self.words,
             **self.config,
         }
 
@@ -206,14 +214,17 @@ def write_json(path: Path, values: object) -> None:
     path.write_text(json.dumps(values), encoding="utf-8")
 
 
-def _linear(name: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+def linear(name: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a linear layer with a bias."""
     return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
 
 
-def _norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
+def norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a norm with a bias."""
     return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
 
 
 def _weights(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     values = random.normal(0.0, 0.2, shape)
-    return values + 1.0 if name.endswith("LayerNorm.weight") else values
+    is_gain = len(shape) == 1 and name.endswith(".weight")  # the one vector of that name is a norm's
+    return values + 1.0 if is_gain else values

@@ -45,6 +45,8 @@ _MODULES = {
     "roberta": "bert",
     "xlm-roberta": "bert",
     "camembert": "bert",
+    "distilbert": "distilbert",
+    "electra": "distilbert",
 }
 """By the card's family: its module in this package."""
 
