@@ -13,7 +13,7 @@ import numpy as np
 
 from embeddaemon.errors import InvalidInput, ProtocolError, TextTooLong
 from embeddaemon.models.card import ModelCard
-from embeddaemon.models.offers import check_dimensions, check_precision, check_task
+from embeddaemon.models.offers import check_dimensions, check_precision, check_prompt, check_task
 from embeddaemon.protocol import codec
 from embeddaemon.protocol.messages import Body, Embed, ModelRequest, Texts, TokenIds, Tokenize
 from embeddaemon.workers.engines import Encoded, Ids, LoadedModel
@@ -53,6 +53,7 @@ def tokenize(
     A large request takes seconds: ``between`` is called again and again meanwhile.
     """
     check_precision(request)
+    check_prompt(request)
     check_dimensions(request, card)
     check_task(request, card)
     prompt = _prompt(request, card)

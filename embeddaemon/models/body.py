@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from embeddaemon.errors import CorruptModel, UnsupportedModel
 from embeddaemon.models.jsonfile import JsonFile
+from embeddaemon.models.other_kinds import refuse_other_task
 from embeddaemon.models.weights import TensorEntry
 
 _COUNT_FROM_PAD = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
@@ -45,7 +46,6 @@ _DECODERS = frozenset({"qwen2", "qwen3", "mistral", "llama"})
 _GATED = frozenset(
     {"gte", "nomic", "jina-v2", "jina-v2-code", "modernbert", "eurobert", "gemma3", "nv-embed", *_DECODERS}
 )
-_HEADS_OF_OTHER_TASKS = ("ForSequenceClassification", "ForQuestionAnswering")
 
 _DISTILBERT_KEYS = {
     "hidden": "dim",
@@ -90,6 +90,7 @@ class Body:
 
 def read_body(config: JsonFile, tensors: Sequence[TensorEntry]) -> Body:
     """What the transformer is. Raises CorruptModel and UnsupportedModel."""
+    refuse_other_task(config, tensors)
     family = _family(config, tensors)
     _refuse_options(config, family)
     sizes = config.section("text_config") if family == "nv-embed" else config
@@ -155,9 +156,6 @@ def _is_jina(config: JsonFile, tensors: Sequence[TensorEntry]) -> bool:
 
 def _refuse_options(config: JsonFile, family: str) -> None:
     """Raises UnsupportedModel for what has the family's name and is something else."""
-    for architecture in config.texts("architectures"):
-        if architecture.endswith(_HEADS_OF_OTHER_TASKS):
-            raise UnsupportedModel(f"{config.path}: {architecture} gives scores, not embeddings, and is not served yet")
     if config.boolean("is_decoder", default=False) and family not in _DECODERS:
         raise UnsupportedModel(f"{config.path}: a {family} that is a decoder is not served")
     if family in {"bert", "roberta", "xlm-roberta", "camembert"}:

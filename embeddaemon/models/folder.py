@@ -14,6 +14,7 @@ from embeddaemon.errors import ConfigError, CorruptModel, ModelNotFound
 from embeddaemon.models.body import read_body
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.jsonfile import read_json
+from embeddaemon.models.other_kinds import refuse_other_files
 from embeddaemon.models.pipeline import Pipeline, read_pipeline
 from embeddaemon.models.sources import Source, SourceKind, package_version, parse_source
 from embeddaemon.models.spec import ModelSpec
@@ -34,6 +35,7 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
     if not folder.is_dir():
         raise ModelNotFound(f"model {spec.name}: there is no folder {folder}")
     source = parse_source(spec.source)
+    refuse_other_files(folder)
     pipeline = read_pipeline(folder)
     config = read_json(pipeline.transformer / "config.json")
     if not config.is_present:

@@ -23,6 +23,12 @@ def check_precision(request: ModelRequest) -> None:
         )
 
 
+def check_prompt(request: ModelRequest) -> None:
+    """Raises InvalidInput for a request that says twice what goes before its texts. Depends on no model."""
+    if request.task is not None and request.prompt is not None:
+        raise InvalidInput("a request names a task or brings a prompt of its own, not both")
+
+
 def check_task(request: ModelRequest, card: ModelCard) -> None:
     """Raises UnknownTask with the list."""
     if request.task is not None and request.task not in card.prompts:

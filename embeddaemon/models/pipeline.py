@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from embeddaemon.errors import CorruptModel, UnsupportedModel
 from embeddaemon.models.jsonfile import JsonFile, read_bytes, read_json
+from embeddaemon.models.other_kinds import refuse_other_modules
 from embeddaemon.models.spec import Pooling
 from embeddaemon.models.weights import json_value
 
@@ -45,6 +46,8 @@ class Pipeline:
     normalize: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_task: str | None = None
+    is_bare: bool = False
+    """No modules.json: what is here is what is taken then, not the folder's word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,11 @@ def read_pipeline(folder: Path) -> Pipeline:
     """The pipeline of a folder. Raises CorruptModel and, for modules that are not served, UnsupportedModel."""
     modules = _modules(folder)
     if modules is None:  # a bare transformer: sentence-transformers reads no file of its own then
-        return Pipeline(transformer=folder, sentence=JsonFile(folder / _SENTENCE_CONFIGS[0], {}, is_present=False))
+        sentence = JsonFile(folder / _SENTENCE_CONFIGS[0], {}, is_present=False)
+        return Pipeline(transformer=folder, sentence=sentence, is_bare=True)
     prompts, default_task = _prompts(read_json(folder / "config_sentence_transformers.json"))
     kinds = [module.kind for module in modules]
+    refuse_other_modules(kinds, folder / "modules.json")
     served = [["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]]
     if kinds not in served:
         unknown = [kind for kind in kinds if kind not in {"Transformer", "Pooling", "Normalize"}]

@@ -17,7 +17,7 @@ from embeddaemon.errors import (
 )
 from embeddaemon.governor.core import Never, Wait
 from embeddaemon.models.card import ModelCard
-from embeddaemon.models.offers import check_dimensions, check_precision, check_task
+from embeddaemon.models.offers import check_dimensions, check_precision, check_prompt, check_task
 from embeddaemon.protocol.messages import Load, ModelRequest, Unload
 from embeddaemon.supervisor.events import RequestReceived
 from embeddaemon.supervisor.state import ModelState, State
@@ -80,10 +80,10 @@ def check_room(state: State, model: ModelState, event: RequestReceived, now: flo
 def check_offers(card: ModelCard | None, request: ModelRequest) -> None:
     """The request's options against the model. What is left open here, the worker checks."""
     check_precision(request)
+    check_prompt(request)
     if card is None:
         return
-    if request.prompt is None:
-        check_task(request, card)
+    check_task(request, card)
     check_dimensions(request, card)
 
 

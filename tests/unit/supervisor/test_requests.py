@@ -196,11 +196,11 @@ def test_options_that_the_model_does_not_offer_are_refused(
     assert not story.world.processes
 
 
-def test_prompt_of_its_own_needs_no_known_task() -> None:
-    story = ready_story()
-    story.send(Embed(id=9, task="poetry", prompt="write: "))
-    story.answer()
-    assert story.outcome(9) == "ok"
+def test_task_and_prompt_together_are_refused_before_any_work() -> None:
+    story = Story()
+    story.send(Embed(id=9, task="query", prompt="write: "))
+    assert story.outcome(9) == "invalid_input"
+    assert not story.world.processes
 
 
 @pytest.mark.parametrize("request_", [Load(id=1, model="mini"), Unload(id=1, model="mini")])

@@ -51,7 +51,6 @@ def test_identical_texts_are_computed_once() -> None:
         (Embed(id=1), stub_card(default_task="query"), "find this: "),
         (Embed(id=1, task="document"), stub_card(default_task="query"), ""),
         (Embed(id=1, prompt="my own "), stub_card(default_task="query"), "my own "),
-        (Embed(id=1, prompt="my own ", task="query"), CARD, "my own "),
         (Embed(id=1, prompt=""), stub_card(default_task="query"), ""),
         (Tokenize(id=1, task="query"), CARD, "find this: "),
     ],
@@ -76,7 +75,8 @@ def test_prompt_tokens_are_counted() -> None:
         (Embed(id=1, precision="int8"), ("a",), InvalidInput, {"offered": ["float32"]}),
         (Embed(id=1, dimensions=5), ("a",), UnknownDimensions, {"offered": [8, 4]}),
         (Embed(id=1, task="poem"), ("a",), UnknownTask, {"known": ["document", "query"]}),
-        (Embed(id=1, task="poem", prompt="p"), ("a",), UnknownTask, {"known": ["document", "query"]}),
+        (Embed(id=1, task="query", prompt="p"), ("a",), InvalidInput, {}),
+        (Tokenize(id=1, task="query", prompt=""), ("a",), InvalidInput, {}),
         (
             Embed(id=1, truncate=False),
             ("a", "a", "b " * 100),
