@@ -237,7 +237,7 @@ def daemon(endpoint: str | None) -> Finding:
         return Finding(
             "daemon", State.BROKEN, str(error), "stop what listens there, or name another place with --endpoint"
         )
-    found = f"embeddaemon {status.get('version')} answers, pid {status.get('pid')}"
+    found = f"embeddaemon {status.get('version')} answers at {client.endpoint}, pid {status.get('pid')}"
     return Finding("daemon", State.GOOD, found, more=memory_lines(status.get("memory", {})))
 
 

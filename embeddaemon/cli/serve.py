@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
 import logging
 import os
@@ -12,10 +13,12 @@ import click
 
 from embeddaemon.cli.console import Exit
 from embeddaemon.config.flags import Flags
-from embeddaemon.config.loading import load
+from embeddaemon.config.given import mistake
+from embeddaemon.config.loading import Loaded, load
 from embeddaemon.config.options import LOG_LEVELS
-from embeddaemon.config.settings import LogFormat, Settings, StartMethod
+from embeddaemon.config.settings import LogFormat, StartMethod
 from embeddaemon.errors import ConfigError, EmbedDaemonError
+from embeddaemon.supervisor.service import Service, service_of
 from embeddaemon.telemetry import logs
 from embeddaemon.telemetry.logs import fields
 
@@ -80,7 +83,7 @@ def serve_command(
     refuse_client_install()
     loaded = load(config_file=config_file, environment=os.environ, flags=flags)
     logs.setup(loaded.settings.log_format.value, loaded.settings.log_level)
-    sys.exit(_run(loaded.settings))
+    sys.exit(_run(loaded))
 
 
 def refuse_client_install() -> None:
@@ -93,15 +96,32 @@ def refuse_client_install() -> None:
         )
 
 
-def _run(settings: Settings) -> int:
+def _run(loaded: Loaded) -> int:
     # Here and not above: the base install has no supervisor's dependencies, and `serve --help` needs none.
     from embeddaemon.supervisor.loop import run  # noqa: PLC0415
 
+    # The service manager ends a loop that stands still by SIGABRT: where it stood is to be known.
+    faulthandler.enable()
     try:
-        return run(settings)
+        service = service_of(os.environ, os.getpid())
+        _refuse_two_endpoints(loaded, service)
+        return run(loaded.settings, service=service)
     except EmbedDaemonError:
         raise  # a place that is taken, a model that cannot fit: the message says all
     except Exception:
         # The process boundary. Nobody asks a daemon to do it again with --debug: the traceback is written now.
         log.exception(fields("supervisor_failed"))
         return Exit.FAILED
+
+
+def _refuse_two_endpoints(loaded: Loaded, service: Service) -> None:
+    """Raises ConfigError when the service manager listens elsewhere than where somebody told us to."""
+    given = loaded.given.get(("daemon", "endpoint"))
+    passed = service.passed
+    if given is not None and passed is not None and loaded.settings.endpoint != passed.endpoint:
+        raise mistake(
+            ("daemon", "endpoint"),
+            given,
+            f"is not where the service manager listens for the daemon, {passed.endpoint}: leave the key out, or change "
+            "ListenStream= in the .socket unit",
+        )

@@ -104,6 +104,7 @@ def _running(folder: Path, arguments: Sequence[str]) -> Iterator[subprocess.Pope
 def _environment() -> dict[str, str]:
     """Ours; where this package runs from a checkout, the daemon's interpreter must find it there too."""
     environment = dict(os.environ)
+    environment.pop("NOTIFY_SOCKET", None)  # there the application reports to its own service manager
     root = Path(__file__).resolve().parents[2]
     if root.name not in {"site-packages", "dist-packages"}:
         paths = [str(root), *filter(None, [environment.get("PYTHONPATH")])]

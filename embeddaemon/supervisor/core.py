@@ -19,6 +19,7 @@ from embeddaemon.models.card import ModelCard
 from embeddaemon.protocol import control
 from embeddaemon.protocol.messages import Cancel, Document, Embed, Hello, Load, Models, Status, Tokenize, Unload
 from embeddaemon.supervisor import admission, documents
+from embeddaemon.supervisor.announcements import status_line
 from embeddaemon.supervisor.arrivals import forked, forker_said, worker_said
 from embeddaemon.supervisor.cache import CACHE, Cache
 from embeddaemon.supervisor.commands import Command, Reply, TakeSample
@@ -110,6 +111,10 @@ class Supervisor:
     def next_due(self) -> float | None:
         """When ``TimePassed`` is due next, monotonic; None: not before another event."""
         return self._state.timers.next_due()
+
+    def status_line(self, now: float) -> str:
+        """What we are doing, in one line for the service manager."""
+        return status_line(self._state, now)
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """One event to the commands that follow from it."""

@@ -22,6 +22,7 @@ def hello(state: State) -> dict[str, Any]:
         "version": state.machine.version,
         "instance": state.machine.instance,
         "pid": state.machine.pid,
+        "endpoint": state.settings.endpoint,
         "default_model": state.settings.default_model,
         "limits": {
             "max_texts": limits.max_texts,

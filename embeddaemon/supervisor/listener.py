@@ -1,7 +1,8 @@
 """Where clients and workers connect: the folder, the lock, the socket files, and who may do what. I/O.
 
 We bind and listen ourselves and give libzmq a duplicate of the descriptor: libzmq would delete whatever lies at the
-path first, and with it a running daemon's socket.
+path first, and with it a running daemon's socket. One that the service
+manager bound for us is taken as it is, and stays.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ _MAX_LINK_BYTES = 1 << 31
 class Listener:
     """The clients' socket file and its lock, from ``open`` to ``close``."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, passed: socket.socket | None = None) -> None:
+        """``passed`` listens at that endpoint already, and is ours to close."""
         self.endpoint = endpoint
+        self._passed = passed
+        self._is_file_ours = False
         self._path = socket_path(endpoint)
         self._lock_path = self._path.with_name(self._path.name + ".lock")
         self._lock: int | None = None
@@ -47,7 +51,10 @@ class Listener:
         return router
 
     def _bind_clients(self, router: zmq.Socket[bytes]) -> None:
-        listening = _bind(self._path)
+        # What was passed is used once; should its file go, the one that takes its place is our own.
+        passed, self._passed = self._passed, None
+        listening = _bind(self._path) if passed is None else passed
+        self._is_file_ours = passed is None
         self._inode = _inode_of(self._path)
         # libzmq closes the descriptor that it is given.
         router.setsockopt(zmq.USE_FD, listening.detach())
@@ -103,7 +110,8 @@ class Listener:
 
     def close(self) -> None:
         """Remove the socket files, if they are still ours, and let go of the lock."""
-        for path, inode in ((self._link_path, self._link_inode), (self._path, self._inode)):
+        ours = ((self._link_path, self._link_inode), (self._path, self._inode if self._is_file_ours else None))
+        for path, inode in ours:
             if inode is not None and _inode_of(path) == inode:
                 path.unlink()
         if self._lock is not None:

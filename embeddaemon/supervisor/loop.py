@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import random
 import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,10 @@ from embeddaemon.supervisor.execution import Executor, read
 from embeddaemon.supervisor.hard_limits import HardLimiter
 from embeddaemon.supervisor.listener import Listener, is_admin
 from embeddaemon.supervisor.machine import this_machine
+from embeddaemon.supervisor.notify import Notifier
 from embeddaemon.supervisor.parent import ParentWatch
 from embeddaemon.supervisor.process import FORK_SERVER_COMMAND, SPAWN_COMMAND, Processes
+from embeddaemon.supervisor.service import NO_SERVICE, Service
 from embeddaemon.supervisor.stalls import StallWatch
 from embeddaemon.telemetry.logs import fields
 
@@ -66,9 +70,15 @@ def run(
     fork_server_command: Sequence[str] = FORK_SERVER_COMMAND,
     spawn_command: Sequence[str] = SPAWN_COMMAND,
     probe: Probe | None = None,
+    service: Service = NO_SERVICE,
 ) -> int:
-    """Serve until told to stop; returns the exit code. Raises ConfigError when it cannot start."""
-    daemon = Daemon(settings, probe or probe_for_this_machine(), fork_server_command, spawn_command)
+    """Serve until told to stop; returns the exit code. Raises ConfigError when it cannot start.
+
+    ``service`` says what the service manager gave us: where to report, and a socket that takes the endpoint's place.
+    """
+    if service.passed is not None:
+        settings = replace(settings, endpoint=service.passed.endpoint)
+    daemon = Daemon(settings, probe or probe_for_this_machine(), fork_server_command, spawn_command, service)
     try:
         return daemon.serve()
     finally:
@@ -79,7 +89,12 @@ class Daemon:
     """The supervisor's body: sockets and processes around its mind."""
 
     def __init__(
-        self, settings: Settings, probe: Probe, fork_server_command: Sequence[str], spawn_command: Sequence[str]
+        self,
+        settings: Settings,
+        probe: Probe,
+        fork_server_command: Sequence[str],
+        spawn_command: Sequence[str],
+        service: Service,
     ) -> None:
         self._settings = settings
         governor = governor_for(settings, probe)
@@ -91,7 +106,9 @@ class Daemon:
         limiter = HardLimiter(settings.hard_limits, probe.kernel_kills)
         self._core.learn_hard_limits(limiter.kind)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._listener = Listener(settings.endpoint)
+        self._notifier = Notifier(service.manager, self._core.status_line)
+        passed = service.passed
+        self._listener = Listener(settings.endpoint, None if passed is None else passed.socket)
         self._clients = self._listener.open(self._context, settings.limits)
         self._workers = self._listener.open_link(self._context)
         self._next_look_at_files = time.monotonic() + LOOK_AT_FILES_SECONDS
@@ -108,8 +125,8 @@ class Daemon:
         self._stalls = StallWatch(probe.stall_trigger())
         names = ",".join(spec.name for spec in settings.models)
         budget = governor.budget.source
-        event = fields("listening", endpoint=settings.endpoint, pid=os.getpid(), models=names, budget=budget)
-        log.info(event)
+        where = settings.endpoint
+        log.info(fields("listening", endpoint=where, pid=os.getpid(), models=names, budget=budget, passed=bool(passed)))
 
     def _learn_cards(self) -> None:
         """Read the folders that are here already. A broken model is its own trouble, a wrong setting is ours."""
@@ -134,6 +151,7 @@ class Daemon:
         poller.register(self._wakeup, zmq.POLLIN)
         self._stalls.register(poller)
         while self._executor.exit_code is None:
+            self._notifier.turn(time.monotonic())
             polled = self._follow_controls(poller, polled)
             ready = dict(poller.poll(self._timeout_ms()))
             self._handle_timers()
@@ -149,13 +167,14 @@ class Daemon:
             self._look_at_files()
             if self._parent is not None and self._parent.is_gone():
                 self._parent = None
-                self._handle(DrainRequested("the process that started the daemon is gone"))
+                self._drain("the process that started the daemon is gone")
         return self._executor.exit_code
 
     def _timeout_ms(self) -> int:
-        due = self._core.next_due()
-        longest = 1000 if self._parent is not None else int(LOOK_AT_FILES_SECONDS * 1000)
-        return longest if due is None else min(longest, max(0, int((due - time.monotonic()) * 1000) + 1))
+        longest_seconds = 1.0 if self._parent is not None else LOOK_AT_FILES_SECONDS
+        core_due = self._core.next_due()
+        due = min(self._notifier.next_due(), math.inf if core_due is None else core_due)
+        return max(0, int(1000 * min(longest_seconds, due - time.monotonic())) + 1)
 
     def _follow_controls(self, poller: zmq.Poller, polled: Mapping[int, int]) -> Mapping[int, int]:
         wanted = self._processes.descriptors
@@ -218,9 +237,17 @@ class Daemon:
                 for event in (*self._processes.read_controls(), *self._processes.reap()):
                     self._handle(event)
             if signal.SIGHUP in received:
-                log.info(fields("signal_ignored", signal="SIGHUP"))
+                self._reload()
             for number in received & {signal.SIGTERM, signal.SIGINT}:
-                self._handle(DrainRequested(signal.Signals(number).name))
+                self._drain(signal.Signals(number).name)
+
+    def _reload(self) -> None:
+        with self._notifier.reloading(time.monotonic()):
+            log.info(fields("signal_ignored", signal="SIGHUP"))
+
+    def _drain(self, reason: str) -> None:
+        self._notifier.stopping(time.monotonic())
+        self._handle(DrainRequested(reason))
 
     def _execute(self, commands: Sequence[do.Command]) -> None:
         """In order. What a command leads to at once is handled before the next."""
@@ -239,7 +266,7 @@ class Daemon:
                 log.warning(fields("file_put_back", name=name, endpoint=self._settings.endpoint))
         except ConfigError as error:
             self._next_look_at_files = float("inf")
-            self._handle(DrainRequested(f"nobody can reach us any more: {error}"))
+            self._drain(f"nobody can reach us any more: {error}")
 
     def close(self) -> None:
         """Nothing of ours stays behind."""
@@ -248,6 +275,7 @@ class Daemon:
         self._workers.close(linger=0)
         self._clients.close()
         self._listener.close()
+        self._notifier.close()
         self._context.term()
         signal.set_wakeup_fd(-1)
         self._wakeup.close()

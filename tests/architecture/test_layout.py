@@ -26,6 +26,7 @@ SHELLS = {
         "notify",
         "parent",
         "process",
+        "service",
         "stalls",
         "worker_cgroups",
     },

@@ -7,6 +7,7 @@ SETTINGS is JSON: the fields of ``Settings`` by name, ``models`` a list of the f
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from embeddaemon.config.settings import HardLimits, Settings, StartMethod  # noq
 from embeddaemon.models.spec import ModelSpec, WorkerBounds  # noqa: E402
 from embeddaemon.protocol.limits import Limits  # noqa: E402
 from embeddaemon.supervisor.loop import run  # noqa: E402
+from embeddaemon.supervisor.service import service_of  # noqa: E402
 from embeddaemon.telemetry.logs import setup  # noqa: E402
 
 _SUPPORT = ROOT / "tests" / "support"
@@ -42,12 +44,14 @@ def main(argument: str) -> int:
         values["hard_limits"] = HardLimits(values["hard_limits"])
     setup("text", "debug")
     settings = Settings(**values)
+    service = service_of(os.environ, os.getpid())
     if engine == "torch":
-        return run(settings)
+        return run(settings, service=service)
     return run(
         settings,
         fork_server_command=(sys.executable, str(_SUPPORT / "stub_fork_server.py")),
         spawn_command=(sys.executable, str(_SUPPORT / "stub_spawned_worker.py"), "--spawn"),
+        service=service,
     )
 
 
