@@ -29,7 +29,9 @@
                 ├── ModelNotFound   no such folder, package or repository         model_not_found
                 ├── ModelGated      the hub wants a token or an agreement         model_gated
                 ├── HubUnreachable  no network, and not in the cache              hub_unreachable
-                ├── CorruptModel    files damaged, incomplete or unsafe           model_corrupt
+                ├── CorruptModel    files damaged or incomplete                   model_corrupt
+                ├── UnsafeModel     files that everybody may change               model_unsafe
+                ├── ModelChanged    files changed while they were read            model_changed
                 └── UnsupportedModel  a family or option that is not served       model_unsupported
 
 Covers what is raised and what travels. How an error is laid out on the wire is in protocol/codec.py.
@@ -249,9 +251,22 @@ class HubUnreachable(FailedLoad):
 
 
 class CorruptModel(FailedLoad):
-    """The model's files are damaged, incomplete or unsafe."""
+    """The model's files are damaged or incomplete."""
 
     code = "model_corrupt"
+
+
+class UnsafeModel(FailedLoad):
+    """Everybody may change the model's files; the message names the path and says what to do."""
+
+    code = "model_unsafe"
+
+
+class ModelChanged(FailedLoad):
+    """The model's files changed while they were read; the daemon reads them again when they are still."""
+
+    code = "model_changed"
+    retryable = True
 
 
 class UnsupportedModel(FailedLoad):

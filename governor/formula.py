@@ -94,6 +94,8 @@ class WeightsSummary:
     vocabulary: int = _USUAL_VOCABULARY
     max_tokens: int = _LONG_TEXT
     family: str = "bert"
+    sealed_bytes: int = 0
+    """Of a copy of the file that is there while its tensors are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ def template_peak_bytes(weights: WeightsSummary, workload: Workload) -> int:
     if workload.element_bytes != _bytes_in_file(weights):
         held += held * _READING_PERCENT // 100
     tokenizer = _extra_words(weights) * _WORD_BYTES
-    return max(at_rest, tokenizer + held + _loading_bytes(weights, workload))
+    return max(at_rest, tokenizer + held + _loading_bytes(weights, workload) + weights.sealed_bytes)
 
 
 def _loading_bytes(weights: WeightsSummary, workload: Workload) -> int:

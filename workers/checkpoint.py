@@ -1,8 +1,9 @@
 """Weights from safetensors files to tensors in memory, and into a model, strictly.
 
-A file is opened once: its header is checked, its bytes are read (never mapped) and hashed through the same descriptor.
-So nothing that happens to the path or the file later reaches a running worker: no SIGBUS, no silently different
-weights. What a header must look like is in models/weights.py.
+A file is opened once: its owner, mode and header are checked, its bytes are read (never mapped) and hashed through the
+same descriptor, and its size and time are the same after as before. So nothing that happens to the path or the file
+later reaches a running worker: no SIGBUS, no silently different weights. What a header must look like is in
+models/weights.py, how a sealed copy is made in sealing.py.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import nn
 
-from embeddaemon.errors import CorruptModel, UnsupportedModel
+from embeddaemon.errors import CorruptModel, ModelChanged, UnsupportedModel
 from embeddaemon.models.card import ModelCard
+from embeddaemon.models.opening import check_open, open_file
 from embeddaemon.models.weights import TensorEntry, header_of
+from embeddaemon.workers.sealing import sealed_copy
 
 _DTYPES = {
     "BOOL": torch.bool,
@@ -40,21 +43,57 @@ def read_tensors(card: ModelCard, dtype: torch.dtype) -> dict[str, torch.Tensor]
     """Every tensor of a card's weights by its name in the file, floats as ``dtype``, in memory of our own.
 
     Heads of other tasks are left out (``TensorEntry.is_left_out``). At its peak that is the result plus one tensor as
-    it lies in the file. Raises CorruptModel.
+    it lies in the file; with sealed weights plus the largest file. Raises CorruptModel, UnsafeModel, ModelChanged and
+    UnsupportedModel.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name in card.weights_files:
-        # A hub cache consists of links to blobs: the link is followed once, the descriptor is what counts from there.
-        path = Path(card.folder, name)
-        try:
-            with path.open("rb", buffering=0) as file:
-                tensors.update(_read_file(file, str(path), dtype, card.sha256))
-        except OSError as error:
-            raise CorruptModel(f"{path} cannot be read: {error.strerror or error}") from error
+        tensors |= read_weights(card, name, dtype)
     return tensors
 
 
-def _read_file(file: BinaryIO, path: str, dtype: torch.dtype, sha256: str | None) -> dict[str, torch.Tensor]:
+def read_weights(card: ModelCard, name: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The tensors of one weights file of a card, ``name`` being relative to its folder; as ``read_tensors``."""
+    # A hub cache consists of links to blobs: the link is followed once, the descriptor is what counts from there.
+    path = Path(card.folder, name)
+    sha256 = card.files.sha256.get(name)
+    try:
+        with open_file(path) as file:
+            before = check_open(file, str(path))
+            if not card.files.is_sealed:
+                tensors = _read_file(file, str(path), dtype, sha256)
+                _check_unchanged(file, before, str(path))
+                return tensors
+            with sealed_copy(file, before.st_size, str(path)) as copy:
+                _check_unchanged(file, before, str(path))
+                _check_digest(copy, str(path), sha256)
+                return _read_file(copy, str(path), dtype, None)
+    except OSError as error:
+        raise CorruptModel(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _check_unchanged(file: FileIO, before: os.stat_result, path: str) -> None:
+    """What was read is one version of the file: it was not written meanwhile, as far as its size and time say."""
+    after = os.fstat(file.fileno())
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise ModelChanged(f"{path} changed while it was read")
+
+
+def _check_digest(file: FileIO, path: str, sha256: str | None) -> None:
+    """The whole file has this digest; it stands at its beginning again then."""
+    if sha256 is None:
+        return
+    found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise _wrong_digest(path, found, sha256)
+    file.seek(0)
+
+
+def _wrong_digest(path: str, found: str, wanted: str) -> CorruptModel:
+    return CorruptModel(f"{path} has the SHA-256 {found}, it must be {wanted}")
+
+
+def _read_file(file: FileIO, path: str, dtype: torch.dtype, sha256: str | None) -> dict[str, torch.Tensor]:
     header = header_of(file, path)
     digest = None if sha256 is None else _digest_so_far(file)
     tensors: dict[str, torch.Tensor] = {}
@@ -68,12 +107,12 @@ def _read_file(file: BinaryIO, path: str, dtype: torch.dtype, sha256: str | None
         if entry.is_left_out:
             continue
         tensors[entry.name] = _tensor(raw, entry, path, dtype)
-    if digest is not None and digest.hexdigest() != sha256:
-        raise CorruptModel(f"{path} has the SHA-256 {digest.hexdigest()}, it must be {sha256}")
+    if digest is not None and sha256 is not None and digest.hexdigest() != sha256:
+        raise _wrong_digest(path, digest.hexdigest(), sha256)
     return tensors
 
 
-def _digest_so_far(file: BinaryIO) -> hashlib._Hash:
+def _digest_so_far(file: FileIO) -> hashlib._Hash:
     digest = hashlib.sha256()
     left = file.tell()
     file.seek(0)
@@ -86,12 +125,12 @@ def _digest_so_far(file: BinaryIO) -> hashlib._Hash:
     return digest
 
 
-def _read_entry(file: BinaryIO, entry: TensorEntry, path: str) -> torch.Tensor:
+def _read_entry(file: FileIO, entry: TensorEntry, path: str) -> torch.Tensor:
     """The bytes of one tensor, into memory that torch aligned."""
     raw = torch.empty(entry.end - entry.start, dtype=torch.uint8)
     view = raw.numpy().data
     while view:
-        count = file.readinto(view)  # type: ignore[attr-defined]  # an unbuffered file has it; BinaryIO does not say so
+        count = file.readinto(view)
         if not count:
             raise CorruptModel(f"{path} became shorter while it was read")
         view = view[count:]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embeddaemon.errors import EmbedDaemonError, FailedLoad, chain
+from embeddaemon.models.fileset import check_unchanged
 from embeddaemon.models.order import LoadOrder
 from embeddaemon.workers.engines import LoadedModel
 from embeddaemon.workers.measure import Meter
@@ -36,7 +38,10 @@ def load(program: EngineProgram, order: LoadOrder) -> Loaded:
     """Loads, which warms up as well, and proves. Raises EmbedDaemonError, or whatever the engine raised."""
     meter = Meter()
     start = time.monotonic()
+    folder, files = Path(order.card.folder), order.card.files
+    check_unchanged(folder, files)
     model = program.load(order)
+    check_unchanged(folder, files)  # config, tokenizer and weights are of one version
     _prove(model, order)
     seconds = time.monotonic() - start
     return Loaded(model, order, asdict(model.facts), seconds, meter.measure().peak_bytes)

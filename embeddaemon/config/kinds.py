@@ -184,6 +184,15 @@ def sha256(value: object) -> str:
     return value.lower()
 
 
+def digests(value: object) -> str | Mapping[str, str]:
+    """One digest, or a table of file name to digest where the weights are in several files."""
+    if not isinstance(value, dict):
+        return sha256(value)
+    if not value:
+        raise Wrong("must name the weights files, each with its SHA-256 digest")
+    return {text(name): sha256(digest) for name, digest in value.items()}
+
+
 def pooling(value: object) -> tuple[Pooling, ...]:
     """One way of pooling, or several whose vectors are joined."""
     modes = value if isinstance(value, list) else [value]

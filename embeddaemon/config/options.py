@@ -43,6 +43,7 @@ DAEMON: dict[str, Option] = {
     # A deadline on the wire is at most seven days.
     "request_timeout": Option("request_timeout_seconds", kinds.duration(0.001, 7 * _DAY)),
     "drain_timeout": Option("drain_seconds", kinds.duration(0.0, _DAY)),
+    "file_check_interval": Option("file_check_seconds", kinds.duration(0.0, 3600.0)),
     "load_timeout": Option("load_timeout_seconds", kinds.duration(1.0, _DAY)),
     "heartbeat_interval": Option("heartbeat_seconds", kinds.duration(0.05, 60.0)),
     "silent_timeout": Option("silent_after_seconds", kinds.duration(0.2, 3600.0)),
@@ -60,7 +61,8 @@ LIMITS: dict[str, Option] = {
 
 MODEL: dict[str, Option] = {
     "source": Option("source", kinds.text),
-    "sha256": Option("sha256", kinds.sha256),
+    "sha256": Option("sha256", kinds.digests),
+    "weights": Option("weights", kinds.chosen("copied", "sealed")),
     "device": Option("device", kinds.device),
     "precision": Option("precision", kinds.chosen("auto", "float32", "bfloat16", "float16", "int8")),
     "accept_inaccurate": Option("accept_inaccurate", kinds.boolean),

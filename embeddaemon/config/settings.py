@@ -67,6 +67,9 @@ class Settings:
     """Deadline of a request that brings none."""
     drain_seconds: float = 20.0
     """After SIGTERM: how long accepted requests may take to finish; below systemd's usual stop timeout."""
+    file_check_seconds: float = 5.0
+    """Between two looks if the files of a loaded model changed, and how long they must have been still before they are
+    loaded: some dozen ``stat`` for each model. 0 never looks."""
     load_timeout_seconds: float = 600.0
     """A template or worker that is not ready by then is killed: loading 15 GB from a slow disk takes minutes."""
     heartbeat_seconds: float = 0.5

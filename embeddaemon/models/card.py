@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from embeddaemon.models.fileset import FileSet
 from embeddaemon.models.spec import Pooling
 
 
@@ -81,8 +82,8 @@ class ModelCard:
     """Whether the feed-forward layers are gated (GLU): they activate more."""
     source: str = ""
     licence: str | None = None
-    sha256: str | None = None
-    """Digest that the weights must have, checked at load; None: not known."""
+    files: FileSet = field(default_factory=FileSet)
+    """All that is read of it, and what that must be when it is loaded."""
 
     @property
     def transformer_folder(self) -> str:

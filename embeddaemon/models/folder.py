@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from embeddaemon.errors import ConfigError, CorruptModel, ModelNotFound
 from embeddaemon.models.body import read_body
 from embeddaemon.models.card import ModelCard
+from embeddaemon.models.fileset import FileSet, read_fileset
 from embeddaemon.models.jsonfile import read_json
 from embeddaemon.models.other_kinds import refuse_other_files
 from embeddaemon.models.pipeline import Pipeline, read_pipeline
@@ -29,11 +31,12 @@ memory for everybody. A spec's max_tokens goes beyond."""
 def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
     """The card of a model in ``folder``, as sentence-transformers 6.2 would read it, with the spec's overrides.
 
-    Raises ModelNotFound (no folder), CorruptModel (incomplete, damaged, unsafe), UnsupportedModel (not served here) and
-    ConfigError (the spec asks for what the model cannot do).
+    Raises ModelNotFound (no folder), CorruptModel (incomplete, damaged), UnsafeModel (everybody may change it),
+    UnsupportedModel (not served here) and ConfigError (the spec asks for what the model cannot do).
     """
     if not folder.is_dir():
         raise ModelNotFound(f"model {spec.name}: there is no folder {folder}")
+    files = read_fileset(folder)  # before anything is read: a change from here on is noticed
     source = parse_source(spec.source)
     refuse_other_files(folder)
     pipeline = read_pipeline(folder)
@@ -44,6 +47,7 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
     headers = read_headers(pipeline.transformer, weights_files)
     body = read_body(config, [entry for header in headers for entry in header.tensors])
     within = pipeline.transformer.relative_to(folder)
+    weights_paths = tuple(str(within / name) for name in weights_files)
     pooling = pipeline.pooling if spec.pooling is None else spec.pooling
     dim = body.hidden * len(pooling)
     prompts, default_task = _tasks(spec, source, pipeline)
@@ -61,7 +65,7 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
         prompts=prompts,
         default_task=default_task,
         dimensions=_dimensions(spec, dim),
-        weights_files=tuple(str(within / name) for name in weights_files),
+        weights_files=weights_paths,
         weights_bytes=sum(header.file_bytes for header in headers),
         weights_digest=headers_digest(headers),
         parameters=sum(header.parameters for header in headers),
@@ -74,7 +78,7 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
         gated=body.gated,
         source=str(source),
         licence=known(source).licence,
-        sha256=_sha256(spec, source, weights_files),
+        files=replace(files, sha256=_sha256(spec, source, weights_paths, files), is_sealed=spec.weights == "sealed"),
     )
 
 
@@ -117,11 +121,27 @@ def _dimensions(spec: ModelSpec, dim: int) -> tuple[int, ...]:
     return tuple(sorted({dim, *spec.dimensions}, reverse=True))
 
 
-def _sha256(spec: ModelSpec, source: Source, weights_files: tuple[str, ...]) -> str | None:
-    sha256 = spec.sha256 or pinned_sha256(source)
-    if sha256 is not None and len(weights_files) > 1:
-        raise ConfigError(f"model {spec.name}: sha256 is of one file, the weights are in {len(weights_files)}")
-    return sha256.lower() if sha256 else None
+def _sha256(
+    spec: ModelSpec, source: Source, weights_files: tuple[str, ...], files: FileSet
+) -> Mapping[str, str]:
+    """The digest of each weights file, or of none; heads may have theirs. Raises ConfigError where one is missing."""
+    said = spec.sha256 or pinned_sha256(source)
+    if said is None:
+        return {}
+    if isinstance(said, str):
+        if len(weights_files) > 1:
+            raise ConfigError(
+                f"model {spec.name}: sha256 is of one file, the weights are in {len(weights_files)}: "
+                f"give a table with a digest for each of {', '.join(weights_files)}"
+            )
+        return {weights_files[0]: said.lower()}
+    if missing := sorted(set(weights_files) - said.keys()):
+        raise ConfigError(f"model {spec.name}: sha256 has no digest of {', '.join(missing)}")
+    if unknown := sorted(said.keys() - set(files.names)):
+        raise ConfigError(
+            f"model {spec.name}: sha256 names {', '.join(unknown)}; the weights are in {', '.join(weights_files)}"
+        )
+    return {name: digest.lower() for name, digest in said.items()}
 
 
 def _revision(source: Source, folder: Path, transformer: Path, weights_files: tuple[str, ...]) -> str:

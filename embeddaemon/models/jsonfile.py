@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from embeddaemon.errors import CorruptModel
+from embeddaemon.models.opening import checked_bytes
 from embeddaemon.models.weights import json_object
 
 MAX_JSON_BYTES = 8 * 1024 * 1024
@@ -82,9 +83,7 @@ class JsonFile:
 def read_bytes(path: Path) -> bytes | None:
     """A small file's bytes, None where it is absent. Raises CorruptModel when it is too large or cannot be read."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CorruptModel(f"{path} is larger than {MAX_JSON_BYTES} bytes")
-        return path.read_bytes()
+        return checked_bytes(path, MAX_JSON_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from embeddaemon.models.card import Dense, Head, ModelCard
+from embeddaemon.models.fileset import FileSet
 from embeddaemon.models.spec import Pooling
 from embeddaemon.protocol.fields import Fields
 from embeddaemon.protocol.limits import Limits
@@ -33,6 +34,7 @@ class LoadOrder:
         values = asdict(self)
         values["card"]["pooling"] = [pooling.value for pooling in self.card.pooling]
         values["card"]["prompts"] = dict(self.card.prompts)
+        values["card"]["files"]["sha256"] = dict(self.card.files.sha256)
         values["card"]["heads"] = [
             {"dim": head.dim, "layers": [asdict(layer) for layer in head.layers]} for head in self.card.heads
         ]
@@ -90,10 +92,22 @@ def card_from_map(values: Mapping[str, Any]) -> ModelCard:
         gated=fields.boolean("gated"),
         source=fields.text("source"),
         licence=fields.text_or_none("licence"),
-        sha256=fields.text_or_none("sha256"),
+        files=_files(fields.mapping("files")),
     )
     fields.end()
     return card
+
+
+def _files(values: Mapping[str, Any]) -> FileSet:
+    fields = Fields(values, "files")
+    files = FileSet(
+        names=fields.texts("names"),
+        marks=fields.text("marks"),
+        sha256={str(name): str(digest) for name, digest in fields.mapping("sha256").items()},
+        is_sealed=fields.boolean("is_sealed"),
+    )
+    fields.end()
+    return files
 
 
 def _head(values: Mapping[str, Any]) -> Head:

@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 
 from embeddaemon.errors import ConfigError, ModelNotFound
+from embeddaemon.models.ownership import Ways
 
 
 class SourceKind(Enum):
@@ -94,7 +95,9 @@ def package_version(name: str) -> str | None:
 
 def _on_disk(name: str) -> Path:
     try:
-        folder = Path(name).expanduser().resolve(strict=True)
+        given = Path(name).expanduser()
+        folder = given.resolve(strict=True)
+        Ways().check(given)  # by the links that lead there; read_card checks the folder itself
     except FileNotFoundError:
         raise ModelNotFound(
             f"there is no model folder {name}: mend the path, or put the model there", details={"path": name}

@@ -39,8 +39,10 @@ class ModelSpec:
     """What requests call it."""
     source: str
     """``package:NAME``, ``path:DIR`` or ``hub:ORG/NAME[@REVISION]``."""
-    sha256: str | None = None
-    """Digest that the weights file must have."""
+    sha256: str | Mapping[str, str] | None = None
+    """Digest that the weights file must have; where there are several, of each by its name in the folder."""
+    weights: str = "copied"
+    """``copied``: read into memory of our own; ``sealed``: by way of a copy that nobody can change, checked first."""
     device: str = "auto"
     """``auto`` (mps, then cuda, then cpu), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. A named one never falls back."""
     precision: str = "auto"

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from embeddaemon.errors import CorruptModel, ModelNotFound
+from embeddaemon.models.opening import check_open, checked_bytes, open_file, read_exactly
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -111,7 +110,7 @@ def read_headers(folder: Path, names: tuple[str, ...]) -> tuple[WeightsHeader, .
 def read_header(path: Path) -> WeightsHeader:
     """The header of one file, checked. Raises CorruptModel."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return header_of(file, str(path))
     except OSError as error:
         raise CorruptModel(f"{path} cannot be read: {error.strerror or error}") from error
@@ -125,13 +124,11 @@ def headers_digest(headers: tuple[WeightsHeader, ...]) -> str:
 
 def header_of(file: BinaryIO, path: str) -> WeightsHeader:
     """The header of an open file, checked; ``path`` is for messages. Leaves the position behind the header."""
-    status = os.fstat(file.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        raise CorruptModel(f"{path} is not a regular file")
+    file_bytes = check_open(file, path).st_size
     head = file.read(_LENGTH_BYTES)
-    header_bytes = header_length(head, status.st_size, path)
-    raw = file.read(header_bytes)
-    return parse_header(raw, _LENGTH_BYTES + header_bytes, status.st_size, path)
+    header_bytes = header_length(head, file_bytes, path)
+    raw = read_exactly(file, header_bytes, path)
+    return parse_header(raw, _LENGTH_BYTES + header_bytes, file_bytes, path)
 
 
 def header_length(head: bytes, file_bytes: int, path: str) -> int:
@@ -227,9 +224,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _weight_map(path: Path) -> Mapping[str, str]:
     try:
-        if path.stat().st_size > MAX_INDEX_BYTES:
-            raise CorruptModel(f"{path} is larger than {MAX_INDEX_BYTES} bytes")
-        raw = path.read_bytes()
+        raw = checked_bytes(path, MAX_INDEX_BYTES)
     except OSError as error:
         raise CorruptModel(f"{path} cannot be read: {error.strerror or error}") from error
     names = json_object(raw, str(path)).get("weight_map")

@@ -56,6 +56,7 @@ def weights_of(card: ModelCard) -> WeightsSummary:
         vocabulary=card.vocabulary,
         max_tokens=card.max_tokens,
         family=card.family,
+        sealed_bytes=card.weights_bytes if card.files.is_sealed else 0,
     )
 
 

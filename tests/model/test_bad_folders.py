@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from embeddaemon.errors import CorruptModel, FailedLoad, UnsupportedModel
+from embeddaemon.models.card import ModelCard
 from tests.support.checkpoints import Tensors, TinyBert, save_weights, write_json
 from tests.support.embedding import Embedder, card_of, embedder_of
 
@@ -37,6 +39,10 @@ def refused(folder: Path, kind: type[FailedLoad]) -> str:
         embedder_of(folder)
     assert type(caught.value) is kind
     return caught.value.message
+
+
+def with_files(card: ModelCard, **fields: Any) -> ModelCard:
+    return replace(card, files=replace(card.files, **fields))
 
 
 def test_missing_tensor_is_named(tmp_path: Path) -> None:
@@ -70,15 +76,18 @@ def test_integers_where_weights_should_be_are_refused(tmp_path: Path) -> None:
 
 
 def test_wrong_digest_is_refused(tmp_path: Path) -> None:
-    card = replace(card_of(TinyBert().write(tmp_path)), sha256="0" * 64)
-    with pytest.raises(CorruptModel, match="SHA-256"):
-        Embedder(card)
+    card = with_files(card_of(TinyBert().write(tmp_path)), sha256={WEIGHTS: "0" * 64})
+    for is_sealed in (False, True):
+        with pytest.raises(CorruptModel, match="SHA-256"):
+            Embedder(with_files(card, is_sealed=is_sealed))
 
 
 def test_right_digest_is_accepted(tmp_path: Path) -> None:
     folder = TinyBert().write(tmp_path)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    assert Embedder(replace(card_of(folder), sha256=digest)).model.facts.family == "bert"
+    card = with_files(card_of(folder), sha256={WEIGHTS: digest})
+    for is_sealed in (False, True):
+        assert Embedder(with_files(card, is_sealed=is_sealed)).model.facts.family == "bert"
 
 
 def test_weights_that_change_after_the_load_change_nothing(tmp_path: Path) -> None:

@@ -107,5 +107,5 @@ def test_facts_tell_what_was_loaded(fast: Embedder, exact: Embedder) -> None:
 
 
 def test_card_pins_the_published_digest(exact: Embedder) -> None:
-    assert exact.card.sha256 is not None
-    assert len(exact.card.sha256) == len(hashlib.sha256().hexdigest())
+    (digest,) = exact.card.files.sha256.values()
+    assert len(digest) == len(hashlib.sha256().hexdigest())

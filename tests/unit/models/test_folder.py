@@ -47,6 +47,7 @@ def test_card_survives_its_travel(tmp_path: Path) -> None:
     values = order.as_map()
     for key in ("dimensions", "weights_files"):  # as msgpack hands them over
         values["card"][key] = list(values["card"][key])
+    values["card"]["files"]["names"] = list(values["card"]["files"]["names"])
     assert order_from_map(values) == order
 
 
@@ -263,7 +264,7 @@ def test_unknown_pooling_is_refused(tmp_path: Path) -> None:
         card(TinyBert(pooling={"pooling_mode": "attention_pool"}).write(tmp_path))
 
 
-def test_digest_of_several_files_is_a_config_error(tmp_path: Path) -> None:
+def test_digests_of_several_files_name_each_of_them(tmp_path: Path) -> None:
     TinyBert().write(tmp_path)
     tensors = sorted(TinyBert().tensors().items())
     half = len(tensors) // 2
@@ -274,8 +275,14 @@ def test_digest_of_several_files_is_a_config_error(tmp_path: Path) -> None:
     weight_map = {tensor: name for name, part in names.items() for tensor, _ in part}
     write_json(tmp_path / "model.safetensors.index.json", {"weight_map": weight_map})
     assert card(tmp_path).weights_files == tuple(names)
-    with pytest.raises(ConfigError, match="sha256"):
+    with pytest.raises(ConfigError, match="a digest for each"):
         card(tmp_path, sha256="0" * 64)
+    digests = {name: f"{number}" * 64 for number, name in enumerate(names)}
+    assert card(tmp_path, sha256=digests).files.sha256 == digests
+    with pytest.raises(ConfigError, match="no digest of model-00002"):
+        card(tmp_path, sha256={"model-00001-of-00002.safetensors": "0" * 64})
+    with pytest.raises(ConfigError, match="names other"):
+        card(tmp_path, sha256={**digests, "other.safetensors": "0" * 64})
 
 
 @pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "camembert"])
