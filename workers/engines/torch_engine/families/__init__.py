@@ -45,8 +45,15 @@ _MODULES = {
     "roberta": "bert",
     "xlm-roberta": "bert",
     "camembert": "bert",
+    "qwen2": "decoders",
+    "qwen3": "decoders",
+    "mistral": "decoders",
+    "llama": "decoders",
+    "gemma3": "gemma",
+    "nv-embed": "nv_embed",
     "distilbert": "distilbert",
     "electra": "distilbert",
+    "gte": "gte",
 }
 """By the card's family: its module in this package."""
 
