@@ -42,10 +42,10 @@ _NATIVE = {
 
 FAMILIES = (*_NATIVE.values(), "gte", "nomic", "nomic-moe", "jina-v2", "jina-v2-code", "nv-embed")
 
-_DECODERS = frozenset({"qwen2", "qwen3", "mistral", "llama"})
-_GATED = frozenset(
-    {"gte", "nomic", "jina-v2", "jina-v2-code", "modernbert", "eurobert", "gemma3", "nv-embed", *_DECODERS}
-)
+_DECODERS = frozenset({"qwen2", "qwen3", "mistral", "llama", "gemma3"})
+_GATED = frozenset({"gte", "nomic", "jina-v2", "jina-v2-code", "modernbert", "eurobert", "nv-embed", *_DECODERS})
+
+_GTE_CLASSES = frozenset({"NewModel", "NewForMaskedLM", "NewForTokenClassification"})
 
 _DISTILBERT_KEYS = {
     "hidden": "dim",
@@ -120,13 +120,14 @@ def _family(config: JsonFile, tensors: Sequence[TensorEntry]) -> str:
     kind = config.text("model_type")
     if kind == "nvembed" or _any_begins(tensors, "latent_attention_model."):
         return "nv-embed"
-    if kind in {"new", "gte"} or _any_ends(tensors, ".attention.qkv_proj.weight", ".mlp.up_gate_proj.weight"):
+    if kind in {"new", "gte"} or _is_gte(config, tensors):
         return "gte"
     if kind == "bert" and _is_jina(config, tensors):
         is_code = _any_ends(tensors, ".mlp.up_gated_layer.weight", ".attention.self.layer_norm_q.weight")
         return "jina-v2-code" if is_code else "jina-v2"
     if kind == "nomic_bert":
-        return "nomic-moe" if _any_ends(tensors, ".mlp.router.layer.weight") else "nomic"
+        has_experts = bool(config.integer("moe_every_n_layers")) or _any_ends(tensors, ".mlp.router.layer.weight")
+        return "nomic-moe" if has_experts else "nomic"
     if kind in {"llama_bidirec", "bidirectional_pplx_qwen3"}:
         return "llama" if kind == "llama_bidirec" else "qwen3"
     if kind not in _NATIVE:
@@ -144,6 +145,13 @@ def _any_begins(tensors: Sequence[TensorEntry], mark: str) -> bool:
     return any(entry.name.startswith(mark) for entry in tensors)
 
 
+def _is_gte(config: JsonFile, tensors: Sequence[TensorEntry]) -> bool:
+    """By the class, or by both packed tensors: other families pack one of the two."""
+    if _GTE_CLASSES.intersection(config.texts("architectures")):
+        return True
+    return _any_ends(tensors, ".attention.qkv_proj.weight") and _any_ends(tensors, ".mlp.up_gate_proj.weight")
+
+
 def _is_jina(config: JsonFile, tensors: Sequence[TensorEntry]) -> bool:
     if config.text("position_embedding_type") == "alibi" or (config.text("feed_forward_type") or "").endswith("glu"):
         return True
@@ -158,6 +166,11 @@ def _refuse_options(config: JsonFile, family: str) -> None:
     """Raises UnsupportedModel for what has the family's name and is something else."""
     if config.boolean("is_decoder", default=False) and family not in _DECODERS:
         raise UnsupportedModel(f"{config.path}: a {family} that is a decoder is not served")
+    if family == "xlm-roberta" and "xlm-roberta-flash-implementation" in f"{config.mapping('auto_map')}":
+        raise UnsupportedModel(
+            f"{config.path}: the original layout of Jina v3, whose adapters need its own code, is not served; "
+            "the converted one is (jinaai/jina-embeddings-v3-hf)"
+        )
     if family in {"bert", "roberta", "xlm-roberta", "camembert"}:
         positions = config.text("position_embedding_type")
         if positions not in {None, "absolute"}:
@@ -172,7 +185,11 @@ def _is_bidirectional(config: JsonFile) -> bool:
         return True
     if config.text("model_type") in {"llama_bidirec", "bidirectional_pplx_qwen3"}:
         return True
-    # The published class computes without a mask whatever the config says, and some snapshots say nothing.
+    return has_bidirectional_code(config)
+
+
+def has_bidirectional_code(config: JsonFile) -> bool:
+    """Whether a Qwen2 came with gte-Qwen2's class, which computes without a mask whatever the config says."""
     return "modeling_qwen.Qwen2Model" in str(config.mapping("auto_map"))
 
 
