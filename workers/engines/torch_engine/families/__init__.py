@@ -54,6 +54,7 @@ _MODULES = {
     "distilbert": "distilbert",
     "electra": "distilbert",
     "gte": "gte",
+    "nomic": "nomic",
 }
 """By the card's family: its module in this package."""
 

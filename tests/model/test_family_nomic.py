@@ -1,0 +1,187 @@
+"""NomicBERT against sentence-transformers with transformers' class, the config rewritten for it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from embeddaemon.errors import ConfigError, CorruptModel, UnsupportedModel
+from embeddaemon.models.folder import read_card
+from embeddaemon.models.spec import ModelSpec
+from embeddaemon.workers.engines import Rows
+from embeddaemon.workers.engines.torch_engine.families import nomic
+from tests.support.checkpoints import save_weights
+from tests.support.embedding import card_of, cosines, embedder_of
+from tests.support.families.nomic import TinyNomic
+from tests.support.family_checks import TEXTS, check_family, reference
+
+PUBLISHED = {
+    "v1.5": TinyNomic(),
+    "arctic-embed-m-long": TinyNomic(
+        theta=8000.0, eps=1e-3, heads=2, layers=3, pooling={"pooling_mode_cls_token": True}
+    ),
+    "with a head": TinyNomic(prefix="bert.", has_head=True, hidden=48, intermediate=40, config={"pad_token_id": 0}),
+}
+each = pytest.mark.parametrize("name", PUBLISHED)
+
+
+def library_vectors(tiny: TinyNomic, folder: Path) -> Rows:
+    """What the library gives for the same weights, where the config has the keys that its class reads."""
+    replace(tiny, prefix="", has_head=False).write(folder)
+    config = {
+        "architectures": ["NomicBertModel"],
+        "model_type": "nomic_bert",
+        "hidden_size": tiny.hidden,
+        "num_hidden_layers": tiny.layers,
+        "num_attention_heads": tiny.heads,
+        "intermediate_size": tiny.intermediate,
+        "layer_norm_eps": tiny.eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": tiny.theta},
+        "max_position_embeddings": 2048,
+        "vocab_size": tiny.words,
+        "type_vocab_size": 2,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return reference(folder, TEXTS)
+
+
+@each
+def test_vectors_equal_the_reference(name: str, tmp_path: Path) -> None:
+    """Guards: GPT-2's keys passed by, with theta, eps or sizes of the class's own in their place."""
+    tiny = PUBLISHED[name]
+    embedder = embedder_of(tiny.write(tmp_path / "ours"))
+    assert embedder.model.facts.family == "nomic"
+    expected = library_vectors(tiny, tmp_path / "theirs")
+    check_family(embedder, expected)
+    check_family(embedder_of(tmp_path / "theirs"), expected)
+
+
+@pytest.mark.parametrize("change", ["theta", "eps", "halves"])
+def test_trap_would_be_noticed(change: str, tmp_path: Path) -> None:
+    """What each silent mistake does to the vectors is far above the tolerance of the test above."""
+    tiny = TinyNomic(theta=8000.0, eps=0.1)
+    expected = library_vectors(tiny, tmp_path / "right")
+    others = {"theta": replace(tiny, theta=1000.0), "eps": replace(tiny, eps=1e-12)}
+    folder = others.get(change, tiny).write(tmp_path / "wrong")
+    if change == "halves":
+        tensors = load_file(folder / "model.safetensors")
+        swapped = {
+            name.replace("fc11", "fc_").replace("fc12", "fc11").replace("fc_", "fc12"): tensors[name]
+            for name in tensors
+        }
+        save_weights(folder / "model.safetensors", swapped)
+    assert np.abs(embedder_of(folder).embed(TEXTS) - expected).max() > 1e-2
+
+
+def test_sizes_and_angles_come_from_the_published_keys_alone(tmp_path: Path) -> None:
+    """The class takes 768 dimensions, 12 layers and theta 1000 where nobody tells it otherwise."""
+    tiny = TinyNomic(theta=8000.0, eps=1e-6, layers=3)
+    config = json.loads((tiny.write(tmp_path) / "config.json").read_text())
+    module: Any = nomic.family("nomic").build(config, card_of(tmp_path), torch.float32)
+    assert (module.config.hidden_size, module.config.num_hidden_layers, len(module.layers)) == (32, 3, 3)
+    assert module.layers[0].post_mlp_layernorm.eps == 1e-6
+    dim = tiny.hidden // tiny.heads
+    np.testing.assert_allclose(
+        module.rotary_emb.inv_freq, [8000.0 ** (-2 * i / dim) for i in range(dim // 2)], rtol=1e-5
+    )
+
+
+def test_published_keys_go_before_the_others_that_a_config_also_has(tmp_path: Path) -> None:
+    """Newer files carry both sets."""
+    both = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    tiny = TinyNomic(config={**both, "max_position_embeddings": 2048, "layer_norm_eps": 1e-12, "hidden_act": "silu"})
+    check_family(embedder_of(tiny.write(tmp_path / "ours")), library_vectors(tiny, tmp_path / "theirs"))
+    other_heads = replace(tiny, config={**tiny.config, "num_attention_heads": 8})
+    check_family(embedder_of(other_heads.write(tmp_path / "other")), library_vectors(tiny, tmp_path / "theirs"))
+
+
+@pytest.mark.parametrize(
+    ("trained", "positions", "limit"), [(2048, 8192, 2048), (None, 8192, 2048), (512, 8192, 512), (2048, 1024, 1024)]
+)
+def test_texts_end_where_training_did(trained: int | None, positions: int, limit: int, tmp_path: Path) -> None:
+    """Guards: beyond it the published code turns by other angles, which the class does not have."""
+    tiny = TinyNomic(
+        trained=trained, positions=positions, sentence_config={"max_seq_length": 8192},
+        tokenizer_config={"model_max_length": 8192},
+    )  # fmt: skip
+    folder = tiny.write(tmp_path)
+    assert card_of(folder).max_tokens == limit
+    with pytest.raises(ConfigError, match="max_tokens"):
+        read_card(ModelSpec(name="long", source=f"path:{folder}", max_tokens=limit + 1), folder)
+
+
+def test_longest_text_is_computed_as_the_reference_does(tmp_path: Path) -> None:
+    tiny = TinyNomic(trained=64, sentence_config=None, tokenizer_config={"model_max_length": 8192})
+    texts = ["the red planet " * 60, "the red planet " * 20]
+    embedder = embedder_of(tiny.write(tmp_path / "ours"))
+    encoded = embedder.model.tokenize(texts, prompt="", max_tokens=embedder.card.max_tokens)
+    assert [len(text.ids) for text in encoded] == [64, 62]
+    replace(tiny, tokenizer_config={"model_max_length": 64}).write(tmp_path / "theirs")
+    library_vectors(replace(tiny, tokenizer_config={"model_max_length": 64}), tmp_path / "theirs")
+    np.testing.assert_allclose(embedder.embed(texts), reference(tmp_path / "theirs", texts), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"prenorm": True}, "prenorm is 'True'"),
+        ({"rotary_emb_fraction": 0.5}, "rotary_emb_fraction is '0.5'"),
+        ({"rotary_emb_interleaved": True}, "rotary_emb_interleaved is 'True'"),
+        ({"rotary_emb_scale_base": 512}, "rotary_emb_scale_base is '512'"),
+        ({"activation_function": "gelu"}, "activation_function is 'gelu'"),
+        ({"causal": True}, "causal is 'True'"),
+        ({"use_rms_norm": True}, "use_rms_norm is 'True'"),
+        ({"qkv_proj_bias": True}, "qkv_proj_bias is 'True'"),
+        ({"mlp_fc1_bias": True}, "mlp_fc1_bias is 'True'"),
+    ],
+)
+def test_option_that_is_not_computed_is_refused_by_name(config: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match=message):
+        embedder_of(TinyNomic(config=config).write(tmp_path))
+
+
+@pytest.mark.parametrize("key", ["rotary_emb_base", "layer_norm_epsilon", "type_vocab_size"])
+def test_value_that_the_config_does_not_tell_is_not_assumed(key: str, tmp_path: Path) -> None:
+    with pytest.raises(CorruptModel, match=key):
+        embedder_of(TinyNomic(config={key: None}).write(tmp_path))
+
+
+@each
+def test_card_has_the_sizes_that_memory_follows_from(name: str, tmp_path: Path) -> None:
+    tiny = PUBLISHED[name]
+    embedder = embedder_of(tiny.write(tmp_path))
+    card = embedder.card
+    assert (card.hidden, card.layers, card.attention_heads) == (tiny.hidden, tiny.layers, tiny.heads)
+    assert (card.key_value_heads, card.intermediate, card.gated) == (tiny.heads, tiny.intermediate, True)
+    assert (card.vocabulary, card.is_causal) == (tiny.words, False)
+    assert embedder.model.facts.parameters == card.parameters
+
+
+@each
+def test_bfloat16_stays_near_float32(name: str, tmp_path: Path) -> None:
+    folder = PUBLISHED[name].write(tmp_path)
+    assert cosines(embedder_of(folder).embed(TEXTS), embedder_of(folder, "bfloat16").embed(TEXTS)).min() > 0.99
+
+
+@pytest.mark.parametrize("change", ["missing", "left over", "not divisible"])
+@pytest.mark.parametrize("part", ["attn.Wqkv.weight", "mlp.fc12.weight"])
+def test_tensor_that_does_not_fit_is_refused(part: str, change: str, tmp_path: Path) -> None:
+    path = TinyNomic().write(tmp_path) / "model.safetensors"
+    tensors = load_file(path)
+    name = f"encoder.layers.1.{part}"
+    if change == "left over":
+        tensors[f"encoder.layers.7.{part}"] = tensors[name]
+    elif change == "not divisible":
+        tensors[name] = tensors[name][1:].copy()
+    else:
+        del tensors[name]
+    save_weights(path, tensors)
+    with pytest.raises(CorruptModel, match="layers"):
+        embedder_of(tmp_path)

@@ -1,0 +1,125 @@
+"""NomicBERT without experts, by transformers' class: nomic-embed-text v1 and v1.5, CodeRankEmbed, arctic-embed-m-long.
+
+The published config has GPT-2's keys, which the class passes by without a word for sizes of its own; so every one is
+translated here. With experts: nomic_moe.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from transformers import NomicBertConfig
+from transformers.models.nomic_bert.modeling_nomic_bert import NomicBertModel
+
+from embeddaemon.workers.engines.torch_engine.families import Family
+from embeddaemon.workers.engines.torch_engine.families.native import Native, Tensors, forward
+from embeddaemon.workers.engines.torch_engine.families.options import number, refuse_others, whole
+
+SERVED: Mapping[str, tuple[object, ...]] = {
+    "causal": (False,),
+    "parallel_block": (False,),
+    "prenorm": (False,),
+    "rotary_emb_fraction": (1.0, 1),
+    "rotary_emb_interleaved": (False,),
+    "rotary_emb_scale_base": (None,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "scale_attn_weights": (True,),
+    "use_rms_norm": (False, None),
+}
+"""With experts or without. ``rotary_scaling_factor`` only changes what lies beyond the trained length, which the card
+does not go to."""
+_SERVED_HERE: Mapping[str, tuple[object, ...]] = {
+    **SERVED,
+    "activation_function": ("swiglu",),
+    "mlp_fc1_bias": (False,),
+    "mlp_fc2_bias": (False,),
+    "qkv_proj_bias": (False,),
+}
+
+# Where both are there, the first is what the published code reads.
+_SIZES = (
+    ("n_embd", "hidden_size"),
+    ("n_layer", "num_hidden_layers"),
+    ("n_head", "num_attention_heads"),
+    ("n_inner", "intermediate_size"),
+)
+
+# In the order in which a name is looked through: published to the class's.
+_RENAMED = (
+    ("encoder.layers.", "layers."),
+    ("emb_ln.", "embeddings.LayerNorm."),
+    (".attn.out_proj.", ".self_attn.o_proj."),
+    (".mlp.fc11.", ".mlp.up_proj."),
+    (".mlp.fc12.", ".mlp.gate_proj."),
+    (".mlp.fc2.", ".mlp.down_proj."),
+    (".norm1.", ".post_attention_layernorm."),
+    (".norm2.", ".post_mlp_layernorm."),
+)
+_PACKED = ".attn.Wqkv."
+_PARTS = (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj.")
+
+
+def family(_: str) -> Family:
+    """See families/__init__.py."""
+    native = Native(
+        config_class=NomicBertConfig,
+        model_class=NomicBertModel,
+        translate=translate,
+        prefixes=("nomic_bert.", "bert."),
+        rename=rename,
+    )
+    return Family(build=native.build, forward=forward)
+
+
+def translate(config: Mapping[str, object]) -> dict[str, object]:
+    """The published config.json as NomicBertConfig reads it. Raises CorruptModel, UnsupportedModel."""
+    refuse_others(config, _SERVED_HERE)
+    return {
+        **sizes(config),
+        "chunk_size_feed_forward": 0,
+        "hidden_act": "silu",
+        "layer_norm_eps": norm_eps(config),
+        "max_position_embeddings": whole(config, _first(config, "n_positions", "max_position_embeddings")),
+        "pad_token_id": config.get("pad_token_id") or 0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta(config)},
+        "type_vocab_size": whole(config, "type_vocab_size"),
+    }
+
+
+def sizes(config: Mapping[str, object]) -> dict[str, int]:
+    """hidden_size, num_hidden_layers, num_attention_heads and intermediate_size. Raises CorruptModel."""
+    return {ours: whole(config, _first(config, theirs, ours)) for theirs, ours in _SIZES}
+
+
+def norm_eps(config: Mapping[str, object]) -> float:
+    """Of every norm. Raises CorruptModel."""
+    return number(config, _first(config, "layer_norm_epsilon", "layer_norm_eps"))
+
+
+def theta(config: Mapping[str, object]) -> float:
+    """The base of the rotation's angles. Raises CorruptModel, UnsupportedModel."""
+    newer = config.get("rope_parameters")
+    if "rotary_emb_base" in config or not isinstance(newer, dict):
+        return number(config, "rotary_emb_base")
+    refuse_others(newer, {"rope_type": ("default",)})
+    return number(newer, "rope_theta")
+
+
+def _first(config: Mapping[str, object], *keys: str) -> str:
+    """The first key that says something, else the first."""
+    return next((key for key in keys if config.get(key) is not None), keys[0])
+
+
+def rename(tensors: Tensors) -> Tensors:
+    """The class's names; query, key and value divided by rows. Parts share the packed tensor's memory."""
+    renamed: Tensors = {}
+    for name in list(tensors):
+        values, ours = tensors.pop(name), name
+        for theirs, new in _RENAMED:
+            ours = ours.replace(theirs, new)
+        if _PACKED not in ours or values.shape[0] % len(_PARTS):
+            renamed[ours] = values
+            continue
+        for part, rows in zip(_PARTS, values.chunk(len(_PARTS)), strict=True):
+            renamed[ours.replace(_PACKED, part)] = rows
+    return renamed
