@@ -214,15 +214,15 @@ def _choices(card: ModelCard, device: str) -> Iterator[Measurement]:
     """What the choice of attention and of pooling rests on, for one row by the number of different lengths in it."""
     where, dtype = torch.device(device), _half(device)
     heads = card.hidden // HEAD_DIM
-    attend = varlen.choose(where, dtype, heads, HEAD_DIM)
+    attend = varlen.choose(where, dtype, varlen.Heads(heads, heads, HEAD_DIM))
     for distinct in DISTINCT_LENGTHS:
         row = _row(where, distinct)
         together = torch.randn(len(row.ids), 3, heads, HEAD_DIM, device=where, dtype=dtype)
         query, key, value = together.unbind(1)
         hidden = query.reshape(len(row.ids), -1)
         contestants: dict[str, Callable[[], torch.Tensor]] = {
-            "attention/chosen": partial(attend, query, key, value, row.texts, None),
-            "attention/by-group": partial(varlen.by_group, query, key, value, row.texts, None),
+            "attention/chosen": partial(attend, query, key, value, row.texts),
+            "attention/by-group": partial(varlen.by_group, query, key, value, row.texts),
             "pooling/by-segments": partial(segments.pool, hidden, row, card.pooling),
             "pooling/by-length": partial(pooling.pool, hidden, row.texts, card.pooling, None),
         }

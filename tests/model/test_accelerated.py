@@ -25,6 +25,7 @@ from embeddaemon.workers.engines.torch_engine.device_encoder import DeviceEncode
 from embeddaemon.workers.engines.torch_engine.families import bert
 from embeddaemon.workers.engines.torch_engine.model import Encode
 from embeddaemon.workers.engines.torch_engine.row import Row, divide, lay_out, positions_of
+from embeddaemon.workers.engines.torch_engine.sight import EVERYTHING, Sight
 from embeddaemon.workers.tokenization import load_tokenizer
 from tests.support import varlen_kernel
 from tests.support.checkpoints import TinyBert
@@ -33,6 +34,7 @@ from tests.support.embedding import card_of, cosines, embedder_of
 CPU = torch.device("cpu")
 MANY_LENGTHS = [1, 2, 2, 3, 5, 8, 13, 13, 13, 21, 34]
 FEW_LENGTHS = [4, 4, 4, 9]
+HEADS = varlen.Heads(4, 4, 8)
 BY_KERNEL = varlen.by_kernel(varlen_kernel.kernel)
 
 
@@ -194,8 +196,19 @@ def test_question_to_the_device_would_be_noticed() -> None:
     assert questions.asked == ["_local_scalar_dense"]
 
 
-def test_kernel_that_computes_the_same_is_taken() -> None:
-    assert varlen.is_right(varlen_kernel.kernel, CPU, torch.bfloat16, 4, 8)
+@pytest.mark.parametrize("sight", varlen.EVERY_WAY)
+@pytest.mark.parametrize("key_value_heads", [4, 2, 1])
+def test_kernel_that_computes_the_same_is_taken(key_value_heads: int, sight: Sight) -> None:
+    assert varlen.is_right(varlen_kernel.kernel, CPU, torch.bfloat16, varlen.Heads(4, key_value_heads, 8), sight)
+
+
+def _sees_everything(*arguments: Any, **options: Any) -> torch.Tensor:
+    return varlen_kernel.kernel(*arguments, **{**options, "window_size": (-1, -1)})
+
+
+@pytest.mark.parametrize("sight", varlen.EVERY_WAY)
+def test_kernel_that_knows_no_window_and_no_causality_is_taken_for_neither(sight: Sight) -> None:
+    assert varlen.is_right(_sees_everything, CPU, torch.bfloat16, varlen.Heads(4, 2, 8), sight) == (sight == EVERYTHING)
 
 
 def _wrong(*arguments: Any, **options: Any) -> torch.Tensor:
@@ -216,24 +229,24 @@ def _other_arguments(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 
 @pytest.mark.parametrize("kernel", [_wrong, _not_a_number, _missing, _other_arguments])
 def test_kernel_that_fails_or_computes_something_else_is_not_taken(kernel: Callable[..., torch.Tensor]) -> None:
-    assert not varlen.is_right(kernel, CPU, torch.bfloat16, 4, 8)
+    assert not varlen.is_right(kernel, CPU, torch.bfloat16, HEADS, EVERYTHING)
 
 
 @pytest.mark.parametrize(("dtype", "head_dim"), [(torch.float32, 8), (torch.bfloat16, 12)])
 def test_kernel_is_not_taken_for_what_it_does_not_serve(dtype: torch.dtype, head_dim: int) -> None:
-    assert not varlen.is_right(varlen_kernel.kernel, CPU, dtype, 4, head_dim)
+    assert not varlen.is_right(varlen_kernel.kernel, CPU, dtype, varlen.Heads(4, 4, head_dim), EVERYTHING)
 
 
 def test_installed_kernel_is_tried_and_refused_without_a_gpu() -> None:
     kernel = varlen._kernel()
     assert kernel is not None, "this torch has no attention for rows of texts"
-    assert not varlen.is_right(kernel, CPU, torch.bfloat16, 4, 8)
+    assert not varlen.is_right(kernel, CPU, torch.bfloat16, HEADS, EVERYTHING)
 
 
 def test_elsewhere_than_on_cuda_attention_goes_by_group() -> None:
-    assert varlen.choose(CPU, torch.bfloat16, 4, 8) is varlen.by_group
-    assert varlen.choose(torch.device("mps"), torch.float16, 4, 8) is varlen.by_group
-    assert varlen.choose(torch.device("cuda", 0), torch.float32, 4, 8) is varlen.by_group
+    assert varlen.choose(CPU, torch.bfloat16, HEADS) is varlen.by_group
+    assert varlen.choose(torch.device("mps"), torch.float16, HEADS) is varlen.by_group
+    assert varlen.choose(torch.device("cuda", 0), torch.float32, HEADS) is varlen.by_group
 
 
 def test_device_that_failed_for_good_is_told_from_a_failed_request(tmp_path: Path) -> None:

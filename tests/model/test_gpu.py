@@ -65,12 +65,15 @@ def some_ids(lengths: list[int], seed: int = 7) -> Ids:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("head_dim", [8, 32, 64, 128])
 def test_kernel_is_right_and_taken(dtype: torch.dtype, head_dim: int) -> None:
-    assert varlen.choose(torch.device("cuda", 0), dtype, 4, head_dim) is not varlen.by_group
+    assert (
+        varlen.choose(torch.device("cuda", 0), dtype, varlen.Heads(4, 2, head_dim), varlen.EVERY_WAY)
+        is not varlen.by_group
+    )
 
 
 @needs_the_kernel
 def test_kernel_is_not_taken_for_heads_that_it_does_not_serve() -> None:
-    assert varlen.choose(torch.device("cuda", 0), torch.bfloat16, 4, 12) is varlen.by_group
+    assert varlen.choose(torch.device("cuda", 0), torch.bfloat16, varlen.Heads(4, 4, 12)) is varlen.by_group
 
 
 @pytest.mark.parametrize(("precision", "least"), [("float32", 0.999999), ("float16", 0.9999), ("bfloat16", 0.999)])

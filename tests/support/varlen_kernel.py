@@ -21,22 +21,37 @@ def kernel(*arguments: object, **options: object) -> torch.Tensor:
     bound.apply_defaults()
     given = bound.arguments
     query, key, value, bounds = (given[name] for name in ("query", "key", "value", "cu_seq_q"))
-    _check(query, key, value, bounds)
+    _check(query, key, value, bounds, enable_gqa=given["enable_gqa"])
     _check_longest(bounds, given["max_q"], given["max_k"])
     assert given["cu_seq_k"] is bounds
-    assert given["window_size"] == (-1, -1)
     scale = given["scale"] or 1 / math.sqrt(query.shape[-1])
     result = torch.full_like(query, float("nan"))  # what no text owns is left as it is
     for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         ours, theirs, values = (part[start:end].transpose(0, 1).float() for part in (query, key, value))
+        theirs, values = (part.repeat_interleave(len(ours) // len(part), 0) for part in (theirs, values))
         scores = ours @ theirs.transpose(1, 2) * scale  # (heads, length, length)
+        scores = scores.masked_fill(~_seen(end - start, given["window_size"]), float("-inf"))
         result[start:end] = (scores.softmax(dim=-1) @ values).transpose(0, 1).to(query.dtype)
     return result
 
 
-def _check(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor) -> None:
+def _seen(length: int, window: tuple[int, int]) -> torch.Tensor:
+    """(length, length): whether a token sees another; -1 to a side: all that are there."""
+    left, right = (length if tokens < 0 else tokens for tokens in window)
+    away = torch.arange(length) - torch.arange(length).unsqueeze(1)
+    return (-left <= away) & (away <= right)
+
+
+def _check(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, *, enable_gqa: bool
+) -> None:
+    _need(key.shape == value.shape and query.dim() == key.dim() == 3, "shapes of query, key and value")
+    _need(query.shape[::2] == key.shape[::2], "as many tokens and numbers of query, key and value")
+    if enable_gqa:
+        _need(query.shape[1] % key.shape[1] == 0, "number of query heads to be a multiple of kv heads")
+    else:
+        _need(query.shape[1] == key.shape[1], "the same number of heads")
     for part in (query, key, value):
-        _need(part.dim() == 3 and part.shape == query.shape, "shapes of query, key and value")
         _need(part.dtype in {torch.float16, torch.bfloat16}, "FlashAttention only support fp16 and bf16 data type")
         _need(part.dtype == query.dtype, "query and key must have the same dtype")
         _need(part.stride(-1) == 1, "Input tensor must have contiguous last dimension")

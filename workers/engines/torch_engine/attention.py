@@ -2,17 +2,20 @@
 
 The row is divided by lengths, which travel as a keyword argument through the model's forward; there is no padding.
 Tokens after the last text (rounding.py) belong to none: nobody attends to them, and their own attention is zero.
+Causal attention, windows and fewer heads of keys are understood as the classes mean them (sight.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
+
+from embeddaemon.workers.engines.torch_engine.sight import Sight, attend, sight_of
 
 NAME = "embeddaemon_packed"
 
@@ -63,7 +66,9 @@ def packed_attention(
     groups: Sequence[LengthGroup],
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: object,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    **others: object,
 ) -> tuple[torch.Tensor, None]:
     """Every text attends to itself. Called by transformers.
 
@@ -71,31 +76,41 @@ def packed_attention(
     """
     assert attention_mask is None, "packed attention takes no mask"
     assert dropout == 0.0, "nothing is trained here"
-    del module
+    check_others(others)
+    sight = sight_of(module, is_causal=is_causal, sliding_window=sliding_window)
     heads, tokens, head_dim = query.shape[1:]
     if groups[0].tokens == tokens:
-        return _attend(query, key, value, groups[0], scaling).reshape(1, tokens, heads, head_dim), None
+        return _attend(query, key, value, groups[0], sight, scale=scaling).reshape(1, tokens, heads, head_dim), None
     result = query.new_empty(1, tokens, heads, head_dim)
     for group in groups:
-        rows = _attend(query, key, value, group, scaling)
+        rows = _attend(query, key, value, group, sight, scale=scaling)
         result.narrow(1, group.start, group.tokens).view(rows.shape).copy_(rows)
     result[:, groups[-1].end :] = 0.0
     return result, None
 
 
+def check_others(arguments: Mapping[str, object]) -> None:
+    """Refuses what a class passes to be computed, and is not computed here."""
+    for name in ("softcap", "position_bias", "s_aux"):
+        assert arguments.get(name) is None, f"attention with {name} is not what this function computes"
+
+
 def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, group: LengthGroup, scaling: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    group: LengthGroup,
+    sight: Sight,
+    *,
+    scale: float | None,
 ) -> torch.Tensor:
     """One group. (1, heads, tokens, head dim) in, (texts, length, heads, head dim) out."""
     query, key, value = (_texts_of(projected, group) for projected in (query, key, value))
-    filler = _filler(query, group.length)
-    if filler == 0:
-        attended = scaled_dot_product_attention(query, key, value, scale=scaling)  # (texts, heads, length, head dim)
-        return attended.transpose(1, 2)
-    query, key, value = (pad(projected, (0, 0, 0, filler)) for projected in (query, key, value))
-    mask = query.new_zeros(1, 1, 1, group.length + filler)
-    mask[..., group.length :] = float("-inf")
-    attended = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    if filler := _filler(query, group.length):
+        query, key, value = (pad(projected, (0, 0, 0, filler)) for projected in (query, key, value))
+    attended = attend(
+        query, key, value, sight, scale=scale, length=group.length
+    )  # (texts, heads, length and filler, head dim)
     return attended[:, :, : group.length].transpose(1, 2)
 
 

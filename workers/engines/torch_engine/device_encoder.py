@@ -44,4 +44,4 @@ class DeviceEncoder:
         """(tokens, 3 * hidden) to (tokens, hidden)."""
         tokens = query_key_value.shape[0]
         query, key, value = query_key_value.view(tokens, 3, self._heads, -1).unbind(1)  # (tokens, heads, head dim) each
-        return self._attend(query, key, value, groups, None).reshape(tokens, -1)
+        return self._attend(query, key, value, groups).reshape(tokens, -1)

@@ -113,10 +113,12 @@ def _encode(family: Family, module: nn.Module) -> Encode:
 def _encode_there(family: Family, module: nn.Module, device: torch.device, dtype: torch.dtype) -> Encode:
     """The same for another device, with the attention that is fastest there."""
     config: Any = module.config  # transformers': each family has its own class
-    head_dim = config.hidden_size // config.num_attention_heads
-    attend = varlen.choose(device, dtype, config.num_attention_heads, head_dim)
+    count = config.num_attention_heads
+    keys = getattr(config, "num_key_value_heads", None) or count
+    heads = varlen.Heads(count, keys, getattr(config, "head_dim", None) or config.hidden_size // count)
     if encoder.suits(module):
-        return DeviceEncoder(module, attend).forward
+        return DeviceEncoder(module, varlen.choose(device, dtype, heads)).forward
+    attend = varlen.choose(device, dtype, heads, varlen.EVERY_WAY)
     varlen.install(module, attend)
     return partial(family.forward, module)
 
