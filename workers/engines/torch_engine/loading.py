@@ -105,6 +105,8 @@ def calibrate(order: LoadOrder, texts: Prose) -> Calibration:
 
 def _encode(family: Family, module: nn.Module) -> Encode:
     """The fastest forward there is for this module here. The functional one holds its own weights: the module goes."""
+    if family.functional is not None:
+        return family.functional(module)
     if encoder.suits(module):
         return encoder.Encoder(module).forward
     return partial(family.forward, module)
@@ -112,6 +114,8 @@ def _encode(family: Family, module: nn.Module) -> Encode:
 
 def _encode_there(family: Family, module: nn.Module, device: torch.device, dtype: torch.dtype) -> Encode:
     """The same for another device, with the attention that is fastest there."""
+    if family.functional is not None:
+        return family.functional(module)
     config: Any = module.config  # transformers': each family has its own class
     count = config.num_attention_heads
     keys = getattr(config, "num_key_value_heads", None) or count

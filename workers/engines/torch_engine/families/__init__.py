@@ -17,6 +17,7 @@ from torch import nn
 from embeddaemon.errors import UnsupportedModel
 from embeddaemon.models.card import ModelCard
 from embeddaemon.workers.engines.torch_engine.attention import LengthGroup
+from embeddaemon.workers.engines.torch_engine.model import Encode
 from embeddaemon.workers.engines.torch_engine.row import Positions, positions_of
 
 Build = Callable[[Mapping[str, object], ModelCard, torch.dtype], nn.Module]
@@ -38,6 +39,8 @@ class Family:
     forward: Forward
     positions: Callable[[nn.Module], Positions] = _from_zero
     """How the built model counts."""
+    functional: Callable[[nn.Module], Encode] | None = None
+    """A faster form of the forward, made of the built model where it is. It holds its own weights: the model may go."""
 
 
 _MODULES = {
@@ -55,6 +58,7 @@ _MODULES = {
     "electra": "distilbert",
     "gte": "gte",
     "nomic": "nomic",
+    "mpnet": "mpnet",
 }
 """By the card's family: its module in this package."""
 
