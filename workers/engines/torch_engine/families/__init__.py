@@ -58,6 +58,7 @@ _MODULES = {
     "electra": "distilbert",
     "gte": "gte",
     "nomic": "nomic",
+    "nomic-moe": "nomic_moe",
     "mpnet": "mpnet",
 }
 """By the card's family: its module in this package."""

@@ -42,6 +42,7 @@ _SIZES = (
     ("n_layer", "num_hidden_layers"),
     ("n_head", "num_attention_heads"),
     ("n_inner", "intermediate_size"),
+    ("n_positions", "max_position_embeddings"),
 )
 
 # In the order in which a name is looked through: published to the class's.
@@ -74,29 +75,21 @@ def family(_: str) -> Family:
 def translate(config: Mapping[str, object]) -> dict[str, object]:
     """The published config.json as NomicBertConfig reads it. Raises CorruptModel, UnsupportedModel."""
     refuse_others(config, _SERVED_HERE)
+    return {**common(config), "chunk_size_feed_forward": 0, "hidden_act": "silu"}
+
+
+def common(config: Mapping[str, object]) -> dict[str, object]:
+    """What a NomicBERT with experts has too, as NomicBertConfig reads it. Raises CorruptModel, UnsupportedModel."""
     return {
-        **sizes(config),
-        "chunk_size_feed_forward": 0,
-        "hidden_act": "silu",
-        "layer_norm_eps": norm_eps(config),
-        "max_position_embeddings": whole(config, _first(config, "n_positions", "max_position_embeddings")),
+        **{ours: whole(config, _first(config, theirs, ours)) for theirs, ours in _SIZES},
+        "layer_norm_eps": number(config, _first(config, "layer_norm_epsilon", "layer_norm_eps")),
         "pad_token_id": config.get("pad_token_id") or 0,
-        "rope_parameters": {"rope_type": "default", "rope_theta": theta(config)},
+        "rope_parameters": {"rope_type": "default", "rope_theta": _theta(config)},
         "type_vocab_size": whole(config, "type_vocab_size"),
     }
 
 
-def sizes(config: Mapping[str, object]) -> dict[str, int]:
-    """hidden_size, num_hidden_layers, num_attention_heads and intermediate_size. Raises CorruptModel."""
-    return {ours: whole(config, _first(config, theirs, ours)) for theirs, ours in _SIZES}
-
-
-def norm_eps(config: Mapping[str, object]) -> float:
-    """Of every norm. Raises CorruptModel."""
-    return number(config, _first(config, "layer_norm_epsilon", "layer_norm_eps"))
-
-
-def theta(config: Mapping[str, object]) -> float:
+def _theta(config: Mapping[str, object]) -> float:
     """The base of the rotation's angles. Raises CorruptModel, UnsupportedModel."""
     newer = config.get("rope_parameters")
     if "rotary_emb_base" in config or not isinstance(newer, dict):
