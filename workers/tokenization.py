@@ -2,7 +2,7 @@
 
 Truncation is ours: the library would have to tokenize twice to tell how long a text was. What the library needs while
 it encodes is hundreds of bytes for each byte of text, so what comes in one request is encoded in slices, and a long
-text in pieces. What a request may carry is checked elsewhere (requests.py).
+text in pieces, which are joined in joining.py. What a request may carry is checked elsewhere (requests.py).
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from embeddaemon.models.jsonfile import JsonFile, read_json
 from embeddaemon.models.pipeline import read_pipeline
 from embeddaemon.workers.engines import Encoded
 from embeddaemon.workers.exhaustion import require
+from embeddaemon.workers.joining import Token, joined, pieces
 
 _PROMPTS_REMEMBERED = 64
 
 _SLICE_BYTES = 8 * 1024
-"""Of UTF-8, encoded at once: for some milliseconds, so a call more or less is nothing. Longer texts are in pieces so
-long; for models of 512 tokens one holds nearly always all that stays of its text."""
+"""Of UTF-8, encoded at once: for some milliseconds, so a call more or less is nothing. Longer texts are in pieces that
+are so long with what they begin with, the end of the piece before."""
 
 _BYTES_PER_BYTE = 2304
 """The most that was measured for a byte of text, ids included: 2,231 for U+FDFA by NFKC (11 bytes for one) and BPE of
@@ -40,31 +41,31 @@ bytes, 775 for it by Unigram, 674 for U+0390 by NFD and BPE, 419 for full stops 
 _BYTES_AT_LEAST = 1024 * 1024
 """What must be there as well before the library is called, which aborts the process when it gets no memory."""
 
-_GAPS = frozenset(" \t\n\r\u3000\u3001\u3002\uff0c")
-"""Before these a piece may end: spaces, and the commas and full stop of Chinese and Japanese. Not all that Python calls
-a space: BERT deletes some control characters, and what stood around them is one word."""
-
-_WORD_CHARACTERS = 1024
-"""Where a piece would end, a gap is looked for so far back; without one it ends inside a word."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """How many special tokens stand before and behind every text."""
+    """The special tokens that stand before and behind every text."""
 
-    before: int
-    behind: int
+    before: tuple[int, ...]
+    behind: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens an empty text has."""
+        return len(self.before) + len(self.behind)
 
 
 class Tokenizer:
     """The tokenizer of one model."""
 
-    def __init__(self, rust: RustTokenizer, *, counts_prompts: bool) -> None:
+    def __init__(self, rust: RustTokenizer, *, counts_prompts: bool, pools_last_prompt_token: bool = False) -> None:
         rust.no_padding()
         rust.no_truncation()
         self._rust = rust
         self._counts_prompts = counts_prompts
         self._frame = _frame_of(rust)
+        # What is in the frame is counted as the prompt's, and so many are left out of the pooling from the first on.
+        self._counted_before = 0 if pools_last_prompt_token else len(self._frame.before)
         self._prompt_tokens: dict[str, int] = {"": 0}
 
     def encode(
@@ -97,49 +98,54 @@ class Tokenizer:
             yield len(ids), ids
 
     def _encode_long(self, text: str, max_tokens: int, between: Callable[[], None]) -> tuple[int, list[int]]:
-        """As if encoded at once, where pieces end before gaps and the tokenizer makes no tokens across those.
+        """As if encoded at once, wherever a piece begins with tokens that the one before it has as well.
 
-        Without a gap for a thousand characters a piece ends inside a word, which is then two, or inside a special token
-        that the text spells out, which is then none. Tokenizers that make tokens across gaps, or that put a space
-        before every text, count some more or less for each piece, two or three at most. The ids of the first piece are
-        right but for its last ones.
+        Where it has none of those (one word of thousands of letters, a long row of one character) a token more or less
+        may come of it; so in what is cut off, where tokenizers make tokens across gaps or put a space before a text.
         """
-        before, behind = self._frame.before, self._frame.behind
-        ids: list[int] = []
-        length = self.special_tokens
-        for start, end in _pieces(text):
-            (encoding,) = self._encode_at_once([text[start:end]])
+        kept: list[int] = []
+        length = self._frame.tokens
+        held: list[Token] = []  # of the piece before: its last ones may be others in the text
+        for piece in pieces(text, _SLICE_BYTES):
+            if len(kept) >= max_tokens:  # all that stays is there; the rest is only counted
+                (encoding,) = self._encode_at_once([text[piece.start : piece.end]])
+                length += len(encoding) - self._frame.tokens
+                between()
+                continue
+            found = self._tokens(text[piece.since : piece.end], piece.since)
             between()
-            piece = encoding.ids
-            length += len(piece) - self.special_tokens
-            if start == 0:
-                ids = piece
-            elif len(ids) <= max_tokens + behind:
-                ids = ids[: len(ids) - behind] + piece[before:]
-        return length, ids
+            held, found = joined(held, found, piece)
+            kept += [token.id for token in held]
+            held = found
+        kept += [token.id for token in held]
+        return length + len(kept), [*self._frame.before, *kept, *self._frame.behind]
+
+    def _tokens(self, part: str, since: int) -> list[Token]:
+        """Of a part of a text that begins at its character ``since``, without the frame. Raises MemoryError."""
+        require(_BYTES_AT_LEAST + _BYTES_PER_BYTE * _size_bytes(part))
+        (encoding,) = self._rust.encode_batch([part], add_special_tokens=False)
+        return [
+            Token(number, since + begin, since + end)
+            for number, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
 
     def _encode_at_once(self, texts: list[str]) -> list[Encoding]:
         """Raises MemoryError."""
         require(_BYTES_AT_LEAST + _BYTES_PER_BYTE * sum(map(_size_bytes, texts)))
         return self._rust.encode_batch_fast(texts)
 
-    @property
-    def special_tokens(self) -> int:
-        """How many tokens an empty text has."""
-        return self._frame.before + self._frame.behind
-
     def _cut(self, ids: list[int], max_tokens: int) -> list[int]:
         if len(ids) <= max_tokens:
             return ids
-        behind = self._frame.behind if max_tokens > self.special_tokens else 0
+        behind = len(self._frame.behind) if max_tokens > self._frame.tokens else 0
         return ids[: max_tokens - behind] + ids[len(ids) - behind :]
 
     def _count(self, prompt: str) -> int:
-        """Tokens of the prompt with what stands before it, as sentence-transformers counts them."""
+        """Tokens of the prompt, and with what stands before it where sentence-transformers counts that."""
         count = self._prompt_tokens.get(prompt)
         if count is None:
             ((length, _),) = self._encode_slice([prompt], 0, _nothing)
-            count = length - self._frame.behind
+            count = length - self._frame.tokens + self._counted_before
             if len(self._prompt_tokens) >= _PROMPTS_REMEMBERED:
                 self._prompt_tokens.clear()
             self._prompt_tokens[prompt] = count
@@ -170,24 +176,6 @@ def _slices(texts: Iterable[str]) -> Iterator[list[str]]:
         yield together
 
 
-def _pieces(text: str) -> Iterator[tuple[int, int]]:
-    """Where each begins and ends: before a gap, wherever there is one. None is longer than a slice."""
-    start = 0
-    while start < len(text):
-        window = text[start : start + _SLICE_BYTES].encode()[:_SLICE_BYTES]
-        end = start + len(window.decode(errors="ignore"))  # not inside a character
-        if end < len(text):
-            # The first of several spaces: by their number tokenizers tell what is code.
-            gaps = (place for place in range(end, max(start, end - _WORD_CHARACTERS), -1) if _is_gap(text, place))
-            end = next(gaps, end)
-        yield start, end
-        start = end
-
-
-def _is_gap(text: str, place: int) -> bool:
-    return text[place] in _GAPS and text[place - 1] not in _GAPS
-
-
 def load_tokenizer(card: ModelCard) -> Tokenizer:
     """The tokenizer of a model's folder. Raises CorruptModel."""
     folder = Path(card.transformer_folder)
@@ -207,7 +195,9 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
         raise CorruptModel(
             f"{folder}: the tokenizer has the token id {highest}, the model's ids are below {card.vocabulary}"
         )
-    return Tokenizer(rust, counts_prompts=not card.include_prompt)
+    if card.closing_token is not None:
+        _close_with(rust, card.closing_token, folder)
+    return Tokenizer(rust, counts_prompts=not card.include_prompt, pools_last_prompt_token=card.pools_last_prompt_token)
 
 
 def _from_json(path: Path) -> RustTokenizer:
@@ -264,10 +254,25 @@ def _lower_case_first(rust: RustTokenizer) -> None:
         rust.normalizer = NormalizerSequence([Lowercase(), *parts])
 
 
+def _close_with(rust: RustTokenizer, token: str, folder: Path) -> None:
+    """Puts the token behind every text, where nothing does so yet. Raises CorruptModel."""
+    number = rust.token_to_id(token)
+    if number is None:
+        raise CorruptModel(f"{folder}: the tokenizer has no {token!r}, with which every text of this model ends")
+    frame = _frame_of(rust)
+    if number in frame.behind:
+        return
+    before, behind = ([str(rust.id_to_token(one)) for one in side] for side in (frame.before, frame.behind))
+    rust.post_processor = TemplateProcessing(
+        single=[*before, "$A", *behind, token],
+        special_tokens=[(name, rust.token_to_id(name)) for name in {*before, *behind, token}],
+    )
+
+
 def _frame_of(rust: RustTokenizer) -> _Frame:
     """Read off the specials around a text that is anything but special."""
-    mask = rust.encode("a").special_tokens_mask
-    inside = [position for position, is_special in enumerate(mask) if not is_special]
+    encoding = rust.encode("a")
+    inside = [position for position, is_special in enumerate(encoding.special_tokens_mask) if not is_special]
     if not inside:
-        return _Frame(before=len(mask), behind=0)
-    return _Frame(before=inside[0], behind=len(mask) - 1 - inside[-1])
+        return _Frame(before=tuple(encoding.ids), behind=())
+    return _Frame(before=tuple(encoding.ids[: inside[0]]), behind=tuple(encoding.ids[inside[-1] + 1 :]))

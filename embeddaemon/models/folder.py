@@ -14,6 +14,7 @@ from pathlib import Path
 from embeddaemon.errors import ConfigError, CorruptModel, ModelNotFound
 from embeddaemon.models.body import read_body
 from embeddaemon.models.card import ModelCard
+from embeddaemon.models.conventions import conventions
 from embeddaemon.models.fileset import FileSet, read_fileset
 from embeddaemon.models.jsonfile import read_json
 from embeddaemon.models.other_kinds import refuse_other_files
@@ -49,6 +50,7 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
     within = pipeline.transformer.relative_to(folder)
     weights_paths = tuple(str(within / name) for name in weights_files)
     pooling = pipeline.pooling if spec.pooling is None else spec.pooling
+    habits = conventions(body, config, pipeline, pooling)
     dim = body.hidden * len(pooling)
     prompts, default_task = _tasks(spec, source, pipeline)
     return ModelCard(
@@ -60,8 +62,10 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
         max_tokens=_max_tokens(spec, body.positions, pipeline),
         vocabulary=body.vocabulary,
         pooling=pooling,
-        normalize=pipeline.normalize if spec.normalize is None else spec.normalize,
-        include_prompt=pipeline.include_prompt,
+        normalize=habits.normalize if spec.normalize is None else spec.normalize,
+        include_prompt=habits.include_prompt,
+        closing_token=habits.closing_token,
+        pools_last_prompt_token=habits.pools_last_prompt_token,
         prompts=prompts,
         default_task=default_task,
         dimensions=_dimensions(spec, dim),

@@ -16,7 +16,12 @@ from tokenizers.models import BPE, Unigram
 from tokenizers.normalizers import NFC, NFD, NFKC, Normalizer
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 
+from embeddaemon.errors import CorruptModel
+from embeddaemon.protocol.messages import Embed, TokenIds
+from embeddaemon.workers.joining import Piece
+from embeddaemon.workers.joining import pieces as cut_up
 from embeddaemon.workers.measure import Meter, give_back
+from embeddaemon.workers.requests import tokenize
 from embeddaemon.workers.tokenization import (
     _BYTES_AT_LEAST,
     _BYTES_PER_BYTE,
@@ -25,7 +30,9 @@ from embeddaemon.workers.tokenization import (
     load_tokenizer,
 )
 from tests.support.checkpoints import TinyBert, word_piece
-from tests.support.embedding import card_of
+from tests.support.embedding import card_of, embedder_of
+from tests.support.families.decoders import END, TinyGemma, TinyMistral, TinyQwen2, TinyQwen3, byte_pairs, pieces
+from tests.support.roberta_checkpoints import TinyRoberta
 
 MIB = 1024 * 1024
 MAX_TOKENS = 32
@@ -68,6 +75,69 @@ def test_texts_of_all_lengths_together_are_encoded_as_each_alone(tokenizer: Toke
         (alone,) = tokenizer.encode([text], prompt="red ", max_tokens=MAX_TOKENS)
         assert found.ids.tolist() == alone.ids.tolist()
         assert (found.full_length, found.prompt_tokens) == (alone.full_length, alone.prompt_tokens)
+
+
+LONG_TOKENS = 8192
+
+
+def chinese_pieces(prepend: str) -> Tokenizer:
+    """Words of one to four letters without a gap between them, as Unigram models of many languages have them."""
+    chance = random.Random(3)
+    letters = [chr(0x4E00 + number) for number in range(12)]
+    words = {"".join(chance.choices(letters, k=chance.choice([2, 2, 3, 4]))): None for _ in range(400)}
+    scored = [("<unk>", 0.0), ("\u2581", -4.0), *((word, -chance.uniform(3, 12)) for word in [*letters, *words])]
+    rust = RustTokenizer(Unigram(scored, 0, byte_fallback=False))
+    rust.normalizer = NFKC()
+    rust.pre_tokenizer = Metaspace(prepend_scheme=prepend)
+    return Tokenizer(rust, counts_prompts=False)
+
+
+def chinese(length: int, gaps: str = "") -> str:
+    chance = random.Random(4)
+    return "".join(chance.choices([chr(0x4E00 + number) for number in range(12)] + [*gaps], k=length))
+
+
+LONG_TEXTS = {
+    "prose": lambda: "".join(words(9_000)),
+    "chinese": lambda: chinese(24_000),
+    "chinese with gaps": lambda: chinese(24_000, " \u3001"),
+    "digits": lambda: "".join(random.Random(5).choices("0123456789", k=20_000)),
+    "emoji": lambda: "".join(random.Random(6).choices("\U0001f468\U0001f680\u2764\ufe0f", k=9_000)),
+}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: chinese_pieces("always"),
+        lambda: chinese_pieces("first"),
+        lambda: Tokenizer(pieces(closes=True), counts_prompts=False),
+        lambda: Tokenizer(byte_pairs(closes=True), counts_prompts=False),
+        lambda: Tokenizer(TinyGemma().tokenizer(), counts_prompts=False),
+        lambda: Tokenizer(TinyRoberta(family="xlm-roberta").tokenizer(), counts_prompts=False),
+    ],
+    ids=["unigram", "unigram, one first space", "llama", "qwen", "gemma", "xlm-roberta"],
+)
+@pytest.mark.parametrize("text", LONG_TEXTS.values(), ids=LONG_TEXTS.keys())
+def test_all_that_a_long_model_keeps_of_a_text_is_as_the_library_has_it_of_the_whole(
+    make: Callable[[], Tokenizer], text: Callable[[], str]
+) -> None:
+    """No gap where a piece ends, spaces put before every piece, pairs that depend on what came before."""
+    tokenizer, long = make(), text()
+    (encoded,) = tokenizer.encode([long], prompt="", max_tokens=LONG_TOKENS)
+    whole = tokenizer._rust.encode(long).ids
+    behind = len(tokenizer._frame.behind)
+    cut = [*whole[: LONG_TOKENS - behind], *whole[len(whole) - behind :]] if len(whole) > LONG_TOKENS else whole
+    assert encoded.ids.tolist() == cut
+    assert len(_pieces_of(long)) > 2
+    if len(whole) <= LONG_TOKENS:
+        assert encoded.full_length == len(whole)
+    else:
+        assert abs(encoded.full_length - len(whole)) <= 2 * len(_pieces_of(long))
+
+
+def _pieces_of(text: str) -> list[Piece]:
+    return list(cut_up(text, _SLICE_BYTES))
 
 
 @pytest.mark.parametrize("text", [" " * 200_000 + "red", "red" + "\n" * 200_000])
@@ -162,7 +232,7 @@ def test_other_things_have_their_turn_while_one_long_text_is_encoded(tokenizer: 
     text = "red planet " * 9_000
     calls: list[int] = []
     tokenizer.encode([text], prompt="", max_tokens=MAX_TOKENS, between=lambda: calls.append(1))
-    assert len(calls) == -(-len(text) // _SLICE_BYTES)
+    assert len(text) // _SLICE_BYTES <= len(calls) <= 1.1 * len(text) / _SLICE_BYTES
 
 
 def test_other_things_have_their_turn_between_slices_of_short_texts(tokenizer: Tokenizer) -> None:
@@ -211,3 +281,60 @@ def test_encoding_a_mebibyte_takes_a_few_mebibytes(tokenizer: Tokenizer, texts: 
     before = meter.estimate().private_bytes
     tokenizer.encode(texts, prompt="", max_tokens=MAX_TOKENS)
     assert meter.estimate().peak_bytes - before < 8 * MIB
+
+
+def test_pieces_are_the_text_and_each_begins_with_the_end_of_the_one_before() -> None:
+    text = "".join(words(9_000)) + TEXTS["emoji"] * 5_000 + "x" * 20_000
+    found = _pieces_of(text)
+    assert "".join(text[piece.start : piece.end] for piece in found) == text
+    assert all(len(text[piece.since : piece.end].encode()) <= _SLICE_BYTES for piece in found)
+    assert all(piece.start - piece.since == 256 for piece in found[1:])
+
+
+def test_gte_qwen2_ends_every_text_with_the_token_that_its_tokenizer_leaves_out(tmp_path: Path) -> None:
+    """Last-token pooling of a text that ends with its own last word is a wrong vector."""
+    card = card_of(TinyQwen2().write(tmp_path))
+    tokenizer = load_tokenizer(card)
+    last = byte_pairs(closes=False).token_to_id(END)
+    short, long = tokenizer.encode(["the red", "the red planet " * 60], prompt="", max_tokens=card.max_tokens)
+    assert short.ids.tolist() == [*byte_pairs(closes=False).encode("the red").ids, last]
+    assert (len(long.ids), long.ids[-1], long.full_length) == (64, last, 60 * 3 + 2)
+    assert long.ids[:-1].tolist() == byte_pairs(closes=False).encode("the red planet " * 60).ids[:63]
+    (very_long,) = tokenizer.encode(["the red planet " * 9_000], prompt="", max_tokens=card.max_tokens)
+    assert very_long.ids.tolist() == long.ids.tolist()
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_qwen3_has_its_last_token_once_whether_its_file_is_old_or_new(closes: bool, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(card_of(TinyQwen3(closes=closes).write(tmp_path)))
+    (encoded,) = tokenizer.encode(["the red"], prompt="", max_tokens=64)
+    assert encoded.ids.tolist() == byte_pairs(closes=True).encode("the red").ids
+
+
+def test_qwen3_that_pools_otherwise_has_what_its_file_says(tmp_path: Path) -> None:
+    card = card_of(TinyQwen3(pooling={"pooling_mode_mean_tokens": True}).write(tmp_path))
+    assert card.closing_token is None
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_token_that_the_settings_add_stands_beside_the_first_one(closes: bool, tmp_path: Path) -> None:
+    tiny = TinyMistral(closes=closes, tokenizer_config={"add_eos_token": True})
+    (encoded,) = load_tokenizer(card_of(tiny.write(tmp_path))).encode(["the red"], prompt="", max_tokens=64)
+    assert encoded.ids.tolist() == pieces(closes=True).encode("the red").ids
+    assert len(encoded.ids) == 4
+
+
+def test_model_whose_last_token_its_tokenizer_does_not_have_is_corrupt(tmp_path: Path) -> None:
+    folder = TinyQwen2(tokenizer_config={"add_eos_token": True, "eos_token": {"content": "</none>"}}).write(tmp_path)
+    with pytest.raises(CorruptModel, match="</none>"):
+        load_tokenizer(card_of(folder))
+
+
+def test_token_ids_of_a_request_keep_the_last_token_too(tmp_path: Path) -> None:
+    embedder = embedder_of(TinyQwen2().write(tmp_path))
+    last = byte_pairs(closes=False).token_to_id(END)
+    assert last is not None
+    request = Embed(id=1)
+    ids = TokenIds(((*range(80), last), tuple(range(80))))
+    tokenized = tokenize(request, ids, embedder.model, embedder.card, lambda: None)
+    assert [one.tolist() for one in tokenized.ids] == [[*range(63), last], [*range(64)]]

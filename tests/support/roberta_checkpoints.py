@@ -34,7 +34,7 @@ class TinyRoberta(TinyBert):
             "layer_norm_eps": 1e-5,
             "pad_token_id": 1,
             "type_vocab_size": 1,
-            "vocab_size": self._tokenizer().get_vocab_size(),
+            "vocab_size": self.tokenizer().get_vocab_size(),
             **self.config,
         }
 
@@ -45,11 +45,12 @@ class TinyRoberta(TinyBert):
             "embeddings.token_type_embeddings.weight": (1, self.hidden),
         }
 
-    def _tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer:
+        """As tokenizer.json has it, but for truncation and padding."""
         return _byte_level() if self.family == "roberta" else _sentence_piece(camembert=self.family == "camembert")
 
     def _write_tokenizer(self, folder: Path) -> None:
-        tokenizer = self._tokenizer()
+        tokenizer = self.tokenizer()
         tokenizer.enable_truncation(8)
         tokenizer.enable_padding(length=8)
         tokenizer.save(str(folder / "tokenizer.json"))
