@@ -60,6 +60,8 @@ _MODULES = {
     "nomic": "nomic",
     "nomic-moe": "nomic_moe",
     "mpnet": "mpnet",
+    "jina-v2": "jina_v2",
+    "jina-v2-code": "jina_v2",
 }
 """By the card's family: its module in this package."""
 
