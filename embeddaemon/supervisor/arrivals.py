@@ -12,6 +12,7 @@ from embeddaemon.supervisor.leases import lease_of, limit_worker, settle_lease
 from embeddaemon.supervisor.lifecycle import COMING, Worker, WorkerState
 from embeddaemon.supervisor.needs import FORK_SERVER_SLACK_PERCENT, fork_server_measured, template_measured
 from embeddaemon.supervisor.overruns import heard
+from embeddaemon.supervisor.reload import relieve_outgoing, take_over
 from embeddaemon.supervisor.requests import answer_loaded, end_with_result, pump
 from embeddaemon.supervisor.staffing import find_worker, staff, staff_all
 from embeddaemon.supervisor.state import Child, ChildKind, State
@@ -56,6 +57,8 @@ def _worker_ready(state: State, worker: Worker, child: Child, ready: link.Ready,
     if model.load_started_at is not None:
         model.load_seconds = now - model.load_started_at
         model.load_started_at, model.loaded_at = None, now
+    if child.number == model.watch.successor:
+        take_over(state, model)
     worker.becomes(WorkerState.READY, now)
     worker.idle_since = now
     worker.private_bytes, worker.threads = ready.private_bytes, ready.threads
@@ -80,6 +83,7 @@ def _worker_ready(state: State, worker: Worker, child: Child, ready: link.Ready,
         private_bytes=ready.private_bytes,
     )
     answer_loaded(state, model, now)
+    relieve_outgoing(state, model, now)
 
 
 def forked(state: State, message: control.Forked, now: float) -> None:
@@ -129,6 +133,8 @@ def _fork_server_ready(state: State, child: Child, ready: control.ForkServerRead
 def _template_ready(state: State, child: Child, ready: control.TemplateReady, now: float) -> None:
     model = state.models[child.model or ""]
     child.is_ready, child.pid = True, ready.pid
+    if child.number == model.watch.successor:
+        take_over(state, model)
     model.learn_facts(ready.facts)
     model.loads += ready.loads
     model.loaded_at = now

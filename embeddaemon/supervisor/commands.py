@@ -156,6 +156,17 @@ class ReadCard:
 
     spec: ModelSpec
     folder: str | None
+    is_successor: bool = False
+    """To be loaded beside what serves; what is read, or why it is not, is told as such."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtFiles:
+    """Find the marks of the files of a model, within its folder; takes as long as it takes."""
+
+    model: str
+    folder: str
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +208,7 @@ Command = (
     | Kill
     | Forget
     | ReadCard
+    | LookAtFiles
     | TakeSample
     | Log
     | Exit

@@ -26,6 +26,7 @@ from embeddaemon.supervisor.commands import Command, Reply, TakeSample
 from embeddaemon.supervisor.departures import unload
 from embeddaemon.supervisor.endings import child_ended, control_lost, load_failed
 from embeddaemon.supervisor.events import (
+    CardEvent,
     CardFailed,
     CardRead,
     ChildReaped,
@@ -34,6 +35,7 @@ from embeddaemon.supervisor.events import (
     ControlLost,
     DrainRequested,
     Event,
+    FilesSeen,
     ForkerSaid,
     KernelKilled,
     ProcessEvent,
@@ -50,7 +52,8 @@ from embeddaemon.supervisor.learning import card_learned
 from embeddaemon.supervisor.leases import lease_cache
 from embeddaemon.supervisor.needs import fork_server_bytes, settle_footprint
 from embeddaemon.supervisor.relief import relieve
-from embeddaemon.supervisor.requests import accept, end_with_error, expire, pump, refuse
+from embeddaemon.supervisor.reload import check_queue, files_seen, reload_failed, successor_read
+from embeddaemon.supervisor.requests import accept, expire, pump, refuse
 from embeddaemon.supervisor.staffing import staff, staff_all
 from embeddaemon.supervisor.state import Machine, ModelState, State, Waiter
 from embeddaemon.supervisor.stopping import advance_stop, drain_requested
@@ -125,11 +128,8 @@ class Supervisor:
                 self._process_event(event, now)
             case TimePassed():
                 self._time_passed(now)
-            case CardRead():
-                self._card_read(event, now)
-            case CardFailed():
-                self._state.models[event.model].is_reading = False
-                load_failed(self._state, self._state.models[event.model], event.error, now)
+            case CardRead() | CardFailed() | FilesSeen():
+                self._card_event(event, now)
             case SampleTaken():
                 self._state.governor.measured(CACHE, self._state.cache.used_bytes)
                 self._sampled(event.observation, now)
@@ -271,20 +271,31 @@ class Supervisor:
             case _:
                 state.counts["stale_messages"] += 1
 
-    def _card_read(self, event: CardRead, now: float) -> None:
-        model = self._state.models[event.model]
+    def _card_event(self, event: CardEvent, now: float) -> None:
+        state, model = self._state, self._state.models[event.model]
+        match event:
+            case FilesSeen():
+                files_seen(state, event, now)
+            case CardRead(is_successor=True):
+                successor_read(state, model, event.card, now)
+            case CardFailed(is_successor=True):
+                reload_failed(state, model, event.error)
+            case CardRead():
+                self._card_read(event, model, now)
+            case CardFailed():
+                model.is_reading = False
+                load_failed(state, model, event.error, now)
+            case _:
+                assert_never(event)
+
+    def _card_read(self, event: CardRead, model: ModelState, now: float) -> None:
         model.is_reading, model.is_card_fresh = False, True
         try:
             self._learn(model, event.card)
         except EmbedDaemonError as error:
             load_failed(self._state, model, error, now)
             return
-        for entry in list(model.queue):
-            # What could not be checked before the model was known.
-            try:
-                admission.check_offers(model.card, entry.request)
-            except EmbedDaemonError as error:
-                end_with_error(self._state, entry, error)
+        check_queue(self._state, model)  # what could not be checked before the model was known
         staff(self._state, model, now)
 
     def _time_passed(self, now: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.protocol.codec import error_to_map
 from embeddaemon.protocol.limits import VERSION
 from embeddaemon.supervisor.learning import device_of, threads_of
@@ -44,7 +45,7 @@ def models(state: State, now: float) -> dict[str, Any]:
 
 def _model(state: State, model: ModelState, now: float) -> dict[str, Any]:
     card, spec, footprint = model.card, model.spec, model.footprint
-    error = None if model.serving else model.error
+    error = _error_of(model)
     estimate = None
     if footprint is not None:
         estimate = {
@@ -85,6 +86,11 @@ def _model(state: State, model: ModelState, now: float) -> dict[str, Any]:
         "estimate": estimate,
         "error": error_to_map(error) if error else None,
     }
+
+
+def _error_of(model: ModelState) -> EmbedDaemonError | None:
+    """Why it does not serve, or why it does not serve the files that lie there now."""
+    return model.watch.error if model.serving else model.error
 
 
 def state_of(model: ModelState, now: float) -> str:
@@ -139,10 +145,11 @@ def status(state: State, now: float) -> dict[str, Any]:
 
 
 def _model_status(model: ModelState, now: float) -> dict[str, Any]:
-    oldest = model.queue.oldest()
+    oldest, error = model.queue.oldest(), _error_of(model)
     return {
         "name": model.name,
         "state": state_of(model, now),
+        "error": None if error is None else error_to_map(error),
         "queued": len(model.queue),
         "oldest_wait_seconds": 0.0 if oldest is None else now - oldest,
         "dispatch_bytes": model.pace.dispatch_bytes,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from embeddaemon.errors import EmbedDaemonError, FailedLoad, WorkerCrashed
+from embeddaemon.errors import EmbedDaemonError, FailedLoad, ModelChanged, WorkerCrashed
 from embeddaemon.supervisor.commands import Forget, Kill
 from embeddaemon.supervisor.departures import end_child, worker_of
 from embeddaemon.supervisor.learning import needs_fork_server
 from embeddaemon.supervisor.leases import release
 from embeddaemon.supervisor.lifecycle import BLAMELESS, DeathClass, Worker, WorkerState, classify, explain
 from embeddaemon.supervisor.needs import needs_more
+from embeddaemon.supervisor.reload import end_outgoing, successor_gone
 from embeddaemon.supervisor.requests import answer_unloaded, fail_all, pump, refuse_waiters, take_back
 from embeddaemon.supervisor.staffing import staff_all
 from embeddaemon.supervisor.state import Child, ChildKind, ModelState, State
@@ -59,7 +60,7 @@ def _orphan(state: State, child: Child, now: float) -> None:
         child.lost_at = now
     worker = worker_of(state, child)
     if worker is not None:
-        _worker_gone(state, worker, DeathClass.PARENT_DIED, None, now)
+        _worker_gone(state, worker, child, DeathClass.PARENT_DIED, now, exit_code=None)
     if child.pid is None:
         # Nobody told us its process, so nobody can tell us its end: it finds its parent gone and exits by itself.
         _bury(state, child, child.ending or DeathClass.PARENT_DIED, None, now)
@@ -102,7 +103,7 @@ def _bury(state: State, child: Child, death: DeathClass, exit_code: int | None, 
         case ChildKind.WORKER:
             worker = worker_of(state, child)
             if worker is not None:
-                _worker_gone(state, worker, death, exit_code, now, error=child.load_error)
+                _worker_gone(state, worker, child, death, now, exit_code=exit_code)
         case ChildKind.TEMPLATE:
             _template_gone(state, child, death, exit_code, now)
         case ChildKind.FETCHER:
@@ -116,6 +117,7 @@ def _bury(state: State, child: Child, death: DeathClass, exit_code: int | None, 
 def _settle(state: State, now: float) -> None:
     """After an end: unloads may be done, memory may be free, and what was taken back may suit a worker that lives."""
     for model in state.models.values():
+        end_outgoing(state, model, now)
         _finish_unload(state, model, now)
     staff_all(state, now)
     for model in state.models.values():
@@ -138,19 +140,16 @@ def _finish_unload(state: State, model: ModelState, now: float) -> None:
 
 
 def _worker_gone(
-    state: State,
-    worker: Worker,
-    death: DeathClass,
-    exit_code: int | None,
-    now: float,
-    *,
-    error: EmbedDaemonError | None = None,
+    state: State, worker: Worker, child: Child, death: DeathClass, now: float, *, exit_code: int | None
 ) -> None:
     """An incarnation is over, on purpose or not: its requests are taken back and the slot is free for the next."""
     model = state.models[worker.model]
     is_done = death is DeathClass.STOPPED and not worker.dispatches
     worker.becomes(WorkerState.STOPPED if is_done else WorkerState.FAILED, now)
     del model.workers[worker.slot], state.workers[worker.number]
+    if child.number == model.watch.successor:
+        successor_gone(state, model, child, death, exit_code)
+        return
     if is_done:
         state.log("info", "worker_stopped", worker=worker.label, exit_code=exit_code)
         return
@@ -163,14 +162,24 @@ def _worker_gone(
     take_back(state, worker, death, exit_code)
     if death is DeathClass.LOAD_FAILED:
         text = f"model {model.name!r} could not be loaded; the daemon's log says why"
-        load_failed(state, model, error or FailedLoad(text), now)
+        load_failed(state, model, child.load_error or FailedLoad(text), now)
     elif death not in BLAMELESS:
         _back_off(state, model, WorkerCrashed(f"a worker of model {model.name!r} {explain(death, exit_code)}"), now)
 
 
 def _template_gone(state: State, child: Child, death: DeathClass, exit_code: int | None, now: float) -> None:
     model = state.models[child.model or ""]
+    if child.number == model.watch.successor:
+        successor_gone(state, model, child, death, exit_code)
+        return
+    if child.number != model.template:
+        state.log("info", "template_stopped", model=model.name, why=death.value)
+        return
     model.template = None
+    if (successor := state.children.get(model.watch.successor or 0)) is not None:
+        # Nothing serves that it would be loaded beside: the folder is read again anyway.
+        end_child(state, successor, DeathClass.STOPPED, now)
+        model.watch.abandon()
     if death in BLAMELESS:
         state.log("info", "template_stopped", model=model.name, why=death.value)
         return
@@ -211,6 +220,11 @@ def _fork_server_gone(state: State, child: Child, death: DeathClass, exit_code: 
 
 def load_failed(state: State, model: ModelState, error: EmbedDaemonError, now: float) -> None:
     """Loading failed for a reason that is known: whoever waits gets it, and it is not tried again for a while."""
+    if isinstance(error, ModelChanged) and not model.failures and not model.workers:
+        # Nobody's fault, and over by now: as it is now it is read again at once, and whoever waits goes on waiting.
+        model.failures, model.is_card_fresh = 1, False
+        state.log("warning", "files_changed_while_loading", model=model.name, error=str(error))
+        return
     _back_off(state, model, error, now, free=0)
     state.log(
         "error",

@@ -89,6 +89,8 @@ class CardRead:
 
     model: str
     card: ModelCard
+    is_successor: bool = False
+    """Its files changed while it serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,15 @@ class CardFailed:
 
     model: str
     error: EmbedDaemonError
+    is_successor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FilesSeen:
+    """The files of a model as they lie there now; None: nobody could say."""
+
+    model: str
+    marks: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,4 +145,5 @@ class DrainRequested:
 
 ClientEvent = RequestReceived | RequestMalformed | ClientGone
 ProcessEvent = WorkerSaid | ForkerSaid | ControlLost | KernelKilled | ChildReaped | StartFailed
-Event = ClientEvent | ProcessEvent | CardRead | CardFailed | SampleTaken | StallNoticed | TimePassed | DrainRequested
+CardEvent = CardRead | CardFailed | FilesSeen
+Event = ClientEvent | ProcessEvent | CardEvent | SampleTaken | StallNoticed | TimePassed | DrainRequested

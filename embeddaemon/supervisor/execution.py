@@ -18,6 +18,7 @@ from embeddaemon.protocol.messages import Document, Waiting
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor import footprint_file
 from embeddaemon.supervisor.events import CardFailed, CardRead, ClientGone, Event, SampleTaken
+from embeddaemon.supervisor.file_looks import FileLooks
 from embeddaemon.supervisor.process import Processes
 from embeddaemon.telemetry.logs import fields
 
@@ -37,8 +38,11 @@ class Executor:
         workers: zmq.Socket[bytes],
         processes: Processes,
         probe: Probe,
+        looks: FileLooks,
+        *,
         state_folder: Path | None,
     ) -> None:
+        self._looks = looks
         self._state_folder = state_folder
         self._clients = clients
         self._workers = workers
@@ -101,6 +105,8 @@ class Executor:
                 self._processes.forget(command.child)
             case do.ReadCard():
                 return read(command)
+            case do.LookAtFiles():
+                return self._looks.start(command)
             case do.TakeSample():
                 return self._sample()
             case do.Exit():
@@ -151,8 +157,9 @@ def read(command: do.ReadCard) -> CardRead | CardFailed:
     spec = command.spec
     try:
         folder = Path(command.folder) if command.folder is not None else locate(parse_source(spec.source))
-        return CardRead(spec.name, read_card(spec, folder))
+        return CardRead(spec.name, read_card(spec, folder), command.is_successor)
     except EmbedDaemonError as error:
-        return CardFailed(spec.name, error)
+        return CardFailed(spec.name, error, command.is_successor)
     except OSError as error:
-        return CardFailed(spec.name, FailedLoad(f"model {spec.name!r}: its folder cannot be read: {error}"))
+        unreadable = FailedLoad(f"model {spec.name!r}: its folder cannot be read: {error}")
+        return CardFailed(spec.name, unreadable, command.is_successor)

@@ -10,6 +10,7 @@ from embeddaemon.supervisor.endings import write_off
 from embeddaemon.supervisor.lifecycle import COMING, DeathClass, Worker, WorkerState
 from embeddaemon.supervisor.needs import keep_when_due
 from embeddaemon.supervisor.relief import relieve
+from embeddaemon.supervisor.reload import look_at_files
 from embeddaemon.supervisor.requests import refuse
 from embeddaemon.supervisor.staffing import staff_all
 from embeddaemon.supervisor.state import ChildKind, ModelState, State
@@ -46,6 +47,7 @@ def look_after(state: State, now: float) -> None:
     _end_endless_loads(state, now)
     _end_forkers_that_stand_still(state, now)
     write_off(state, now)
+    look_at_files(state, now)
     ask_who_is_there(state, now)
     if state.children and now - state.sampled_at >= SAMPLE_SECONDS:
         state.sampled_at = now

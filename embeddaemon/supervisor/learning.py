@@ -68,6 +68,7 @@ def card_learned(state: State, model: ModelState, card: ModelCard) -> None:
     model.computed = _footprint(model, weights, workload, model.spec.estimate)
     model.stream_tokens, model.element_bytes = stream_tokens(weights, workload), workload.element_bytes
     model.card = card
+    model.watch.forget()
     model.learn_facts(model.facts)
     model.pace.expect(card.parameters)
 
@@ -97,16 +98,25 @@ def _element_bytes(precision: str, machine: Machine) -> int:
     return 4 if precision == "float32" else 2
 
 
-def order_for(state: State, model: ModelState) -> LoadOrder:
-    """What the process that loads the model is told."""
-    assert model.card is not None
+def footprint_for(state: State, model: ModelState, card: ModelCard) -> Footprint:
+    """What files are taken to need that are not the model's yet; measured ones if all tensors have the same shapes.
+
+    Raises ConfigError when the declared estimate cannot be right.
+    """
+    if model.card is not None and model.footprint is not None and card.weights_digest == model.card.weights_digest:
+        return model.footprint
+    return _footprint(model, weights_of(card), _workload(state, model), model.spec.estimate)
+
+
+def order_for(state: State, model: ModelState, card: ModelCard) -> LoadOrder:
+    """What the process is told that loads the model, or files that are to be the model's."""
     return LoadOrder(
-        card=model.card,
+        card=card,
         # A template is for the CPU; who loads for itself finds out what "auto" is, with the driver at hand.
         device="cpu" if has_template(state, model) else model.spec.device,
         precision=model.spec.precision,
         token_budget=model.spec.token_budget,
-        stream_tokens=model.stream_tokens,
+        stream_tokens=stream_tokens(weights_of(card), _workload(state, model)),
         limits=state.settings.limits,
         state_folder=state.settings.state_folder,
         accept_inaccurate=model.spec.accept_inaccurate,

@@ -42,6 +42,7 @@ from embeddaemon.supervisor.events import (
     WorkerSaid,
 )
 from embeddaemon.supervisor.execution import Executor, read
+from embeddaemon.supervisor.file_looks import FileLooks
 from embeddaemon.supervisor.hard_limits import HardLimiter
 from embeddaemon.supervisor.listener import Listener, is_admin
 from embeddaemon.supervisor.machine import this_machine
@@ -121,7 +122,10 @@ class Daemon:
         )
         self._processes = processes
         state_folder = None if settings.state_folder is None else Path(settings.state_folder)
-        self._executor = Executor(self._clients, self._workers, processes, probe, state_folder)
+        self._looks = FileLooks()
+        self._executor = Executor(
+            self._clients, self._workers, processes, probe, self._looks, state_folder=state_folder
+        )
         self._stalls = StallWatch(probe.stall_trigger())
         names = ",".join(spec.name for spec in settings.models)
         budget = governor.budget.source
@@ -150,6 +154,7 @@ class Daemon:
         poller.register(self._workers, zmq.POLLIN)
         poller.register(self._wakeup, zmq.POLLIN)
         self._stalls.register(poller)
+        self._looks.register(poller)
         while self._executor.exit_code is None:
             self._notifier.turn(time.monotonic())
             polled = self._follow_controls(poller, polled)
@@ -160,6 +165,8 @@ class Daemon:
             if self._clients in ready:
                 self._read(self._clients, self._client_event)
             self._read_controls(ready)
+            for seen in self._looks.read(ready):
+                self._handle(seen)
             if (stall := self._stalls.read(poller, ready)) is not None:
                 self._handle(stall)
             if self._wakeup.fileno() in ready:
@@ -272,6 +279,7 @@ class Daemon:
         """Nothing of ours stays behind."""
         self._processes.close()
         self._stalls.close()
+        self._looks.close()
         self._workers.close(linger=0)
         self._clients.close()
         self._listener.close()

@@ -71,9 +71,9 @@ def _recall(state: State, model: ModelState, event: RequestReceived) -> bool:
     return True
 
 
-def _keep(state: State, model: ModelState, entry: OpenRequest, frames: list[Any]) -> None:
-    """Remember a good answer, if it is one that may be asked for again."""
-    if entry.digest is None or not isinstance(entry.request, Embed):
+def _keep(state: State, model: ModelState, entry: OpenRequest, frames: list[Any], worker: Worker) -> None:
+    """Remember a good answer, if it is one that may be asked for again, of the files that are the model's now."""
+    if entry.digest is None or not isinstance(entry.request, Embed) or worker.child in model.watch.leaving:
         return
     header, frame = frames
     answer = decode_answer(bytes(header))
@@ -158,7 +158,7 @@ def end_with_result(state: State, worker: Worker, result: link.Result, frames: l
         state.counts["tokens"] += result.tokens
         state.commands.append(Forward(entry.client, frames))
         if not result.code:
-            _keep(state, model, entry, frames)
+            _keep(state, model, entry, frames, worker)
     if not result.code:
         model.failures = 0
 

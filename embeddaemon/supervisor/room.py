@@ -34,7 +34,7 @@ def has_room(state: State, model: ModelState, wants: Sequence[Want], now: float,
     answer = _ask(state, model, demand, leavers, now)
     if (never := _refusal_beside_itself(state, model, demand)) is not None:
         answer = never
-    elif loads_on is not None and _is_loading(state, loads_on):
+    elif loads_on is not None and is_loading(state, loads_on):
         answer = state.governor.wait(demand, WaitReason.ANOTHER_LOAD, now)
     match answer:
         case Granted():
@@ -54,13 +54,20 @@ def has_room_beside(
     state: State, model: ModelState, wants: Sequence[Want], now: float, *, loads_on: str | None
 ) -> bool:
     """One more worker of a model that has some: idle models go for its minimum, nobody for more; never waits."""
-    if not _has_fresh_sample(state, now) or (loads_on is not None and _is_loading(state, loads_on)):
+    if not _has_fresh_sample(state, now) or (loads_on is not None and is_loading(state, loads_on)):
         return False
     leavers = candidates(state, model, now)
     answer = _ask(state, model, _with_fork_server(state, model, wants), leavers, now)
     if isinstance(answer, Evict) and len(model.staying) < model.spec.workers.min:
         evict(state, answer.victims, leavers, model, now)
     return isinstance(answer, Granted)
+
+
+def fits_now(state: State, wants: Sequence[Want], now: float) -> bool:
+    """Whether there is memory for all of this with everything that is there, and nobody waits who comes first."""
+    if any(model.waiting is not None for model in state.models.values()):
+        return False
+    return isinstance(state.governor.ask(Demand(tuple(wants)), (), now), Granted)
 
 
 def has_room_for_fork_server(state: State, now: float) -> bool:
@@ -84,7 +91,7 @@ def _with_fork_server(state: State, model: ModelState, wants: Sequence[Want]) ->
     return Demand(tuple(wants))
 
 
-def _is_loading(state: State, device: str) -> bool:
+def is_loading(state: State, device: str) -> bool:
     """Whether some process loads weights on this device now: its peak is leased, and measured without another's."""
     return any(
         child.loads_on == device and not child.is_ready and not child.is_leaving for child in state.children.values()
@@ -141,8 +148,13 @@ def _stays(state: State, child: Child, asker: ModelState) -> bool:
 
 
 def _refusal_beside_itself(state: State, model: ModelState, demand: Demand) -> Never | None:
-    """Its own template stays, so what does not fit beside that never does."""
-    own = [child for child in state.children.values() if child.model == model.name and not child.is_leaving]
+    """Its own template stays, so what does not fit beside that never does. Not what has loaded files of before."""
+    gone = {model.watch.successor, *model.watch.leaving}
+    own = [
+        child
+        for child in state.children.values()
+        if child.model == model.name and not child.is_leaving and gone.isdisjoint({child.number, child.parent})
+    ]
     return state.governor.refusal_beside(demand, (holder for child in own for holder in child.holders))
 
 

@@ -5,9 +5,13 @@ Asks for memory (room.py) before every start, in the same step. How processes go
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from embeddaemon.config.settings import StartMethod
 from embeddaemon.governor.core import Want
+from embeddaemon.governor.footprint import Footprint
 from embeddaemon.governor.samples import RAM
+from embeddaemon.models.card import ModelCard
 from embeddaemon.supervisor.commands import ReadCard, StartFetcher, StartForkServer, StartTemplate, StartWorker
 from embeddaemon.supervisor.learning import (
     device_of,
@@ -18,7 +22,7 @@ from embeddaemon.supervisor.learning import (
     threads_of,
 )
 from embeddaemon.supervisor.leases import give_back_reserved, new_child, reserve_first_worker
-from embeddaemon.supervisor.lifecycle import Worker
+from embeddaemon.supervisor.lifecycle import SERVING, Worker
 from embeddaemon.supervisor.room import has_room, has_room_beside, has_room_for_fork_server
 from embeddaemon.supervisor.state import Child, ChildKind, ModelState, State
 
@@ -82,7 +86,7 @@ def _learn(state: State, model: ModelState, now: float) -> None:
         state.commands.append(ReadCard(model.spec, model.folder))
 
 
-def _usable_fork_server(state: State, now: float) -> Child | None:
+def usable_fork_server(state: State, now: float) -> Child | None:
     """The fork server when it can be told to fork; else it is started, if that is allowed now."""
     if state.fork_server is not None:
         child = state.children[state.fork_server]
@@ -98,7 +102,7 @@ def _usable_fork_server(state: State, now: float) -> Child | None:
 def _start_fetcher(state: State, model: ModelState, now: float) -> None:
     if not has_room(state, model, [Want(f"fetcher:{model.name}", FETCHER_BYTES)], now, loads_on=None):
         return
-    fork_server = _usable_fork_server(state, now)
+    fork_server = usable_fork_server(state, now)
     if fork_server is None:
         return
     child = new_child(state, ChildKind.FETCHER, FETCHER_BYTES, now, model=model.name, parent=fork_server.number)
@@ -108,24 +112,59 @@ def _start_fetcher(state: State, model: ModelState, now: float) -> None:
 
 
 def _start_template(state: State, model: ModelState, now: float) -> None:
+    assert model.card is not None
     assert model.footprint is not None
-    peak_bytes, first_worker_bytes = model.footprint.template_peak_bytes, model.footprint.worker_peak_bytes
-    wants = [Want(f"template:{model.name}", peak_bytes), Want(f"worker:{model.name}", first_worker_bytes)]
+    wants = _wants_of_template(model, model.footprint)
     if not has_room(state, model, wants, now, loads_on=RAM):
         return
-    fork_server = _usable_fork_server(state, now)
+    child = _order_template(state, model, model.card, wants, now)
+    if child is not None:
+        model.template, model.is_card_fresh, model.load_started_at = child.number, False, now
+
+
+def _wants_of_template(model: ModelState, footprint: Footprint) -> list[Want]:
+    """What it is leased at the peak of its load, and its first worker."""
+    return [
+        Want(f"template:{model.name}", footprint.template_peak_bytes),
+        Want(f"worker:{model.name}", footprint.worker_peak_bytes),
+    ]
+
+
+def _order_template(
+    state: State, model: ModelState, card: ModelCard, wants: Sequence[Want], now: float
+) -> Child | None:
+    """None when there is no fork server to fork it now."""
+    fork_server = usable_fork_server(state, now)
     if fork_server is None:
-        return
-    child = new_child(state, ChildKind.TEMPLATE, peak_bytes, now, model=model.name, parent=fork_server.number)
+        return None
+    template, first_worker = wants
+    child = new_child(state, ChildKind.TEMPLATE, template.bytes, now, model=model.name, parent=fork_server.number)
     child.loads_on = RAM
-    reserve_first_worker(state, child, first_worker_bytes, now)
-    model.template, model.is_card_fresh, model.load_started_at = child.number, False, now
-    state.commands.append(StartTemplate(child.number, order_for(state, model)))
+    reserve_first_worker(state, child, first_worker.bytes, now)
+    state.commands.append(StartTemplate(child.number, order_for(state, model, card)))
     state.log("info", "template_starting", model=model.name, child=child.number)
+    return child
+
+
+def wants_of_successor(state: State, model: ModelState, footprint: Footprint) -> list[Want]:
+    """What loads new files is leased, beside what serves the old ones."""
+    return _wants_of_template(model, footprint) if has_template(state, model) else _wants(state, model, footprint)
+
+
+def start_successor(
+    state: State, model: ModelState, card: ModelCard, wants: Sequence[Want], now: float
+) -> Child | None:
+    """Start what loads new files beside what serves the old ones; None: there is no fork server now."""
+    if has_template(state, model):
+        return _order_template(state, model, card, wants, now)
+    slot = next(slot for slot in range(MAX_WORKERS_PER_MODEL) if slot not in model.workers)
+    return _order_worker(state, model, slot, wants, now, template=None, card=card)
 
 
 def _start_workers(state: State, model: ModelState, template: Child | None, now: float) -> None:
-    for slot in range(model.spec.workers.max):
+    # Those that serve files of before keep their slots until others serve.
+    slots = model.spec.workers.max + sum(worker.child in model.watch.leaving for worker in model.workers.values())
+    for slot in range(slots):
         if not _lacks_worker(model, now):
             return
         if slot not in model.workers and not _start_worker(state, model, slot, template, now):
@@ -134,7 +173,8 @@ def _start_workers(state: State, model: ModelState, template: Child | None, now:
 
 def _lacks_worker(model: ModelState, now: float) -> bool:
     """Below its minimum; or, below its maximum, every worker is full and a request has waited too long."""
-    staying, serving = model.staying, model.serving
+    staying = model.staying
+    serving = [worker for worker in staying if worker.state in SERVING]
     if len(staying) < model.spec.workers.min:
         return True
     if len(staying) >= model.spec.workers.max or len(serving) < len(staying):
@@ -146,36 +186,53 @@ def _lacks_worker(model: ModelState, now: float) -> bool:
 
 def _start_worker(state: State, model: ModelState, slot: int, template: Child | None, now: float) -> bool:
     """Start the next incarnation of a slot; False when it has to wait."""
+    assert model.card is not None
     wants = wants_of_worker(state, model)
-    loads_on = memory_of(device_of(state, model.spec)) if template is None else None
-    lease_bytes = wants[0].bytes
     if template is not None and template.reserved_bytes:
-        lease_bytes = template.reserved_bytes
+        wants = [Want(wants[0].holder, template.reserved_bytes)]
         give_back_reserved(state, template, now)
     else:
+        loads_on = memory_of(device_of(state, model.spec)) if template is None else None
         ask = has_room_beside if model.staying else has_room
         if not ask(state, model, wants, now, loads_on=loads_on):
             return False
+    if _order_worker(state, model, slot, wants, now, template=template, card=model.card) is None:
+        return False
+    model.is_card_fresh = False
+    return True
+
+
+def _order_worker(
+    state: State,
+    model: ModelState,
+    slot: int,
+    wants: Sequence[Want],
+    now: float,
+    *,
+    template: Child | None,
+    card: ModelCard,
+) -> Child | None:
+    """None when there is no fork server to fork it now."""
     spawns = state.settings.start_method is StartMethod.SPAWN
     parent = template
-    if parent is None and not spawns and (parent := _usable_fork_server(state, now)) is None:
-        return False
+    if parent is None and not spawns and (parent := usable_fork_server(state, now)) is None:
+        return None
     number = None if parent is None else parent.number
     child = new_child(
         state,
         ChildKind.WORKER,
-        lease_bytes,
+        wants[0].bytes,
         now,
         model=model.name,
         parent=number,
         slot=slot,
         on_device=wants[1] if len(wants) > 1 else None,
     )
-    child.loads_on = loads_on
-    if loads_on is not None and not model.staying:
-        model.load_started_at = now
+    if template is None:
+        child.loads_on = memory_of(device_of(state, model.spec))
+        if not model.staying:
+            model.load_started_at = now
     worker = _next_incarnation(state, model, slot, child, now)
-    model.is_card_fresh = False
     state.commands.append(
         StartWorker(
             child=child.number,
@@ -183,21 +240,25 @@ def _start_worker(state: State, model: ModelState, slot: int, template: Child | 
             incarnation=worker.incarnation,
             threads=threads_of(state, model),
             template=None if template is None else template.number,
-            order=order_for(state, model) if template is None else None,
+            order=order_for(state, model, card) if template is None else None,
             spawn=spawns,
         )
     )
     state.log("info", "worker_starting", worker=worker.label, child=child.number)
-    return True
+    return child
 
 
 def wants_of_worker(state: State, model: ModelState) -> list[Want]:
     """What one worker is leased: host memory, and that of its device where it has its own and we know it."""
     assert model.footprint is not None
-    wants = [Want(f"worker:{model.name}", model.footprint.worker_peak_bytes)]
+    return _wants(state, model, model.footprint)
+
+
+def _wants(state: State, model: ModelState, footprint: Footprint) -> list[Want]:
+    wants = [Want(f"worker:{model.name}", footprint.worker_peak_bytes)]
     device = memory_of(device_of(state, model.spec))
     if device != RAM and device in state.governor.devices:
-        wants.append(Want(f"worker:{model.name}@{device}", model.footprint.device_bytes, device))
+        wants.append(Want(f"worker:{model.name}@{device}", footprint.device_bytes, device))
     return wants
 
 

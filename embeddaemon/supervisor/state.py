@@ -24,6 +24,7 @@ from embeddaemon.supervisor.events import KernelKilled
 from embeddaemon.supervisor.lifecycle import COMING, SERVING, DeathClass, Worker
 from embeddaemon.supervisor.pace import Pace
 from embeddaemon.supervisor.timers import Timers
+from embeddaemon.supervisor.watch import Watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +157,7 @@ class ModelState:
     is_reading: bool = False
     fetcher: int | None = None
     template: int | None = None
+    watch: Watch = field(default_factory=Watch)
     workers: dict[int, Worker] = field(default_factory=dict)
     """The living incarnation of each slot."""
     incarnations: Counter[int] = field(default_factory=Counter)
@@ -206,8 +208,9 @@ class ModelState:
 
     @property
     def staying(self) -> list[Worker]:
-        """Workers that serve or will."""
-        return [worker for worker in self.workers.values() if worker.state in SERVING or worker.state in COMING]
+        """Workers that serve or will; not those that serve files of before until others do."""
+        there = [worker for worker in self.workers.values() if worker.child not in self.watch.leaving]
+        return [worker for worker in there if worker.state in SERVING or worker.state in COMING]
 
     @property
     def is_absent(self) -> bool:

@@ -17,6 +17,7 @@ SHELLS = {
     "embeddaemon/supervisor": {
         "budgets",
         "execution",
+        "file_looks",
         "footprint_file",
         "hard_limits",
         "listener",

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from embeddaemon.config.settings import StartMethod
-from embeddaemon.errors import CorruptModel, HubUnreachable
+from embeddaemon.errors import CorruptModel, HubUnreachable, ModelChanged
 from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.cache import CACHE
 from embeddaemon.supervisor.candidates import TURN_SECONDS
 from embeddaemon.supervisor.dispatch import CREDITS, MAX_DISPATCH_REQUESTS
-from embeddaemon.supervisor.events import KernelKilled
+from embeddaemon.supervisor.events import FilesSeen, KernelKilled
 from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS
 from embeddaemon.supervisor.state import ChildKind
 from embeddaemon.supervisor.stopping import STOP_SECONDS
@@ -26,6 +26,7 @@ from tests.support.supervisor_world import Life, Process
 
 KEEP_ALIVE_SECONDS = 20.0
 DRAIN_SECONDS = 5.0
+FILE_CHECK_SECONDS = 1.0
 SLACK = 1e-6
 
 picks = st.integers(0, 1000)
@@ -73,6 +74,7 @@ class SupervisorStory(RuleBasedStateMachine):
             drain_seconds=DRAIN_SECONDS,
             max_queued_requests=8,
             load_timeout_seconds=40.0,
+            file_check_seconds=FILE_CHECK_SECONDS,
         )
         self.asked: dict[int, Asked] = {}
         self.client = b"1"
@@ -173,7 +175,8 @@ class SupervisorStory(RuleBasedStateMachine):
     def a_load_fails(self, pick: int) -> None:
         coming = [each for each in self.story.world.processes.values() if each.life is Life.COMING]
         if process := self.pick(coming, pick):
-            error = HubUnreachable("no") if process.kind is ChildKind.FETCHER else CorruptModel("bad")
+            found = ModelChanged("others") if pick % 3 == 0 else CorruptModel("bad")
+            error = HubUnreachable("no") if process.kind is ChildKind.FETCHER else found
             self.story.fail_to_load(process, error)
 
     @rule(pick=picks)
@@ -211,12 +214,26 @@ class SupervisorStory(RuleBasedStateMachine):
     def the_system_refuses_processes(self, *, cannot_start: bool) -> None:
         self.story.world.cannot_start = cannot_start
 
-    @rule(name=names, is_broken=st.booleans())
-    def a_folder_changes(self, name: str, is_broken: bool) -> None:
+    @rule(name=names, is_broken=st.booleans(), marks=st.sampled_from(["1", "2", "3"]))
+    def a_folder_changes(self, name: str, is_broken: bool, marks: str) -> None:
+        self.story.marks[name] = marks
         if is_broken:
             self.story.card_errors[name] = CorruptModel("bad")
         else:
             self.story.card_errors.pop(name, None)
+
+    @rule(is_hanging=st.booleans(), marks=st.sampled_from(["1", "2", None]))
+    def the_file_system_hangs(self, *, is_hanging: bool, marks: str | None) -> None:
+        """Or answers at last: with what it once saw, or that it cannot."""
+        self.story.is_hanging = is_hanging
+        looks, self.story.looks = self.story.looks, []
+        for look in looks:
+            self.story.tell(FilesSeen(look.model, marks))
+
+    @rule(name=names, marks=st.sampled_from(["2", "3"]))
+    def files_change_and_are_still(self, name: str, marks: str) -> None:
+        self.story.marks[name] = marks
+        self.story.pass_time(2 * FILE_CHECK_SECONDS + 1.0)
 
     @rule(seconds=st.sampled_from([0.01, 0.2, 1.0, 6.0, 31.0]))
     def time_passes(self, seconds: float) -> None:

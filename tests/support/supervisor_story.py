@@ -21,13 +21,14 @@ from embeddaemon.supervisor.events import (
     ClientGone,
     DrainRequested,
     Event,
+    FilesSeen,
     KernelKilled,
     RequestReceived,
     SampleTaken,
     TimePassed,
 )
 from embeddaemon.supervisor.state import ChildKind, Machine, ModelState, State
-from tests.support.supervisor_world import KILLED, Life, Process, World, card_read
+from tests.support.supervisor_world import FIRST_MARKS, KILLED, Life, Process, World, card_read
 
 CLIENT = b"client"
 LIMIT = Limit(4096 * MIB, "the test's machine")
@@ -88,6 +89,11 @@ class Story:
         """Clients to whom nothing can be sent any more."""
         self.signs_of_life: list[do.SendWaiting] = []
         self.card_errors: dict[str, EmbedDaemonError] = {}
+        self.marks: dict[str, str] = {}
+        """Of the files of a model as they lie there, where they are not the first ones."""
+        self.looks: list[do.LookAtFiles] = []
+        """That nobody answered yet, while ``is_hanging``."""
+        self.is_hanging = False
         self.exit_code: int | None = None
         self._ids = 0
         for each in settings.models:
@@ -106,7 +112,7 @@ class Story:
         """One event to the core, and everything that follows at once."""
         self._execute(self.supervisor.handle(event, self.now))
 
-    def _execute(self, commands: list[do.Command]) -> None:
+    def _execute(self, commands: list[do.Command]) -> None:  # noqa: C901 - one case per command
         self.commands.extend(commands)
         for command in commands:
             self.documents += isinstance(command, do.Reply) and isinstance(command.answer, Document)
@@ -123,9 +129,12 @@ class Story:
                     self.answers.setdefault(self._forwarded_to(command), []).append(command)
                 case do.TakeSample():
                     self._look()
-                case do.ReadCard(spec=each):
-                    error = self.card_errors.get(each.name)
-                    self.tell(card_read(each.name) if error is None else CardFailed(each.name, error))
+                case do.ReadCard():
+                    self._read(command)
+                case do.LookAtFiles() if self.is_hanging:
+                    self.looks.append(command)
+                case do.LookAtFiles(model=name):
+                    self.tell(FilesSeen(name, self.marks_of(name)))
                 case do.Exit():
                     self.exit_code = command.code
                 case do.SendDispatch(dispatch=dispatch):
@@ -135,6 +144,17 @@ class Story:
                 case _:
                     for event in self.world.obey(command):
                         self.tell(event)
+
+    def _read(self, command: do.ReadCard) -> None:
+        name, is_successor = command.spec.name, command.is_successor
+        if (error := self.card_errors.get(name)) is not None:
+            self.tell(CardFailed(name, error, is_successor))
+        else:
+            read = card_read(name, marks=self.marks_of(name))
+            self.tell(replace(read, is_successor=is_successor))
+
+    def marks_of(self, name: str) -> str:
+        return self.marks.get(name, FIRST_MARKS)
 
     def _forwarded_to(self, command: do.Forward) -> tuple[bytes, int]:
         key = command.frames[0]

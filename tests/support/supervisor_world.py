@@ -16,6 +16,7 @@ from embeddaemon.errors import EmbedDaemonError, FailedLoad
 from embeddaemon.governor.budget import MIB
 from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.models.card import ModelCard
+from embeddaemon.models.fileset import FileSet
 from embeddaemon.models.spec import Pooling
 from embeddaemon.protocol import control, link
 from embeddaemon.protocol.codec import error_to_map
@@ -24,6 +25,7 @@ from embeddaemon.supervisor.events import CardRead, ChildReaped, ControlLost, Ev
 from embeddaemon.supervisor.state import ChildKind
 
 KILLED = -9
+FIRST_MARKS = "1"
 
 
 class Life(Enum):
@@ -341,12 +343,13 @@ class World:
         return [process.link.popleft()]
 
 
-def card(name: str, *, weights_bytes: int = 40 * MIB) -> ModelCard:
+def card(name: str, *, weights_bytes: int = 40 * MIB, marks: str = FIRST_MARKS) -> ModelCard:
     """A small model with two tasks and two dimensions."""
     return ModelCard(
         name=name,
         folder=f"/models/{name}",
-        revision="1",
+        revision=marks,
+        files=FileSet(names=("config.json", "model.safetensors"), marks=marks),
         weights_digest=f"digest of {name}",
         family="bert",
         dim=384,
@@ -364,5 +367,5 @@ def card(name: str, *, weights_bytes: int = 40 * MIB) -> ModelCard:
     )
 
 
-def card_read(name: str) -> CardRead:
-    return CardRead(name, card(name))
+def card_read(name: str, *, marks: str = FIRST_MARKS) -> CardRead:
+    return CardRead(name, card(name, marks=marks))
