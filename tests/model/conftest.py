@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -15,3 +16,9 @@ def tokenizing_with_one_thread() -> Iterator[None]:
         if "TOKENIZERS_PARALLELISM" not in os.environ:
             patch.setenv("TOKENIZERS_PARALLELISM", "false")
         yield
+
+
+@pytest.fixture(autouse=True, scope="package")
+def computing_with_one_thread() -> None:
+    """Models here are tiny: threads that wait for each other take longer than one alone, far longer on a busy machine."""
+    torch.set_num_threads(1)
