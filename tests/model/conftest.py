@@ -20,5 +20,5 @@ def tokenizing_with_one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="package")
 def computing_with_one_thread() -> None:
-    """Models here are tiny: threads that wait for each other take longer than one alone, far longer on a busy machine."""
+    """Models here are tiny: threads that wait for each other take longer than one, on a busy machine far longer."""
     torch.set_num_threads(1)
