@@ -29,6 +29,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("bench", "Measure the running daemon on this machine."),
     "doctor": ("doctor", "Say what this machine has, and what is wrong with it."),
     "config": ("config", "Check or show the configuration."),
+    "install-service": ("install_service", "Write systemd units for this installation."),
 }
 
 
@@ -44,7 +45,7 @@ class Program(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"embeddaemon.cli.{_COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

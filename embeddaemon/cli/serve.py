@@ -18,7 +18,6 @@ from embeddaemon.config.loading import Loaded, load
 from embeddaemon.config.options import LOG_LEVELS
 from embeddaemon.config.settings import LogFormat, StartMethod
 from embeddaemon.errors import ConfigError, EmbedDaemonError
-from embeddaemon.supervisor.service import Service, service_of
 from embeddaemon.telemetry import logs
 from embeddaemon.telemetry.logs import fields
 
@@ -99,12 +98,14 @@ def refuse_client_install() -> None:
 def _run(loaded: Loaded) -> int:
     # Here and not above: the base install has no supervisor's dependencies, and `serve --help` needs none.
     from embeddaemon.supervisor.loop import run  # noqa: PLC0415
+    from embeddaemon.supervisor.service import service_of  # noqa: PLC0415
 
     # The service manager ends a loop that stands still by SIGABRT: where it stood is to be known.
     faulthandler.enable()
     try:
         service = service_of(os.environ, os.getpid())
-        _refuse_two_endpoints(loaded, service)
+        if service.passed is not None:
+            _refuse_two_endpoints(loaded, service.passed.endpoint)
         return run(loaded.settings, service=service)
     except EmbedDaemonError:
         raise  # a place that is taken, a model that cannot fit: the message says all
@@ -114,14 +115,13 @@ def _run(loaded: Loaded) -> int:
         return Exit.FAILED
 
 
-def _refuse_two_endpoints(loaded: Loaded, service: Service) -> None:
+def _refuse_two_endpoints(loaded: Loaded, passed_endpoint: str) -> None:
     """Raises ConfigError when the service manager listens elsewhere than where somebody told us to."""
     given = loaded.given.get(("daemon", "endpoint"))
-    passed = service.passed
-    if given is not None and passed is not None and loaded.settings.endpoint != passed.endpoint:
+    if given is not None and loaded.settings.endpoint != passed_endpoint:
         raise mistake(
             ("daemon", "endpoint"),
             given,
-            f"is not where the service manager listens for the daemon, {passed.endpoint}: leave the key out, or change "
+            f"is not where the service manager listens for the daemon, {passed_endpoint}: leave the key out, or change "
             "ListenStream= in the .socket unit",
         )

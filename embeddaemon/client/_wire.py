@@ -25,9 +25,8 @@ def endpoint_or_default(endpoint: str | None) -> str:
     """The endpoint that was given, else the one of the environment. Raises ConfigError."""
     if endpoint is not None:
         return checked(endpoint)
-    # os.path and not Path: in a folder that this user may not enter there is nothing for him, and no error either.
-    system_socket_exists = os.path.exists(SYSTEM_SOCKET)  # noqa: PTH110
-    return default_endpoint(os.environ, os.getuid(), system_socket_exists=system_socket_exists)
+    # One that this user may not write to, or in a folder that he may not enter, is not there for him.
+    return default_endpoint(os.environ, os.getuid(), system_socket_exists=os.access(SYSTEM_SOCKET, os.W_OK))
 
 
 def reason_nobody_listens(path: Path) -> str | None:

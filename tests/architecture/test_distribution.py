@@ -18,14 +18,17 @@ def test_distribution_holds_governor_and_workers(tmp_path: Path, kind: str) -> N
     names = contents(build(tmp_path, kind))
     for name in ("__init__.py", "py.typed", "governor/core.py", "workers/packing.py", "supervisor/core.py"):
         assert f"embeddaemon/{name}" in names
-    assert not [name for name in names if name.split("/")[0] in {"governor", "workers"}]
+    units = {str(path.relative_to(ROOT)) for path in (ROOT / "systemd").rglob("*") if path.is_file()}
+    assert len(units) >= 7
+    assert {f"embeddaemon/{unit}" for unit in units} <= names
+    assert not [name for name in names if name.split("/")[0] in {"governor", "systemd", "workers"}]
 
 
 def build(folder: Path, kind: str) -> Path:
     """Build from a copy of the working tree, so that the build leaves nothing in the repository."""
     source, target = folder / "source", folder / "target"
     source.mkdir()
-    for name in ("embeddaemon", "governor", "workers"):
+    for name in ("embeddaemon", "governor", "systemd", "workers"):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)

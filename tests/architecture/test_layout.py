@@ -40,7 +40,7 @@ IMPURE_MODULES = {
 }
 
 
-@pytest.mark.parametrize("name", ["governor", "workers"])
+@pytest.mark.parametrize("name", ["governor", "systemd", "workers"])
 def test_folder_is_part_of_the_package_by_a_symlink(name: str) -> None:
     link = ROOT / "embeddaemon" / name
     assert link.is_symlink()

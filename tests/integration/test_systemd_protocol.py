@@ -188,3 +188,19 @@ def test_socket_that_is_of_no_use_ends_the_start_with_a_word(socket_folder: Path
     with (tmp_path / "file").open("w") as file, service(tmp_path, socket_folder, listening=file.fileno()) as running:
         assert running.process.wait(seconds(10)) != 0
         assert "passed by the service manager, is no socket" in running.log()
+
+
+def test_endpoint_that_somebody_set_must_be_that_of_the_passed_socket(socket_folder: Path) -> None:
+    serve = [sys.executable, "-m", "embeddaemon", "serve", "--endpoint", f"{socket_folder}/other"]
+    with listening_socket(socket_folder / "passed") as listening:
+        done = subprocess.run(
+            [sys.executable, str(SUPPORT / "service_manager.py"), str(listening.fileno()), *serve],
+            pass_fds=[listening.fileno()],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds(20),
+        )
+    assert done.returncode == 2
+    assert f"listens for the daemon, ipc://{socket_folder}/passed" in done.stderr
