@@ -38,7 +38,7 @@ _PICKLE = re.compile(r".*\.(bin|pt|pth|ckpt|pkl)$")
 # Heads of other tasks, and buffers that old files carry along: never read, never held.
 _HEADS = (
     "pooler|cls|lm_head|classifier|vocab_transform|vocab_layer_norm|vocab_projector"
-    "|discriminator_predictions|generator_predictions|generator_lm_head"
+    "|discriminator_predictions|generator_predictions|generator_lm_head|lm_predictions|mask_predictions"
 )
 _LEFT_OUT = re.compile(rf"(\w+\.)?({_HEADS})\..*|(.*\.)?(position_ids|inv_freq)")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")

@@ -60,6 +60,7 @@ _MODULES = {
     "nomic": "nomic",
     "nomic-moe": "nomic_moe",
     "mpnet": "mpnet",
+    "deberta": "deberta",
     "jina-v2": "jina_v2",
     "jina-v2-code": "jina_v2",
 }
