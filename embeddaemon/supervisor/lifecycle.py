@@ -200,11 +200,12 @@ INNOCENT_OF_REQUESTS = frozenset(
         DeathClass.PRESSURE,
         DeathClass.MACHINE_OUT_OF_MEMORY,
         DeathClass.DRAIN_TIMEOUT,
+        DeathClass.WEIGHTS_CHANGED,
     }
 )
 """Deaths that say nothing against the requests that the process held."""
 
-BLAMELESS = INNOCENT_OF_REQUESTS - {DeathClass.MACHINE_OUT_OF_MEMORY}
+BLAMELESS = INNOCENT_OF_REQUESTS - {DeathClass.MACHINE_OUT_OF_MEMORY, DeathClass.WEIGHTS_CHANGED}
 """Deaths that say nothing against the process and its model either: what cannot be had now is not tried at once."""
 
 _SIGNALS = {
@@ -246,7 +247,7 @@ def explain(death: DeathClass, exit_code: int | None) -> str:
         DeathClass.KILLED: "was killed (SIGKILL: by a person or by the kernel for lack of memory)",
         DeathClass.SEGFAULT: "crashed (SIGSEGV)",
         DeathClass.ABORTED: "aborted (SIGABRT)",
-        DeathClass.WEIGHTS_CHANGED: "lost its weights (SIGBUS: the file changed under it)",
+        DeathClass.WEIGHTS_CHANGED: "lost what it had mapped (SIGBUS: a file became shorter, or disk or memory fail)",
         DeathClass.ILLEGAL_INSTRUCTION: "met an instruction that this processor lacks (SIGILL)",
         DeathClass.SIGNALLED: f"was ended by signal {-(exit_code or 0)}",
         DeathClass.EXITED: f"exited with code {exit_code}",

@@ -379,3 +379,19 @@ def test_fork_server_killed_while_it_imports_loses_no_request_but_one_that_alway
     story.run()
     assert story.outcome(id_) == "load_failed"
     assert "SIGSEGV" in story.error(id_).message
+
+
+def test_sigbus_blames_the_files_and_no_request_however_often_it_comes() -> None:
+    story = Story()
+    id_ = story.ask(deadline_ms=600_000)
+    for _ in range(4):
+        story.run()
+        worker = story.one(ChildKind.WORKER)
+        assert worker.held
+        story.kill(worker, -7)
+        story.run_until_told()
+        assert all(not entry.is_suspect for entry in story.state.open.values())
+        story.pass_time(10.0)
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+    assert story.model().deaths == {"weights_changed": 4}
