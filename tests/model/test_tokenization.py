@@ -31,7 +31,8 @@ from embeddaemon.workers.tokenization import (
 )
 from tests.support.checkpoints import TinyBert, word_piece
 from tests.support.embedding import card_of, embedder_of
-from tests.support.families.decoders import END, TinyGemma, TinyMistral, TinyQwen2, TinyQwen3, byte_pairs, pieces
+from tests.support.families.decoder_tokenizers import END, byte_pairs, pieces
+from tests.support.families.decoders import TinyGemma, TinyMistral, TinyQwen2, TinyQwen3
 from tests.support.roberta_checkpoints import TinyRoberta
 
 MIB = 1024 * 1024
