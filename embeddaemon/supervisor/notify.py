@@ -33,6 +33,7 @@ class Notifier:
         self._socket: socket.socket | None = None
         self._unsaid: dict[str, str] = {}
         self._try_again_at = float("inf")
+        self._is_deaf = False
         if manager is not None:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.setblocking(False)  # noqa: FBT003 - the standard library's signature
@@ -70,10 +71,17 @@ class Notifier:
             self._try_again_at = now + _TRY_AGAIN_SECONDS
             return
         except OSError as error:
-            log.warning(fields("service_manager_not_told", error=str(error)))
-            self.close()
+            self._note_deaf(str(error))
+        else:
+            self._is_deaf = False
         self._unsaid.clear()
         self._try_again_at = float("inf")
+
+    def _note_deaf(self, reason: str) -> None:
+        """The manager is gone, or for a moment. What is due later is said later; the log has one line of it."""
+        if not self._is_deaf:
+            log.warning(fields("service_manager_not_told", error=reason))
+        self._is_deaf = True
 
     def close(self) -> None:
         """From now on nothing is said."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +109,33 @@ def test_first_client_starts_the_service_and_the_socket_outlives_it(machine: Sys
     machine.do("systemctl", "stop", UNIT)
     assert machine.do("stat", "--format=%F %U %G %a", SOCKET).strip() == "socket embeddaemon embeddaemon 660"
     assert machine.do("stat", "--format=%U %a", "/run/embeddaemon").strip() == "embeddaemon 750"
+
+
+def test_user_has_a_daemon_of_his_own_under_his_own_manager(machine: SystemdMachine) -> None:
+    done = CliRunner().invoke(cli, ["install-service", "--user", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    runtime, home = "/run/user-of-test", "/home/stranger"
+    units = _shown_files(done.output)
+    assert sorted(units) == ["embeddaemon.service", "embeddaemon.socket"]
+    for name, text in units.items():
+        machine.write(f"{home}/.config/systemd/user/{name}", text)
+    machine.do("chown", "--recursive", "stranger:stranger", home)
+    machine.do("install", "--directory", "--owner=stranger", runtime)
+    variables = (f"XDG_RUNTIME_DIR={runtime}", f"HOME={home}")
+    manager = ["systemd-run", "--unit=manager", "--property=User=stranger", "--property=Delegate=yes"]
+    machine.do(*manager, *(f"--setenv={each}" for each in variables), "/usr/lib/systemd/systemd", "--user")
+    wait_until(lambda: machine.run("test", "-S", f"{runtime}/systemd/private").returncode == 0, 20)
+    as_user = ("setpriv", "--reuid=stranger", "--regid=stranger", "--init-groups", "env", *variables)
+    machine.do(*as_user, "systemctl", "--user", "start", UNIT)
+    assert "running for" in machine.do(*as_user, PROGRAM, "status")
+    assert machine.do("stat", "--format=%U %a", f"{runtime}/embeddaemon").strip() == "stranger 700"
+    machine.do("systemctl", "stop", "manager.service")
+
+
+def _shown_files(dry_run: str) -> dict[str, str]:
+    """Name to text, of what --dry-run shows."""
+    parts = re.split(r"^# ---- (\S+): .*\n", dry_run, flags=re.MULTILINE)
+    return {Path(path).name: text for path, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def test_wrong_configuration_is_not_tried_again(machine: SystemdMachine) -> None:

@@ -57,13 +57,18 @@ def test_what_a_full_queue_has_no_room_for_is_said_later_and_only_the_last_statu
         saying.close()
 
 
-def test_manager_that_is_gone_is_not_talked_to_again(socket_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    saying = notifier(str(socket_folder / "nobody"), watchdog_seconds=2.0)
+def test_manager_that_is_gone_costs_one_line_of_the_log_and_hears_us_when_it_is_back(
+    socket_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saying = notifier(str(socket_folder / "n"), watchdog_seconds=2.0)
     saying.turn(1.0)
     saying.turn(10.0)
-    saying.stopping(11.0)
     assert [record.getMessage().split()[0] for record in caplog.records] == ["service_manager_not_told"]
-    assert saying.next_due() == float("inf")
+    assert saying.next_due() > 10.0, "nobody is woken for it before something is due"
+    with notify_socket(socket_folder / "n") as heard:
+        saying.turn(11.0)
+        assert heard.values("WATCHDOG") == ["1"]
+    saying.close()
 
 
 def test_without_a_manager_nothing_is_due_and_nothing_is_looked_at() -> None:
