@@ -30,7 +30,7 @@ def plain(folder: Path, texts: tuple[str, ...], prompt: str = "", window: int | 
     config = json.loads((folder / "config.json").read_text())
     tensors = load_file(folder / "model.safetensors")
     body_config = {**config["text_config"], "model_type": "mistral", "sliding_window": window, "is_causal": False}
-    body = MistralModel(MistralConfig.from_dict({**body_config, "attn_implementation": "eager"})).eval()
+    body = MistralModel(MistralConfig.from_dict({**body_config, "attn_implementation": "eager"}))
     prefix = "embedding_model."
     body.load_state_dict({name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)})
     part = {name.split("attend_blocks.")[-1]: values for name, values in tensors.items() if "latent" in name}

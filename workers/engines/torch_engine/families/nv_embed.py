@@ -45,15 +45,16 @@ class _CrossAttention(nn.Module):
         self.to_out = nn.Linear(heads * head_dim, hidden, bias=False)
 
     def fold(self, latents: torch.Tensor) -> None:
-        """``latents`` (latents, latent dim), normalised, into the two projections; computed in float32."""
-        dtype = latents.dtype
-        keys, values = linear(latents.float(), self.to_kv.weight.float()).chunk(2, dim=-1)
+        """``latents`` (latents, latent dim), normalised, into the two projections; a head at a time, in float32."""
+        dtype, latents = latents.dtype, latents.float()
+        inner = self.heads * self.head_dim
         scores, output = [], []
-        for head in range(self.heads):
-            part = slice(head * self.head_dim, (head + 1) * self.head_dim)
+        for begin in range(0, inner, self.head_dim):
+            part, behind = slice(begin, begin + self.head_dim), slice(inner + begin, inner + begin + self.head_dim)
+            keys, values = (linear(latents, self.to_kv.weight[rows].float()) for rows in (part, behind))
             query = self.to_q.weight[part].float()  # (head dim, hidden)
-            scores.append((keys[:, part] @ query * self.head_dim**-0.5).to(dtype))  # (latents, hidden)
-            output.append((self.to_out.weight[:, part].float() @ values[:, part].T).to(dtype))  # (hidden, latents)
+            scores.append((keys @ query * self.head_dim**-0.5).to(dtype))  # (latents, hidden)
+            output.append((self.to_out.weight[:, part].float() @ values.T).to(dtype))  # (hidden, latents)
         self.scores = _linear(torch.cat(scores))
         self.output = _linear(torch.cat(output, dim=1))
         del self.to_q, self.to_kv, self.to_out
