@@ -81,6 +81,16 @@ def put_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         put("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def count(number: int | None) -> str:
+    """A large number for a person to read: "22.7 M", "7.85 B"; "-" where it is not known."""
+    if not number:
+        return "-"
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
 def duration(seconds: float | None) -> str:
     """Seconds for a person to read: "0.4 s", "3 m 12 s", "2 h 5 m", "9 d 1 h"."""
     if seconds is None:

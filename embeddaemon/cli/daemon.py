@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,8 +10,9 @@ import click
 
 from embeddaemon.cli import connect
 from embeddaemon.cli.calibrate import calibrate_command
-from embeddaemon.cli.console import duration, put, put_json, put_table, say
+from embeddaemon.cli.console import count, duration, put, put_json, put_table, say
 from embeddaemon.cli.memory import put_devices, put_leases, put_pressure, put_processes, put_waiting
+from embeddaemon.cli.model_show import inspect_command, show_command
 from embeddaemon.client.results import ModelInfo
 from embeddaemon.client.sync import Client
 
@@ -84,13 +85,16 @@ def ps_command(*, as_json: bool, endpoint: str | None, timeout: float) -> None:
 
 
 @click.group(
-    name="models", invoke_without_command=True, short_help="List the configured models; calibrate one for int8."
+    name="models", invoke_without_command=True, short_help="List the configured models; show, inspect or calibrate one."
 )
 @_json_option
+@click.option("-l", "--long", "is_long", is_flag=True, help="With licence, parameters, and what surprises people.")
 @connect.endpoint_option
 @connect.timeout_option()
 @click.pass_context
-def models_command(ctx: click.Context, /, *, as_json: bool, endpoint: str | None, timeout: float) -> None:
+def models_command(
+    ctx: click.Context, /, *, as_json: bool, is_long: bool, endpoint: str | None, timeout: float
+) -> None:
     """List the configured models; * marks the one that is asked when a request names none."""
     if ctx.invoked_subcommand is not None:
         return
@@ -102,12 +106,24 @@ def models_command(ctx: click.Context, /, *, as_json: bool, endpoint: str | None
         return
     headings = ("MODEL", "STATE", "DIMENSIONS", "MAX TOKENS", "TASKS", "DEVICE", "PRECISION", "SOURCE")
     put_table(headings, [_model_row(model, default) for model in models])
+    if is_long:
+        _put_long(models)
     for model in models:
         if model.error:
             say(f"{model.name} failed: {model.error}")
 
 
-models_command.add_command(calibrate_command)
+for _command in (show_command, inspect_command, calibrate_command):
+    models_command.add_command(_command)
+
+
+def _put_long(models: Sequence[ModelInfo]) -> None:
+    put("")
+    rows = [(model.name, model.family or "-", count(model.parameters), model.licence or "-") for model in models]
+    put_table(("MODEL", "FAMILY", "PARAMETERS", "LICENCE"), rows)
+    for model in models:
+        for note in model.notes:
+            put(f"{model.name}: {note}")
 
 
 def _model_row(model: ModelInfo, default: str | None) -> tuple[str, ...]:

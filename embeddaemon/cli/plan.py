@@ -117,6 +117,17 @@ def _chosen(settings: Settings, names: Sequence[str]) -> list[ModelSpec]:
 
 def make_plan(settings: Settings, specs: Sequence[ModelSpec], probe: Probe, machine: Machine) -> Planned:
     """Ask a governor of this machine for one model after the other. Raises ConfigError for what is configured wrong."""
+    state = planning_state(settings, probe, machine)
+    cards = {spec.name: _card(spec) for spec in specs}
+    planned = [planned_model(state, state.models[name], card) for name, card in cards.items() if card is not None]
+    unknown = tuple(name for name, card in cards.items() if card is None)
+    budgets = tuple(each.budget for each in state.governor.snapshots(0.0))
+    outcomes = plan(state.governor, planned, state.fork_server_bytes)
+    return Planned(budgets, state.fork_server_bytes, settings.cache_bytes, outcomes, unknown)
+
+
+def planning_state(settings: Settings, probe: Probe, machine: Machine) -> State:
+    """A supervisor's state in which nothing runs, with what was measured before."""
     learned, why = footprint_file.read(None if settings.state_folder is None else Path(settings.state_folder))
     if why is not None:
         path = Path(settings.state_folder or "") / footprint_file.NAME
@@ -132,25 +143,26 @@ def make_plan(settings: Settings, specs: Sequence[ModelSpec], probe: Probe, mach
         fork_server_bytes=fork_server_bytes(learned),
     )
     lease_cache(state, 0.0)
-    cards = {spec.name: _card(spec) for spec in specs}
-    planned = [planned_model(state, state.models[name], card) for name, card in cards.items() if card is not None]
-    unknown = tuple(name for name, card in cards.items() if card is None)
-    budgets = tuple(each.budget for each in state.governor.snapshots(0.0))
-    outcomes = plan(state.governor, planned, state.fork_server_bytes)
-    return Planned(budgets, state.fork_server_bytes, settings.cache_bytes, outcomes, unknown)
+    return state
 
 
 def _card(spec: ModelSpec) -> ModelCard | None:
     """What the model's folder says; None for a model of the hub that was never fetched to this machine."""
-    source = parse_source(spec.source)
     try:
-        folder = _cached(spec.source) if source.kind is SourceKind.HUB else locate(source)
+        folder = folder_here(spec.source)
         return None if folder is None else read_card(spec, folder)
     except FailedLoad as error:
         raise ConfigError(f"models.{spec.name}: {error.message}", cause=error.cause) from error
 
 
-def _cached(source: str) -> Path | None:
+def folder_here(source: str) -> Path | None:
+    """Where a source's files are on this machine; None for one of the hub that was never fetched.
+
+    Raises ModelNotFound.
+    """
+    parsed = parse_source(source)
+    if parsed.kind is not SourceKind.HUB:
+        return locate(parsed)
     if importlib.util.find_spec("huggingface_hub") is None:
         return None
     # Here and not above: the hub's library is an extra.

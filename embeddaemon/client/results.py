@@ -63,6 +63,9 @@ class ModelInfo:
     workers: int = 0
     estimate_bytes: int | None = None
     licence: str | None = None
+    parameters: int | None = None
+    notes: tuple[str, ...] = ()
+    """What about it surprises people, as short sentences."""
     error: str | None = None
     """Why its state is failed."""
 
@@ -160,6 +163,8 @@ def _model_info(values: Mapping[str, Any]) -> ModelInfo:
         workers=fields.integer_or_none("workers") or 0,
         estimate_bytes=fields.integer_or_none("estimate_bytes"),
         licence=fields.text_or_none("licence"),
+        parameters=fields.integer_or_none("parameters"),
+        notes=_texts(fields, "notes"),
         error=None if error is None else f"{error.get('code')}: {error.get('message')}",
     )
 

@@ -104,9 +104,14 @@ def read_body(config: JsonFile, tensors: Sequence[TensorEntry]) -> Body:
         intermediate=_size(sizes, family, "intermediate"),
         vocabulary=_words(tensors) or stated_words,
         positions=_positions(sizes, family),
-        gated=family in _GATED,
+        gated=is_gated(family),
         is_causal=family in _DECODERS and not _is_bidirectional(config),
     )
+
+
+def is_gated(family: str) -> bool:
+    """Whether the feed-forward layers of a family have a gate (GLU)."""
+    return family in _GATED
 
 
 def _size(config: JsonFile, family: str, what: str) -> int:

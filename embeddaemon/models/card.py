@@ -82,6 +82,8 @@ class ModelCard:
     """Whether the feed-forward layers are gated (GLU): they activate more."""
     source: str = ""
     licence: str | None = None
+    notes: tuple[str, ...] = ()
+    """What of all this surprises people, as short sentences."""
     files: FileSet = field(default_factory=FileSet)
     """All that is read of it, and what that must be when it is loaded."""
 

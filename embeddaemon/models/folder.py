@@ -12,21 +12,29 @@ from dataclasses import replace
 from pathlib import Path
 
 from embeddaemon.errors import ConfigError, CorruptModel, ModelNotFound
-from embeddaemon.models.body import read_body
+from embeddaemon.models.body import Body, read_body
 from embeddaemon.models.card import ModelCard
+from embeddaemon.models.choices import (
+    Tasks,
+    choose_length,
+    choose_pooling,
+    choose_tasks,
+    choose_unit_length,
+    is_of_family,
+    trained_cuts,
+)
 from embeddaemon.models.conventions import conventions
 from embeddaemon.models.fileset import FileSet, read_fileset
 from embeddaemon.models.jsonfile import read_json
+from embeddaemon.models.licences import licence_of_folder
+from embeddaemon.models.notes import length_notes, licence_notes, prompt_notes, table_notes
 from embeddaemon.models.other_kinds import refuse_other_files
 from embeddaemon.models.pipeline import Pipeline, read_pipeline
+from embeddaemon.models.published import Published
 from embeddaemon.models.sources import Source, SourceKind, package_version, parse_source
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.models.table import known, pinned_sha256
 from embeddaemon.models.weights import find_weights, headers_digest, read_headers
-
-_MOST_TOKENS_UNASKED = 8192
-"""Where nothing but the table of positions bounds a text: what a model could take and was hardly ever tried with costs
-memory for everybody. A spec's max_tokens goes beyond."""
 
 
 def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
@@ -49,26 +57,32 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
     body = read_body(config, [entry for header in headers for entry in header.tensors])
     within = pipeline.transformer.relative_to(folder)
     weights_paths = tuple(str(within / name) for name in weights_files)
-    pooling = pipeline.pooling if spec.pooling is None else spec.pooling
+    found = known(source, spec.name)
+    entry = found if found is not None and is_of_family(found, body.family) else None
+    pooling = choose_pooling(spec, pipeline, config, entry)
     habits = conventions(body, config, pipeline, pooling)
     dim = body.hidden * len(pooling)
-    prompts, default_task = _tasks(spec, source, pipeline)
+    cuts = trained_cuts(entry, dim)
+    tasks, said = choose_tasks(spec, pipeline, entry), _stated_length(pipeline, body.positions)
+    max_tokens = choose_length(spec, body.positions, said, entry)
+    licence = licence_of_folder(folder) or (None if entry is None else entry.licence)
     return ModelCard(
         name=spec.name,
         folder=str(folder),
-        revision=_revision(source, folder, pipeline.transformer, weights_files),
+        revision=_revision(source, folder, weights_paths),
         family=body.family,
         dim=dim,
-        max_tokens=_max_tokens(spec, body.positions, pipeline),
+        max_tokens=max_tokens,
         vocabulary=body.vocabulary,
         pooling=pooling,
-        normalize=habits.normalize if spec.normalize is None else spec.normalize,
+        normalize=choose_unit_length(spec, pipeline, entry, habit=habits.normalize),
         include_prompt=habits.include_prompt,
         closing_token=habits.closing_token,
         pools_last_prompt_token=habits.pools_last_prompt_token,
-        prompts=prompts,
-        default_task=default_task,
-        dimensions=_dimensions(spec, dim),
+        prompts=tasks.prompts,
+        default_task=tasks.default_task,
+        dimensions=_dimensions(spec, dim, cuts),
+        cut_after_layer_norm=bool(cuts) and entry is not None and entry.cut_after_layer_norm,
         weights_files=weights_paths,
         weights_bytes=sum(header.file_bytes for header in headers),
         weights_digest=headers_digest(headers),
@@ -81,53 +95,45 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
         intermediate=body.intermediate,
         gated=body.gated,
         source=str(source),
-        licence=known(source).licence,
+        licence=licence,
+        notes=_notes(tasks, licence, entry, None if entry is found else found, body, max_tokens=max_tokens, said=said),
         files=replace(files, sha256=_sha256(spec, source, weights_paths, files), is_sealed=spec.weights == "sealed"),
     )
 
 
-def _max_tokens(spec: ModelSpec, positions: int, pipeline: Pipeline) -> int:
-    """The folder's limit as sentence-transformers takes it, at most the usable positions; the spec's goes first."""
-    if spec.max_tokens is not None:
-        if not 1 <= spec.max_tokens <= positions:
-            raise ConfigError(f"model {spec.name}: max_tokens is {spec.max_tokens}, the model can do 1 to {positions}")
-        return spec.max_tokens
-    # New folders have no max_seq_length; there the limit is the tokenizer's.
+def _stated_length(pipeline: Pipeline, positions: int) -> int | None:
+    """The longest text in tokens by the folder's own word, as sentence-transformers reads it; None: it has none."""
     sentence = pipeline.sentence
     said = sentence.section("processor_kwargs").integer("model_max_length")
     said = said or sentence.section("tokenizer_args").integer("model_max_length")
     said = said or sentence.integer("max_seq_length")
-    if not said:
-        said = read_json(pipeline.transformer / "tokenizer_config.json").integer("model_max_length")
-    return min(said or positions, positions, _MOST_TOKENS_UNASKED)
+    if said:
+        return said
+    # New folders have no max_seq_length; there the limit is the tokenizer's, where it is one.
+    tokenizers = read_json(pipeline.transformer / "tokenizer_config.json").integer("model_max_length")
+    return tokenizers if tokenizers and tokenizers < positions else None
 
 
-def _tasks(spec: ModelSpec, source: Source, pipeline: Pipeline) -> tuple[Mapping[str, str], str | None]:
-    """Prompts and default task: the spec's, else the folder's, else the table's."""
-    prompts, default_task = pipeline.prompts, pipeline.default_task
-    if not any(prompts.values()) and known(source).prompts:
-        prompts = known(source).prompts
-    if spec.prompts is not None:
-        prompts, default_task = spec.prompts, None
-    if spec.default_task is not None:
-        default_task = spec.default_task
-    if default_task is not None and default_task not in prompts:
-        raise ConfigError(
-            f"model {spec.name}: default_task is {default_task!r}, the model's tasks are {', '.join(prompts) or 'none'}"
-        )
-    return dict(prompts), default_task
+def _notes(
+    tasks: Tasks, licence: str | None, entry: Published | None, stranger: Published | None, body: Body, *,
+    max_tokens: int, said: int | None,
+) -> tuple[str, ...]:  # fmt: skip
+    return (
+        *licence_notes(licence),
+        *prompt_notes(tasks.prompts, tasks.default_task, entry),
+        *length_notes(max_tokens, body.positions, said),
+        *(() if stranger is None else table_notes(stranger, body.family)),
+    )
 
 
-def _dimensions(spec: ModelSpec, dim: int) -> tuple[int, ...]:
+def _dimensions(spec: ModelSpec, dim: int, cuts: tuple[int, ...]) -> tuple[int, ...]:
     for wanted in spec.dimensions:
         if not 1 <= wanted <= dim:
             raise ConfigError(f"model {spec.name}: dimensions has {wanted}, the model can do 1 to {dim}")
-    return tuple(sorted({dim, *spec.dimensions}, reverse=True))
+    return tuple(sorted({dim, *cuts, *spec.dimensions}, reverse=True))
 
 
-def _sha256(
-    spec: ModelSpec, source: Source, weights_files: tuple[str, ...], files: FileSet
-) -> Mapping[str, str]:
+def _sha256(spec: ModelSpec, source: Source, weights_files: tuple[str, ...], files: FileSet) -> Mapping[str, str]:
     """The digest of each weights file, or of none; heads may have theirs. Raises ConfigError where one is missing."""
     said = spec.sha256 or pinned_sha256(source)
     if said is None:
@@ -148,12 +154,12 @@ def _sha256(
     return {name: digest.lower() for name, digest in said.items()}
 
 
-def _revision(source: Source, folder: Path, transformer: Path, weights_files: tuple[str, ...]) -> str:
+def _revision(source: Source, folder: Path, weights_paths: tuple[str, ...]) -> str:
     """Hub commit or package version where there is one, else a short digest of the weights' sizes and times."""
     if source.kind is SourceKind.HUB and folder.parent.name == "snapshots":
         return folder.name
     if source.kind is SourceKind.PACKAGE and (version := package_version(source.name)):
         return version
-    marks = [(transformer / name).stat() for name in weights_files]
+    marks = [(folder / name).stat() for name in weights_paths]
     story = ",".join(f"{mark.st_size}:{mark.st_mtime_ns}" for mark in marks)
     return hashlib.sha256(story.encode()).hexdigest()[:16]

@@ -92,6 +92,7 @@ def card_from_map(values: Mapping[str, Any]) -> ModelCard:
         gated=fields.boolean("gated"),
         source=fields.text("source"),
         licence=fields.text_or_none("licence"),
+        notes=fields.texts("notes"),
         files=_files(fields.mapping("files")),
     )
     fields.end()

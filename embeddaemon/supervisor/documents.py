@@ -73,6 +73,7 @@ def _model(state: State, model: ModelState, now: float) -> dict[str, Any]:
         "revision": card.revision if card else None,
         "parameters": card.parameters if card else None,
         "licence": card.licence if card else None,
+        "notes": list(card.notes) if card else None,
         "precision": model.facts.get("precision", spec.precision),
         "device": model.facts.get("device", device_of(state, spec)),
         "token_budget": spec.token_budget,

@@ -8,6 +8,7 @@ from embeddaemon.governor.footprint import AUTO, Footprint, footprint_from
 from embeddaemon.governor.formula import WeightsSummary, Workload, stream_tokens
 from embeddaemon.governor.samples import RAM
 from embeddaemon.models.card import ModelCard
+from embeddaemon.models.licences import is_non_commercial
 from embeddaemon.models.order import LoadOrder
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.supervisor.state import Machine, ModelState, State
@@ -67,10 +68,17 @@ def card_learned(state: State, model: ModelState, card: ModelCard) -> None:
     model.automatic = _footprint(model, weights, workload, AUTO)
     model.computed = _footprint(model, weights, workload, model.spec.estimate)
     model.stream_tokens, model.element_bytes = stream_tokens(weights, workload), workload.element_bytes
+    _warn_of_licence(state, model.card, card)
     model.card = card
     model.watch.forget()
     model.learn_facts(model.facts)
     model.pace.expect(card.parameters)
+
+
+def _warn_of_licence(state: State, before: ModelCard | None, card: ModelCard) -> None:
+    """At the start or when it is first fetched, and again when another folder says something else."""
+    if is_non_commercial(card.licence) and (before is None or before.licence != card.licence):
+        state.log("warning", "licence_non_commercial", model=card.name, licence=card.licence, source=card.source)
 
 
 def _workload(state: State, model: ModelState) -> Workload:

@@ -45,7 +45,7 @@ def test_card_survives_its_travel(tmp_path: Path) -> None:
     read = card(TinyBert(pooling={"pooling_mode": ["cls", "max"]}).write(tmp_path), dimensions=(16,))
     order = LoadOrder(card=read, device="cpu", precision="auto", token_budget=8, limits=Limits())
     values = order.as_map()
-    for key in ("dimensions", "weights_files"):  # as msgpack hands them over
+    for key in ("dimensions", "weights_files", "notes"):  # as msgpack hands them over
         values["card"][key] = list(values["card"][key])
     values["card"]["files"]["names"] = list(values["card"]["files"]["names"])
     assert order_from_map(values) == order
@@ -127,7 +127,7 @@ def test_table_fills_in_prompts_that_a_folder_lacks(tmp_path: Path) -> None:
 
 def test_folders_own_prompts_go_before_the_table(tmp_path: Path) -> None:
     folder = TinyBert(prompts={"query": "mine: "}).write(tmp_path / "bge-small-en-v1.5")
-    assert card(folder).prompts == {"query": "mine: "}
+    assert card(folder).prompts == {"query": "mine: ", "document": ""}
 
 
 def test_changed_weights_are_another_revision(tmp_path: Path) -> None:

