@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from embeddaemon.errors import CorruptModel
+from embeddaemon.models.jsonfile import read_json
+from embeddaemon.workers.engines.torch_engine import attention, encoder, families
 from tests.support.checkpoints import TinyBert, save_weights
 from tests.support.embedding import card_of, cosines, embedder_of
 from tests.support.families.distilbert import TinyDistilbert, TinyElectra
@@ -42,8 +46,11 @@ def test_card_has_the_sizes_that_memory_follows_from(kind: str, tmp_path: Path) 
 
 @each
 def test_head_of_another_task_is_neither_counted_nor_held(kind: str, tmp_path: Path) -> None:
-    embedder = embedder_of(TINY[kind].write(tmp_path))
-    assert embedder.model.facts.parameters == embedder.card.parameters
+    tiny = TINY[kind]
+    embedder = embedder_of(tiny.write(tmp_path))
+    # As BERT, DistilBERT has one type of token.
+    held = embedder.card.parameters + (tiny.hidden if isinstance(tiny, TinyDistilbert) else 0)
+    assert embedder.model.facts.parameters == held
     assert embedder.card.parameters < sum(
         values.size for values in load_file(tmp_path / "model.safetensors").values()
     ) or not kind.endswith("-head")
@@ -77,6 +84,28 @@ def test_pieces_of_the_feed_forward_layers_do_not_depend_on_the_row(tmp_path: Pa
     folder = TinyDistilbert(config={"chunk_size_feed_forward": 7}).write(tmp_path / "pieces")
     plain = TinyDistilbert().write(tmp_path / "plain")
     check_family(embedder_of(folder), reference(plain, TEXTS))
+
+
+@pytest.mark.parametrize(("kind", "is_bert"), [("distilbert", True), ("electra", False), ("electra-head", True)])
+def test_what_is_bert_by_another_name_is_computed_as_bert(kind: str, is_bert: bool, tmp_path: Path) -> None:
+    card = card_of(TINY[kind].write(tmp_path))
+    config = read_json(tmp_path / "config.json").values
+    attention.register()
+    assert encoder.suits(families.family_of(card).build(config, card, torch.float32)) == is_bert
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "electra-head"])
+def test_activation_is_the_one_of_the_config(kind: str, tmp_path: Path) -> None:
+    """Guards: GELU taken for granted where BERT's functional form has no other."""
+    key = "activation" if kind == "distilbert" else "hidden_act"
+    folder = replace(TINY[kind], config={key: "relu"}).write(tmp_path)
+    check_family(embedder_of(folder), reference(folder, TEXTS))
+
+
+@pytest.mark.parametrize("key", ["dim", "n_layers", "n_heads", "hidden_dim"])
+def test_size_that_the_config_does_not_tell_is_not_assumed(key: str, tmp_path: Path) -> None:
+    with pytest.raises(CorruptModel, match=rf"'{key}'|missing"):
+        embedder_of(TinyDistilbert(config={key: None}).write(tmp_path))
 
 
 def test_electra_without_its_widening_layer_is_no_bert(tmp_path: Path) -> None:
