@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn.functional import pad
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from embeddaemon.workers.engines.torch_engine.sight import Sight, attend, sight_of
 
@@ -126,11 +126,10 @@ def _texts_of(projected: torch.Tensor, group: LengthGroup) -> torch.Tensor:
     return rows.view(rows.shape[0], group.texts, group.length, rows.shape[-1]).transpose(0, 1)
 
 
-def no_mask(*_: object, **__: object) -> None:
-    """There is no padding to mask. Called by transformers."""
-
-
 def register() -> None:
-    """Tells transformers about our attention; a config chooses it by ``_attn_implementation = NAME``."""
+    """Tells transformers about our attention; a config chooses it by ``_attn_implementation = NAME``.
+
+    No function for masks is registered: for a name that has none, transformers makes no mask and looks for none in the
+    positions, which on a device would wait for it (``masking_utils._preprocess_mask_arguments``).
+    """
     AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, no_mask)

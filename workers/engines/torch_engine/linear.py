@@ -21,7 +21,7 @@ _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Between the private operators and the public ones on values of about one; rounding in the last place, not more."""
 
 
-def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """(tokens, in) to (tokens, out). ``weight`` as ``packed`` gave it, ``bias`` (out,)."""
     if weight.is_mkldnn:
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")  # noqa: SLF001
@@ -40,7 +40,9 @@ def linear_gelu(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) ->
 def linear_plus(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
     """The same as ``linear``, then ``residual`` (tokens, out) added."""
     if weight.is_mkldnn:
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, residual, weight, bias, "add")  # noqa: SLF001
+        # By name: called from Python, the other overload would be tried first, and its refusal prints the bias, for 3 ms.
+        binary = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
+        product: torch.Tensor = binary(rows, residual, weight, bias, "add")
         return product
     return functional.linear(rows, weight, bias) + residual
 

@@ -28,6 +28,7 @@ from embeddaemon.workers.engines.torch_engine.families import Family, family_of
 from embeddaemon.workers.engines.torch_engine.int8.calibration import Prose, Subject, calibrate_for, int8_encoder
 from embeddaemon.workers.engines.torch_engine.int8.scales import Calibration
 from embeddaemon.workers.engines.torch_engine.model import Encode, TorchModel
+from embeddaemon.workers.engines.torch_engine.packing import pack
 from embeddaemon.workers.tokenization import load_tokenizer
 
 _NEEDED = (
@@ -109,6 +110,7 @@ def _encode(family: Family, module: nn.Module) -> Encode:
         return family.functional(module)
     if encoder.suits(module):
         return encoder.Encoder(module).forward
+    pack(module)
     return partial(family.forward, module)
 
 

@@ -16,10 +16,10 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from embeddaemon.telemetry.logs import fields
-from embeddaemon.workers.engines.torch_engine.attention import LengthGroup, check_others, no_mask
+from embeddaemon.workers.engines.torch_engine.attention import LengthGroup, check_others
 from embeddaemon.workers.engines.torch_engine.row import Texts, divide, lay_out
 from embeddaemon.workers.engines.torch_engine.sight import EVERYTHING, Sight, sight_of
 from embeddaemon.workers.engines.torch_engine.sight import attend as attend_alike
@@ -184,7 +184,6 @@ def install(module: nn.Module, attend: Attend) -> None:
     """Makes one of transformers' models, already built, attend this way."""
     name = f"embeddaemon_{'by_group' if attend is by_group else 'varlen'}"
     AttentionInterface.register(name, _for_transformers(attend))
-    AttentionMaskInterface.register(name, no_mask)
     config: Any = module.config  # transformers': it declares no such attribute
     config._attn_implementation = name  # noqa: SLF001 (where transformers looks for it)
 
