@@ -68,10 +68,20 @@ def _module_places(folder: Path) -> set[PurePosixPath]:
     except CorruptModel:
         return places
     for module in modules if isinstance(modules, list) else ():
-        place = PurePosixPath(str(module.get("path") or "") if isinstance(module, dict) else "")
-        if not place.is_absolute() and ".." not in place.parts and "\0" not in str(place):
-            places.add(place)
+        path = str(module.get("path") or "") if isinstance(module, dict) else ""
+        if leads_within(path):
+            places.add(PurePosixPath(path))
     return places
+
+
+def leads_within(path: str) -> bool:
+    """Whether a path from a file of the model is one that the system could have, and stays in the model's folder."""
+    place = PurePosixPath(path)
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return not place.is_absolute() and ".." not in place.parts and "\0" not in path
 
 
 def _weights(folder: Path) -> tuple[str, ...]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from embeddaemon.errors import CorruptModel, UnsupportedModel
+from embeddaemon.models.fileset import leads_within
 from embeddaemon.models.jsonfile import JsonFile, read_bytes, read_json
 from embeddaemon.models.other_kinds import refuse_other_modules
 from embeddaemon.models.spec import Pooling
@@ -106,7 +107,7 @@ def _module(folder: Path, path: Path, module: object) -> _Module:
     if not isinstance(module, dict) or not isinstance(module.get("type"), str):
         raise CorruptModel(f"{path} has a module without a type")
     where = module.get("path", "")
-    if not isinstance(where, str) or PurePosixPath(where).is_absolute() or ".." in PurePosixPath(where).parts:
+    if not isinstance(where, str) or not leads_within(where):
         raise CorruptModel(f"{path}: the module path {where!r} does not lead into the folder")
     return _Module(kind=str(module["type"]).rpartition(".")[2], folder=folder / where)
 

@@ -9,7 +9,7 @@ from typing import Any, assert_never
 
 import zmq
 
-from embeddaemon.errors import EmbedDaemonError, FailedLoad
+from embeddaemon.errors import CorruptModel, EmbedDaemonError, FailedLoad
 from embeddaemon.governor.probes import Probe
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.sources import locate, parse_source
@@ -163,3 +163,8 @@ def read(command: do.ReadCard) -> CardRead | CardFailed:
     except OSError as error:
         unreadable = FailedLoad(f"model {spec.name!r}: its folder cannot be read: {error}")
         return CardFailed(spec.name, unreadable, command.is_successor)
+    except Exception as error:
+        # A boundary: no folder, whatever is in it, ends the daemon.
+        log.exception(fields("folder_not_understood", model=spec.name))
+        odd = CorruptModel(f"model {spec.name!r}: its folder cannot be understood: {type(error).__name__}: {error}")
+        return CardFailed(spec.name, odd, command.is_successor)

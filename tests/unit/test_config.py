@@ -96,7 +96,8 @@ def test_every_key_of_a_file_reaches_the_settings(tmp_path: Path) -> None:
         prompts = { query = "query: ", document = "" }
         default_task = "query"
         dimensions = [128, 256]
-        sha256 = "53AA51172D142C89D9012CCE15AE4D6CC0CA6895895114379CACB4FAB128D9DB"
+        sha256 = { "a.safetensors" = "53AA51172D142C89D9012CCE15AE4D6CC0CA6895895114379CACB4FAB128D9DB" }
+        weights = "sealed"
         """,
     )
     told = loaded.settings
@@ -119,7 +120,8 @@ def test_every_key_of_a_file_reaches_the_settings(tmp_path: Path) -> None:
     assert (big.pooling, big.normalize) == ((Pooling.MEAN, Pooling.CLS), False)
     assert (big.prompts, big.default_task) == ({"query": "query: ", "document": ""}, "query")
     assert big.dimensions == (256, 128)
-    assert big.sha256 == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    assert big.sha256 == {"a.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}
+    assert big.weights == "sealed"
 
 
 @pytest.mark.parametrize(
@@ -218,6 +220,9 @@ def test_keep_alive_is_read_as_ollama_reads_it(tmp_path: Path, written: str, sec
         (f"{MINI}dimensions = [128, 128]", ["twice"]),
         (f"{MINI}dimensions = [0]", ["models.mini.dimensions"]),
         (f"{MINI}sha256 = 'abc'", ["64 hexadecimal"]),
+        (f"{MINI}sha256 = {{}}", ["must name the weights files"]),
+        (f"{MINI}sha256 = {{ 'a.safetensors' = 'abc' }}", ["64 hexadecimal"]),
+        (f"{MINI}weights = 'mapped'", ["'mapped'", "copied, sealed"]),
         (f"{MINI}pinned = 1", ["models.mini.pinned = 1", "true or false"]),
     ],
 )

@@ -232,7 +232,7 @@ def test_pipeline_that_is_not_served_is_refused(kinds: list[str], named: str, tm
         card(tmp_path)
 
 
-@pytest.mark.parametrize("path", ["../elsewhere", "/etc", 7])
+@pytest.mark.parametrize("path", ["../elsewhere", "/etc", 7, "\0", "\ud800"])
 def test_module_outside_the_folder_is_corrupt(path: object, tmp_path: Path) -> None:
     TinyBert().write(tmp_path)
     write_json(tmp_path / "modules.json", [{"idx": 0, "path": path, "type": "x.Transformer"}])
