@@ -11,6 +11,7 @@ import functools
 import logging
 
 import torch
+from torch._jit_internal import is_scripting
 from torch.nn import functional
 
 from embeddaemon.telemetry.logs import fields
@@ -40,9 +41,10 @@ def linear_gelu(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) ->
 def linear_plus(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
     """The same as ``linear``, then ``residual`` (tokens, out) added."""
     if weight.is_mkldnn:
-        # By name: called from Python, the other overload would be tried first, and its refusal prints the bias, for 3 ms.
-        binary = torch.ops.mkldnn._linear_pointwise.binary  # noqa: SLF001
-        product: torch.Tensor = binary(rows, residual, weight, bias, "add")
+        if is_scripting():
+            product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, residual, weight, bias, "add")  # noqa: SLF001
+        else:  # Python tries the other overload first, whose refusal prints the bias: 3 ms
+            product = torch.ops.mkldnn._linear_pointwise.binary(rows, residual, weight, bias, "add")  # noqa: SLF001
         return product
     return functional.linear(rows, weight, bias) + residual
 
