@@ -102,10 +102,12 @@ def attend(query_key_value: torch.Tensor, heads: int, blocks: list[BiasedBlock])
         query, key, value = rows.view(block.texts, block.length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         if not rows.is_cpu:  # on MPS strided inputs gave wrong vectors (pytorch issues 163597, 181133)
             query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-        if biased.is_view:
+        if not biased.is_view:
+            attended = scaled_dot_product_attention(query, key, value, biased.bias)
+        elif rows.is_cpu:
             attended = attend_by_view(query, key, value, block.mask, biased.bias)
         else:
-            attended = scaled_dot_product_attention(query, key, value, biased.bias)
+            attended = attend_by_rows(query, key, value, biased.bias)
         attended = attended.transpose(1, 2).reshape(block.texts * block.length, hidden)
         if scatter is not None:
             attended = attended.index_select(0, scatter)
@@ -119,7 +121,7 @@ def attend(query_key_value: torch.Tensor, heads: int, blocks: list[BiasedBlock])
 def attend_by_view(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, view: torch.Tensor
 ) -> torch.Tensor:
-    """(texts, heads, length, head dim) each to the same; ``view`` (1, heads, length, length) for queries reversed."""
+    """(texts, heads, length, head dim) each to the same. For the CPU, whose kernel reads rows that overlap."""
     head_dim = query.shape[3]
     scale = 1.0 / float(head_dim) ** 0.5
     query = query.flip(2)
@@ -127,27 +129,18 @@ def attend_by_view(
         # A view cannot mask keys. Two more dimensions do, ones in the queries: their products are added to the scores.
         masked = mask.transpose(2, 3).expand(-1, key.shape[1], -1, 2)
         query, key, value = pad(query, [0, 2], value=1.0), torch.cat([key, masked], dim=3), pad(value, [0, 2])
-    if query.is_cpu:
-        attended = scaled_dot_product_attention(query, key, value, view, scale=scale)
-    else:
-        attended = attend_by_rows(query, key, value, view, scale=scale)
+    attended = scaled_dot_product_attention(query, key, value, view, scale=scale)
     return attended[:, :, :, :head_dim].flip(2)
 
 
 def attend_by_rows(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    view: torch.Tensor,
-    *,
-    scale: float,
-    rows_bytes: int = ROWS_BYTES,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, view: torch.Tensor, rows_bytes: int = ROWS_BYTES
 ) -> torch.Tensor:
-    """The same attention, ``rows_bytes`` of the view's rows copied at a time."""
-    heads, length = view.shape[1], view.shape[3]
-    rows = max(1, rows_bytes // (heads * length * view.element_size()))
+    """The same without filler, for any device: of the view, rows of ``rows_bytes`` are copied at a time."""
+    rows = max(1, rows_bytes // (view.shape[1] * view.shape[3] * view.element_size()))
+    query = query.flip(2)
     parts: list[torch.Tensor] = []
-    for start in range(0, length, rows):
+    for start in range(0, view.shape[2], rows):
         bias = view[:, :, start : start + rows].contiguous()
-        parts.append(scaled_dot_product_attention(query[:, :, start : start + rows], key, value, bias, scale=scale))
-    return torch.cat(parts, dim=2)
+        parts.append(scaled_dot_product_attention(query[:, :, start : start + rows], key, value, bias))
+    return torch.cat(parts, dim=2).flip(2)

@@ -21,7 +21,7 @@ from embeddaemon.workers.engines.torch_engine.families import Family
 from embeddaemon.workers.engines.torch_engine.families.native import Native, Tensors
 
 MOST_SCORES = 4 * 1024 * 1024
-"""Heads times tokens squared, of all texts in a batch; a text that has more is alone. 12 heads of 512 tokens: 3 million."""
+"""Heads times tokens squared, of all texts in a batch; a text with more is alone. 12 heads, 512 tokens: 3 million."""
 
 _WASTE = 8
 """The shortest text of a batch lacks at most one in so many of the longest one's tokens."""
@@ -64,7 +64,7 @@ def forward(model: nn.Module, ids: torch.Tensor, _: torch.Tensor, groups: Sequen
     deberta: Any = model  # to mypy its parts are modules only
     config = deberta.config
     most = config.max_position_embeddings
-    result = None
+    result: torch.Tensor | None = None
     for batch in batches(groups, config.num_attention_heads, most):
         lengths = torch.tensor(batch.lengths, device=ids.device)
         mask = (torch.arange(batch.length, device=ids.device) < lengths.unsqueeze(1)).long()  # (texts, length)
