@@ -246,6 +246,8 @@ _MODEL = {
     "workers": 1,
     "error": None,
     "licence": "apache-2.0",
+    "parameters": 22_713_216,
+    "notes": ["it is not there"],
     "estimate_bytes": 1000,
 }
 
