@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from operator import attrgetter
 from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Encoding
+
+from embeddaemon.workers.engines import Ids
 
 _GAPS = frozenset(" \t\n\r\u3000\u3001\u3002\uff0c")
 """Before these a piece may end: spaces, and the commas and full stop of Chinese and Japanese. Not all that Python calls
@@ -42,7 +46,17 @@ class Token(NamedTuple):
     end: int
 
 
-_begin = attrgetter("begin")
+class Tokens(NamedTuple):
+    """Of one piece."""
+
+    ids: Ids
+    head: list[Token]
+    """The first ones: they begin in the piece before."""
+    tail: list[Token]
+    """The last ones: the next piece has them too."""
+
+
+NO_TOKENS = Tokens(np.empty(0, dtype=np.int32), [], [])
 
 
 def pieces(text: str, most_bytes: int) -> Iterator[Piece]:
@@ -63,15 +77,31 @@ def pieces(text: str, most_bytes: int) -> Iterator[Piece]:
         start = end
 
 
-def joined(before: list[Token], behind: list[Token], piece: Piece) -> tuple[list[Token], list[Token]]:
-    """The tokens of a piece's predecessor and its own: of each those that are the text's."""
-    # Only what both can have is compared.
-    first = bisect_left(before, piece.since, key=_begin)
-    last = bisect_left(behind, piece.start, key=_begin)
-    alike, left, right = _longest_alike(before[first:], behind[:last])
+def tokens_of(encoding: Encoding, piece: Piece) -> Tokens:
+    """The library's tokens of a piece, without special ones."""
+
+    def token(index: int) -> Token:
+        place = encoding.token_to_chars(index)
+        assert place is not None, "a token of no place: bug"
+        return Token(int(ids[index]), piece.since + place[0], piece.since + place[1])
+
+    def begin_of(index: int) -> int:
+        return token(index).begin
+
+    # Where each of thousands of tokens lies would take more memory than the library takes.
+    ids = np.array(encoding.ids, dtype=np.int32)
+    everywhere = range(len(ids))
+    own = bisect_left(everywhere, piece.start, key=begin_of)
+    shared = bisect_left(everywhere, piece.end - _CONTEXT_CHARACTERS, key=begin_of)
+    return Tokens(ids, [token(index) for index in everywhere[:own]], [token(index) for index in everywhere[shared:]])
+
+
+def joined(before: Tokens, behind: Tokens) -> tuple[int, int]:
+    """Up to which of its tokens a piece's predecessor has the text's, and from which of its own on the piece has."""
+    alike, left, right = _longest_alike(before.tail, behind.head)
     if alike < _FEWEST_ALIKE:
-        return before, behind[last:]
-    return before[: first + left + alike // 2], behind[right + alike // 2 :]
+        return len(before.ids), len(behind.head)
+    return len(before.ids) - len(before.tail) + left + alike // 2, right + alike // 2
 
 
 def _longest_alike(before: list[Token], behind: list[Token]) -> tuple[int, int, int]:

@@ -26,7 +26,7 @@ from embeddaemon.models.jsonfile import JsonFile, read_json
 from embeddaemon.models.pipeline import read_pipeline
 from embeddaemon.workers.engines import Encoded
 from embeddaemon.workers.exhaustion import require
-from embeddaemon.workers.joining import Token, joined, pieces
+from embeddaemon.workers.joining import NO_TOKENS, Piece, Tokens, joined, pieces, tokens_of
 
 _PROMPTS_REMEMBERED = 64
 
@@ -105,29 +105,29 @@ class Tokenizer:
         """
         kept: list[int] = []
         length = self._frame.tokens
-        held: list[Token] = []  # of the piece before: its last ones may be others in the text
+        held, first = NO_TOKENS, 0  # of the piece before: its last tokens may be others in the text
         for piece in pieces(text, _SLICE_BYTES):
             if len(kept) >= max_tokens:  # all that stays is there; the rest is only counted
                 (encoding,) = self._encode_at_once([text[piece.start : piece.end]])
                 length += len(encoding) - self._frame.tokens
                 between()
                 continue
-            found = self._tokens(text[piece.since : piece.end], piece.since)
+            found = self._tokens(text, piece)
             between()
-            held, found = joined(held, found, piece)
-            kept += [token.id for token in held]
-            held = found
-        kept += [token.id for token in held]
-        return length + len(kept), [*self._frame.before, *kept, *self._frame.behind]
+            last, own = joined(held, found)
+            length += last - first
+            kept += held.ids[first:last][:max_tokens].tolist()
+            held, first = found, own
+        length += len(held.ids) - first
+        kept += held.ids[first:][:max_tokens].tolist()
+        return length, [*self._frame.before, *kept, *self._frame.behind]
 
-    def _tokens(self, part: str, since: int) -> list[Token]:
-        """Of a part of a text that begins at its character ``since``, without the frame. Raises MemoryError."""
+    def _tokens(self, text: str, piece: Piece) -> Tokens:
+        """Raises MemoryError."""
+        part = text[piece.since : piece.end]
         require(_BYTES_AT_LEAST + _BYTES_PER_BYTE * _size_bytes(part))
         (encoding,) = self._rust.encode_batch([part], add_special_tokens=False)
-        return [
-            Token(number, since + begin, since + end)
-            for number, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True)
-        ]
+        return tokens_of(encoding, piece)
 
     def _encode_at_once(self, texts: list[str]) -> list[Encoding]:
         """Raises MemoryError."""

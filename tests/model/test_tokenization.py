@@ -205,6 +205,20 @@ def test_slice_takes_no_more_memory_than_is_required_for_it(make: Callable[[], T
     assert meter.estimate().peak_bytes - before < required + HEAP_BYTES
 
 
+@pytest.mark.parametrize("text", ["ligatures", "greek", "full stops"])
+@pytest.mark.parametrize("make", TOKENIZERS.values(), ids=TOKENIZERS.keys())
+def test_pieces_of_a_long_text_take_no_more_memory_than_one(make: Callable[[], Tokenizer], text: str) -> None:
+    """For a model that keeps all of them, with the places of their tokens."""
+    tokenizer = make()
+    long = TEXTS[text] * (3 * _SLICE_BYTES // len(TEXTS[text].encode()))
+    tokenizer.encode(["red"], prompt="", max_tokens=LONG_TOKENS)
+    give_back()
+    meter = Meter()
+    before = meter.estimate().private_bytes
+    tokenizer.encode([long], prompt="", max_tokens=LONG_TOKENS)
+    assert meter.estimate().peak_bytes - before < _BYTES_AT_LEAST + _BYTES_PER_BYTE * _SLICE_BYTES + HEAP_BYTES
+
+
 def test_want_of_memory_is_an_error_and_no_abort(tokenizer: Tokenizer) -> None:
     text = TEXTS["full stops"] * 300_000
     tokenizer.encode([text[:1000]], prompt="", max_tokens=MAX_TOKENS)
