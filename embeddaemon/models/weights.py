@@ -39,8 +39,9 @@ _PICKLE = re.compile(r".*\.(bin|pt|pth|ckpt|pkl)$")
 _HEADS = (
     "pooler|cls|lm_head|classifier|vocab_transform|vocab_layer_norm|vocab_projector"
     "|discriminator_predictions|generator_predictions|generator_lm_head|lm_predictions|mask_predictions"
+    r"|head\.dense|head\.norm"
 )
-_LEFT_OUT = re.compile(rf"(\w+\.)?({_HEADS})\..*|(.*\.)?(position_ids|inv_freq)")
+_LEFT_OUT = re.compile(rf"(\w+\.)?({_HEADS})\..*|decoder\.(weight|bias)|(.*\.)?(position_ids|inv_freq)")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 
 

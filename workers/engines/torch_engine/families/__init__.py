@@ -59,6 +59,7 @@ _MODULES = {
     "gte": "gte",
     "nomic": "nomic",
     "nomic-moe": "nomic_moe",
+    "modernbert": "modernbert",
     "mpnet": "mpnet",
     "deberta": "deberta",
     "jina-v2": "jina_v2",

@@ -1,0 +1,56 @@
+"""ModernBERT, by transformers' own class: some layers see the whole text, the others only what is near.
+
+The published ``local_attention`` is the width of what a token sees: half of it to each side. The class takes it so, and
+tells the attention; both kinds of layers turn by a theta of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from transformers import ModernBertConfig
+from transformers.models.modernbert.modeling_modernbert import ModernBertModel
+
+from embeddaemon.errors import CorruptModel
+from embeddaemon.workers.engines.torch_engine.families import Family
+from embeddaemon.workers.engines.torch_engine.families.native import Native, forward
+from embeddaemon.workers.engines.torch_engine.families.options import refuse_others, whole
+
+# What the published code reads, and may be left out; so where it stands, it has to be what it should.
+_WHOLE = ("global_attn_every_n_layers", "local_attention")
+_KINDS = ("full_attention", "sliding_attention")
+
+
+def family(_: str) -> Family:
+    """See families/__init__.py."""
+    native = Native(
+        config_class=ModernBertConfig, model_class=ModernBertModel, translate=translate, prefixes=("model.",)
+    )
+    return Family(build=native.build, forward=forward)
+
+
+def translate(config: Mapping[str, object]) -> dict[str, object]:
+    """The published config.json as ModernBertConfig reads it. Raises CorruptModel, UnsupportedModel."""
+    refuse_others(config, {"is_causal": (None, False), "rope_scaling": (None,)})
+    for key in _WHOLE:
+        if key in config:
+            whole(config, key)
+    values = dict(config)
+    if values.get("local_rope_theta", 0.0) is None:  # in the published code: that of the other layers
+        del values["local_rope_theta"]
+        if "global_rope_theta" in config:
+            values["local_rope_theta"] = config["global_rope_theta"]
+    _check_rotations(config.get("rope_parameters"))
+    return values
+
+
+def _check_rotations(parameters: object) -> None:
+    """As newer folders have them, by the kind of layer. Raises CorruptModel, UnsupportedModel."""
+    if parameters is None:
+        return
+    if not isinstance(parameters, dict) or not parameters.keys() <= set(_KINDS):
+        raise CorruptModel(f"config.json: rope_parameters must be by kind of layer, not {str(parameters)[:80]!r}")
+    for rotation in parameters.values():
+        if not isinstance(rotation, dict):
+            raise CorruptModel(f"config.json: rope_parameters has no map but {str(rotation)[:80]!r}")
+        refuse_others(rotation, {"rope_type": ("default", "linear")})
