@@ -128,6 +128,13 @@ def test_words_that_are_converted_are_there_as_they_lie_in_the_file_too() -> Non
     assert auto(as_it_is_computed, FORKED).template_peak_bytes < auto(MANY_WORDS, FORKED).template_peak_bytes
 
 
+def test_a_sealed_copy_is_there_while_the_weights_are_read_and_not_after() -> None:
+    sealed = replace(BASE, sealed_bytes=BASE.file_bytes)
+    copied, with_copy = auto(BASE, FORKED), auto(sealed, FORKED)
+    assert with_copy.template_peak_bytes - copied.template_peak_bytes > BASE.file_bytes // 2
+    assert with_copy.template_bytes == copied.template_bytes
+
+
 def test_a_load_that_quantizes_peaks_at_both_models() -> None:
     footprint = auto(BASE, EIGHT_BITS)
     assert footprint.template_peak_bytes > BASE.parameters * (4 + 1)
