@@ -54,6 +54,9 @@ class GreedyModel:
             start += length
         return self._model.forward(ids, lengths, prompt_lengths)
 
+    def project(self, rows: Rows, dimensions: int) -> Rows:
+        return self._model.project(rows, dimensions)
+
     def use_threads(self, threads: int) -> None:
         self._model.use_threads(threads)
 

@@ -48,6 +48,8 @@ from embeddaemon.protocol.messages import (
     Unload,
     Vectors,
 )
+from embeddaemon.protocol.numbers import written
+from embeddaemon.protocol.precisions import PRECISIONS
 
 __all__ = ["MockClient", "mock_vector"]
 
@@ -172,8 +174,9 @@ class MockClient(SentenceTransformerMethods):
             raise UnknownDimensions(
                 f"model {model} does not offer {request.dimensions} dimensions, only {dim}", details={"offered": [dim]}
             )
-        if request.precision != "float32":
-            raise InvalidInput(f"precision {request.precision!r} is not served, only 'float32' is")
+        precision = PRECISIONS.get(request.precision)
+        if precision is None:
+            raise InvalidInput(f"precision {request.precision!r} is not offered; offered are {', '.join(PRECISIONS)}")
         tokens = self._tokens(request, piece)
         truncated = tuple(index for index, text in enumerate(tokens) if len(text) > self._max_tokens)
         vectors = [
@@ -185,12 +188,14 @@ class MockClient(SentenceTransformerMethods):
             model=model,
             count=len(vectors),
             dim=dim,
-            dtype="float32",
+            dtype=precision.name,
             tokens=sum(min(len(text), self._max_tokens) for text in tokens),
             truncated=truncated,
             timings=Timings(),
         )
-        return header, [np.stack(vectors).astype("<f4").tobytes()]
+        ranges = np.full((2, dim), 4 / math.sqrt(dim), np.float32) * np.array([[-1], [1]], np.float32)
+        numbers = written(np.stack(vectors), precision, ranges).astype(precision.dtype)
+        return header, [numbers.tobytes(), *([ranges.astype("<f4").tobytes()] if precision.has_ranges else [])]
 
     def _tokenized(self, request: Tokenize, piece: Piece) -> tuple[Answer, list[bytes]]:
         model = self._known(request.model)

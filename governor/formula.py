@@ -54,6 +54,8 @@ _KERNEL_BYTES = {1: 120 * MIB, 2: 80 * MIB, 4: 62 * MIB}
 _STREAM_BYTES = 10 * MIB
 # Tokenizers that remember words and their pieces (all but BERT's): 218 and 171 where BERT's formula gives 206 and 160.
 _WORD_CACHE_BYTES = 16 * MIB
+# The largest request's vectors are there whole before they are sent; those of MiniLM are in the above.
+_USUAL_DIM, _MOST_TEXTS = 384, 2048
 # A fresh interpreter that has loaded MiniLM: 304 to 310 beside its weights, 270 of it from importing.
 SPAWNED_RUNTIME_BYTES = 300 * MIB
 IMPORTED_BYTES = 272 * MIB
@@ -94,6 +96,10 @@ class WeightsSummary:
     vocabulary: int = _USUAL_VOCABULARY
     max_tokens: int = _LONG_TEXT
     family: str = "bert"
+    heads_bytes: int = 0
+    """Of dense heads behind the body, which are held as float32 whatever the body is computed in."""
+    answer_dim: int = _USUAL_DIM
+    """Dimensions of the longest vectors that it gives."""
     sealed_bytes: int = 0
     """Of a copy of the file that is there while its tensors are made."""
 
@@ -116,7 +122,8 @@ def worker_bytes(weights: WeightsSummary, workload: Workload) -> int:
     """What is private to a worker that was forked from a template: no weights, but everything it computes with."""
     process = WORKER_FLOOR_BYTES + _KERNEL_BYTES[_kind(workload)] + workload.threads * _STREAM_BYTES
     tokenizer = _extra_words(weights) * _COPIED_WORD_BYTES + (_WORD_CACHE_BYTES if weights.family != "bert" else 0)
-    return process + tokenizer + _held_for(weights, workload)
+    answer = _MOST_TEXTS * 4 * max(0, weights.answer_dim - _USUAL_DIM)
+    return process + tokenizer + answer + _held_for(weights, workload)
 
 
 def most_tokens_at_once(weights: WeightsSummary, workload: Workload) -> int:
@@ -192,8 +199,8 @@ def _bytes_in_file(weights: WeightsSummary) -> int:
 def held_bytes(weights: WeightsSummary, workload: Workload) -> int:
     """The weights in the form that is computed with."""
     if workload.quantized:  # words stay in 16 bits
-        return _words(weights) * 2 + _layers(weights)
-    return weights.parameters * workload.element_bytes
+        return _words(weights) * 2 + _layers(weights) + weights.heads_bytes
+    return weights.parameters * workload.element_bytes + weights.heads_bytes
 
 
 def _held_for(weights: WeightsSummary, workload: Workload) -> int:

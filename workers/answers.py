@@ -8,17 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from embeddaemon.errors import BadOutput, EmbedDaemonError
-from embeddaemon.models.card import ModelCard
+from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.protocol import codec, link
-from embeddaemon.protocol.messages import Embed, Timings, Tokens, Vectors
-from embeddaemon.workers.engines import Rows
+from embeddaemon.protocol.messages import Timings, Tokens, Vectors
+from embeddaemon.protocol.precisions import PRECISIONS
+from embeddaemon.workers.output import Output
 from embeddaemon.workers.requests import Tokenized
 
 Frames = list[bytes | memoryview]
-
-_SMALLEST_NORM = np.float32(1e-12)
-"""A cut vector may be all zero although the whole one is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +58,21 @@ def tokens_frames(sender: Sender, item: link.Item, client_id: int, tokenized: To
 def vectors_frames(
     sender: Sender,
     item: link.Item,
-    request: Embed,
+    client_id: int,
     tokenized: Tokenized,
-    rows: Rows,
+    output: Output,
     *,
     tokenize_us: int,
     compute_us: int,
 ) -> Frames:
-    """``rows`` as the client asked for them, each text of the request in its place."""
-    if tokenized.positions is not None:
-        rows = rows[tokenized.positions]
+    """The numbers as the client asked for them, each text of the request in its place, and their ranges if any."""
+    numbers = output.numbers if tokenized.positions is None else output.numbers[tokenized.positions]
     header = Vectors(
-        id=request.id,
+        id=client_id,
         model=item.model,
         count=tokenized.count,
-        dim=rows.shape[1],
-        dtype="float32",
+        dim=output.dim,
+        dtype=output.precision,
         tokens=tokenized.tokens,
         truncated=tokenized.truncated,
         timings=Timings(queue_us=item.queue_us, tokenize_us=tokenize_us, compute_us=compute_us),
@@ -84,35 +80,10 @@ def vectors_frames(
     result = link.Result(
         sender.worker, sender.incarnation, item.serial, "", tokenized.count, tokenized.tokens, tokenize_us, compute_us
     )
-    return [link.encode_from_worker(result), codec.encode_answer(header), _wire(rows, "<f4")]
-
-
-def shape_rows(rows: Rows, request: Embed, card: ModelCard) -> Rows:
-    """Pooled vectors to what was asked for: the model's own normalisation, then fewer dimensions, then unit length.
-
-    ``rows`` is the caller's to give away: it may be changed in place. Raises BadOutput.
-    """
-    norms = _norms(rows)
-    good = np.isfinite(norms) & (norms > 0)
-    if not good.all():
-        raise BadOutput(
-            f"{card.name} computed vectors that are not finite or all zero, {int((~good).sum())} of {len(rows)}; "
-            "the texts, or the model's precision, are too much for it"
-        )
-    dim = request.dimensions or card.dim
-    cut = dim < rows.shape[1]
-    if card.normalize or (request.normalize and not cut):
-        rows /= norms[:, None]
-    if cut:
-        rows = np.ascontiguousarray(rows[:, :dim])
-        if request.normalize:
-            rows /= np.maximum(_norms(rows), _SMALLEST_NORM)[:, None]
-    return rows
-
-
-def _norms(rows: Rows) -> Rows:
-    norms: Rows = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    return norms
+    frames = [_wire(numbers, PRECISIONS[output.precision].dtype)]
+    if output.ranges is not None:
+        frames.append(_wire(output.ranges, "<f4"))
+    return [link.encode_from_worker(result), codec.encode_answer(header), *frames]
 
 
 def _wire(array: npt.NDArray[np.generic], dtype: str) -> memoryview:

@@ -18,15 +18,17 @@ from dataclasses import dataclass
 
 import zmq
 
-from embeddaemon.errors import BadOutput, Cancelled, EmbedDaemonError, Expired, InternalError
-from embeddaemon.protocol import control, link
+from embeddaemon.errors import BadOutput, Cancelled, EmbedDaemonError, Expired, InternalError, Invalid
+from embeddaemon.protocol import control, link, wire
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.telemetry.logs import fields
-from embeddaemon.workers.answers import Frames, Sender, error_frames, shape_rows, vectors_frames
+from embeddaemon.workers.answers import Frames, Sender, error_frames, vectors_frames
 from embeddaemon.workers.engines import DeviceLost, Rows
 from embeddaemon.workers.exhaustion import exit_out_of_memory, is_out_of_memory
 from embeddaemon.workers.forward_pass import forward
 from embeddaemon.workers.loading import Loaded, causes
+from embeddaemon.workers.output import Output, Outputs
+from embeddaemon.workers.ranges import pooled_prose
 from embeddaemon.workers.waiting import STREAMS_OF_A_DEVICE, MicroBatch, Row, Waiting, Work
 from embeddaemon.workers.width import Width
 
@@ -55,6 +57,7 @@ class Compute:
         self._sender = Sender(command.worker, command.incarnation)
         self._model = loaded.model
         self._card = loaded.order.card
+        self._outputs = Outputs(loaded.model, loaded.order.card)
         self._connection = connection
         self._sending = threading.Lock()
         """A socket is for one thread at a time."""
@@ -92,7 +95,7 @@ class Compute:
     def submit(self, works: list[Work]) -> None:
         """Computes them together with whatever else is at hand."""
         for work in works:
-            work.expect(self._card.dim)
+            work.expect(self._card.pooled_dim)
         with self._lock:
             self._held.update((work.item.serial, work) for work in works)
             self._wake(self._waiting.add(works))
@@ -207,7 +210,7 @@ class Compute:
             self._finished(turn, None)
             return
         seconds = time.perf_counter() - start
-        self._keep(turn.rows, vectors, int(seconds * 1e6))
+        self._keep(turn, vectors, int(seconds * 1e6))
         self._finished(turn, seconds)
 
     def _finished(self, turn: _Turn, seconds: float | None) -> None:
@@ -226,7 +229,8 @@ class Compute:
             if self._draining:
                 self._wake(len(self._threads))
 
-    def _keep(self, rows: MicroBatch, vectors: Rows, compute_us: int) -> None:
+    def _keep(self, turn: _Turn, vectors: Rows, compute_us: int) -> None:
+        rows = turn.rows
         places: dict[Work, list[int]] = {}
         for place, row in enumerate(rows):
             places.setdefault(row.work, []).append(place)
@@ -238,21 +242,39 @@ class Compute:
                 work.compute_us += compute_us
                 is_complete = work.missing == 0 and not work.withdrawn
             if is_complete:
-                self._answer(work)
+                self._answer(work, turn.threads)
 
-    def _answer(self, work: Work) -> None:
+    def _answer(self, work: Work, threads: int) -> None:
         try:
-            rows = shape_rows(work.rows, work.request, self._card)
-        except BadOutput as error:
-            log.error(fields("bad_output", worker=self._sender, model=self._card.name))  # noqa: TRY400 - no surprise
-            self._end(work, error)
+            output = self._outputs.of(work.rows, work.request, lambda: self._prose(threads))
+        except DeviceLost:
+            raise
+        except Exception as error:  # the boundary of a request
+            if is_out_of_memory(error):
+                raise
+            self._end(work, self._shown(error, work.tokenized.count))
             return
+        self._answer_with(work, output)
+
+    def _prose(self, threads: int) -> Rows:
+        """By one thread, as in every worker: so all find the same ranges. ``threads`` are this stream's."""
+        self._model.use_threads(1)
+        try:
+            return pooled_prose(self._model, self._card, self._progressed)
+        finally:
+            self._model.use_threads(threads)
+
+    def _progressed(self) -> None:
+        with self._lock:
+            self.progress += 1
+
+    def _answer_with(self, work: Work, output: Output) -> None:
         frames = vectors_frames(
             self._sender,
             work.item,
-            work.request,
+            work.request.id,
             work.tokenized,
-            rows,
+            output,
             tokenize_us=work.tokenize_us,
             compute_us=work.compute_us,
         )
@@ -268,11 +290,18 @@ class Compute:
                     self._waiting.put_back(lane, alone)
                 self._wake(len(works))
             return
-        log.error(fields("forward_failed", worker=self._sender, model=self._card.name, texts=len(rows)), exc_info=error)
+        self._end(works[0], self._shown(error, len(rows)))
+
+    def _shown(self, error: Exception, texts: int) -> EmbedDaemonError:
+        """What ended a request, logged, as the client gets it."""
+        if isinstance(error, BadOutput):
+            log.error(fields("bad_output", worker=self._sender, model=self._card.name))
+            return error
+        if isinstance(error, Invalid):
+            return error
+        log.error(fields("forward_failed", worker=self._sender, model=self._card.name, texts=texts), exc_info=error)
         message = f"{self._card.name} failed to compute: {type(error).__name__}"
-        self._end(
-            works[0], error if isinstance(error, EmbedDaemonError) else InternalError(message, cause=causes(error))
-        )
+        return error if isinstance(error, EmbedDaemonError) else InternalError(message, cause=causes(error))
 
     def _end(self, work: Work, error: EmbedDaemonError) -> None:
         frames = error_frames(self._sender, work.item.serial, work.request.id, error, texts=work.tokenized.count)
@@ -286,7 +315,7 @@ class Compute:
             work.ended = True
             del self._held[work.item.serial]
         with self._sending:
-            self._connection.send_multipart(frames)
+            wire.send(self._connection, frames)  # large ones are not copied once more
 
 
 def _works(rows: Iterable[Row]) -> list[Work]:

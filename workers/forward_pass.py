@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def forward(model: LoadedModel, card: ModelCard, rows: MicroBatch) -> Rows:
-    """(texts, dim). Raises whatever the engine raises; DeviceFull only if half of it was too much as well."""
+    """(texts, pooled_dim). Raises whatever the engine raises; DeviceFull only if half of it was too much as well."""
     try:
         return _pass(model, card, rows)
     except DeviceFull as error:

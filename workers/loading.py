@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from embeddaemon.errors import EmbedDaemonError, FailedLoad, chain
+from embeddaemon.models.card import ModelCard
 from embeddaemon.models.fileset import check_unchanged
 from embeddaemon.models.order import LoadOrder
-from embeddaemon.workers.engines import LoadedModel
+from embeddaemon.workers.engines import LoadedModel, Rows
 from embeddaemon.workers.measure import Meter
 from embeddaemon.workers.program import EngineProgram
 
@@ -52,14 +53,19 @@ def _prove(model: LoadedModel, order: LoadOrder) -> None:
     encoded = sorted(model.tokenize(_TEXTS, prompt="", max_tokens=order.card.max_tokens), key=lambda one: len(one.ids))
     ids = np.concatenate([one.ids for one in encoded], dtype=np.int32)
     lengths = np.array([len(one.ids) for one in encoded], dtype=np.int32)
-    rows = model.forward(ids, lengths, None)
-    if rows.shape != (len(_TEXTS), order.card.dim):
+    card, pooled = order.card, model.forward(ids, lengths, None)
+    _check_rows(pooled, card.pooled_dim, card)
+    for dim in (card.dim, *(head.dim for head in card.heads)):
+        _check_rows(model.project(pooled, dim), card.whole_dim(dim), card)
+
+
+def _check_rows(rows: Rows, dim: int, card: ModelCard) -> None:
+    if rows.shape != (len(_TEXTS), dim):
         raise FailedLoad(
-            f"{order.card.folder}: the model gives vectors of {rows.shape[-1]} dimensions, "
-            f"its configuration says {order.card.dim}"
+            f"{card.folder}: the model gives vectors of {rows.shape[-1]} dimensions, its configuration says {dim}"
         )
     if not (np.isfinite(rows).all() and rows.any(axis=1).all()):
-        raise FailedLoad(f"{order.card.folder}: the model's vectors are not finite or all zero")
+        raise FailedLoad(f"{card.folder}: the model's vectors are not finite or all zero")
 
 
 def load_error(what: str, error: Exception) -> EmbedDaemonError:

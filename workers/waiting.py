@@ -69,10 +69,10 @@ class Work:
     """Nobody waits for it; it ends when no stream computes it any more."""
     ended: bool = False
 
-    def expect(self, dim: int) -> None:
-        """Room for the rows."""
+    def expect(self, pooled_dim: int) -> None:
+        """Room for the rows, as the pooling gives them."""
         self.missing = len(self.tokenized.ids)
-        self.rows = np.empty((self.missing, dim), dtype=np.float32)
+        self.rows = np.empty((self.missing, pooled_dim), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from embeddaemon.cli.console import Exit, say
 from embeddaemon.cli.vectors import FORMATS, writer_for
 from embeddaemon.client.sync import Client
 from embeddaemon.errors import Invalid
+from embeddaemon.protocol.precisions import PRECISIONS
 
 STANDARD = "-"
 
@@ -39,6 +40,7 @@ class Request:
     task: str | None
     prompt: str | None
     dimensions: int | None
+    precision: str
     truncate: bool
 
 
@@ -69,6 +71,9 @@ class Cut:
 @click.option(
     "--dimensions", type=click.IntRange(min=1), metavar="N", help="Shorter vectors, where the model offers them."
 )
+@click.option(
+    "--precision", type=click.Choice(tuple(PRECISIONS)), default="float32", help="Of the numbers. Default: float32."
+)
 @click.option("--truncate/--no-truncate", default=True, help="Cut texts that are too long (default), or fail.")
 @click.option("--progress/--no-progress", default=None, help="Progress on standard error. Default: on a terminal.")
 @connect.endpoint_option
@@ -83,6 +88,7 @@ def embed_command(
     task: str | None,
     prompt: str | None,
     dimensions: int | None,
+    precision: str,
     truncate: bool,
     progress: bool | None,
     endpoint: str | None,
@@ -103,7 +109,9 @@ def embed_command(
     if prompt is not None and task is not None:
         raise click.UsageError("--task and --prompt both say what stands before the texts: give one of them")
     where = output_of(output, form)
-    request = Request(model=model, task=task, prompt=prompt, dimensions=dimensions, truncate=truncate)
+    request = Request(
+        model=model, task=task, prompt=prompt, dimensions=dimensions, precision=precision, truncate=truncate
+    )
     shown = sys.stderr.isatty() and (len(given) > 1 or not given) if progress is None else progress
     with ExitStack() as stack:
         stack.enter_context(ended_by_signals())
@@ -126,7 +134,7 @@ def _embed(
 ) -> tuple[int, Cut]:
     cut = Cut()
     with _opened(where) as file:
-        writer = writer_for(where.form, file, request.model or client.hello().default_model)
+        writer = writer_for(where.form, file, request.model or client.hello().default_model, request.precision)
         pieces = client.embed_stream(
             several,
             model=request.model,
@@ -134,13 +142,16 @@ def _embed(
             prompt=request.prompt,
             dimensions=request.dimensions,
             truncate=request.truncate,
+            precision=request.precision,
             on_truncated=cut.add,
+            on_ranges=writer.take_ranges,
         )
         for rows in pieces:
             writer.write(rows)
             bar.update(len(rows))
         if not writer.count and where.form != "jsonl":
-            writer.write(client.embed([], model=request.model, dimensions=request.dimensions))  # (0, dim)
+            empty = client.embed([], model=request.model, dimensions=request.dimensions, precision=request.precision)
+            writer.write(empty)  # (0, dim)
         writer.finish()
         return writer.count, cut
 

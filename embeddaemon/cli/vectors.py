@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import IO, BinaryIO, Protocol
+from typing import IO, Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from embeddaemon.protocol.precisions import PRECISIONS
 
 FORMATS = ("json", "jsonl", "npy")
 
@@ -13,13 +15,17 @@ _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_HEADER_BYTES = 128
 """Magic, length and header together: a multiple of 64, with room for any number of rows."""
 
-Rows = NDArray[np.float32]
+Rows = NDArray[Any]
+"""(texts, columns) of a precision's dtype."""
 
 
 class VectorWriter(Protocol):
-    """Takes pieces of rows (texts, dim) in order."""
+    """Takes pieces of rows (texts, columns) in order."""
 
     count: int
+
+    def take_ranges(self, ranges: Rows) -> None:
+        """What the numbers stand for, (2, dim); told before the first piece, where there is such a thing."""
 
     def write(self, rows: Rows) -> None:
         """One more piece."""
@@ -28,15 +34,15 @@ class VectorWriter(Protocol):
         """No more pieces: the rest of the file."""
 
 
-def writer_for(name: str, file: IO[bytes] | BinaryIO, model: str | None) -> VectorWriter:
+def writer_for(name: str, file: IO[bytes] | BinaryIO, model: str | None, precision: str = "float32") -> VectorWriter:
     """The writer of a format; ``npy`` needs a seekable file."""
     match name:
         case "jsonl":
             return JsonLines(file)
         case "json":
-            return JsonDocument(file, model)
+            return JsonDocument(file, model, precision)
         case "npy":
-            return Npy(file)
+            return Npy(file, PRECISIONS[precision].dtype)
         case _:
             raise AssertionError(f"format {name}: bug")
 
@@ -47,6 +53,9 @@ class JsonLines:
     def __init__(self, file: IO[bytes] | BinaryIO) -> None:
         self._file = file
         self.count = 0
+
+    def take_ranges(self, ranges: Rows) -> None:
+        """A line has no place for them."""
 
     def write(self, rows: Rows) -> None:
         for numbers in _as_json(rows):
@@ -59,14 +68,22 @@ class JsonLines:
 
 
 class JsonDocument:
-    """``{"embeddings": [[...], ...], "model": ..., "count": ..., "dimensions": ...}``."""
+    """``{"embeddings": [[...], ...], "model": ..., "count": ..., "dimensions": ..., "precision": ...}``.
 
-    def __init__(self, file: IO[bytes] | BinaryIO, model: str | None) -> None:
+    ``dimensions`` counts the numbers of a row. 8 bits have ``ranges`` too.
+    """
+
+    def __init__(self, file: IO[bytes] | BinaryIO, model: str | None, precision: str) -> None:
         self._file = file
         self._model = model
+        self._precision = precision
+        self._ranges: Rows | None = None
         self._dim = 0
         self.count = 0
         file.write(b'{"embeddings": [')
+
+    def take_ranges(self, ranges: Rows) -> None:
+        self._ranges = ranges
 
     def write(self, rows: Rows) -> None:
         self._dim = rows.shape[1]
@@ -78,35 +95,47 @@ class JsonDocument:
     def finish(self) -> None:
         # A name of a model needs no escapes: letters, digits and a few signs.
         model = b"null" if self._model is None else b'"%s"' % self._model.encode()
-        self._file.write(b'\n], "model": %s, "count": %d, "dimensions": %d}\n' % (model, self.count, self._dim))
+        said = b'"model": %s, "count": %d, "dimensions": %d, "precision": "%s"' % (
+            model,
+            self.count,
+            self._dim,
+            self._precision.encode(),
+        )
+        if self._ranges is not None:
+            said += b', "ranges": [%s, %s]' % tuple(_as_json(self._ranges))
+        self._file.write(b"\n], %s}\n" % said)
         self._file.flush()
 
 
 class Npy:
-    """A float32 matrix as ``numpy.load`` reads it; the number of rows is put into the header at the end."""
+    """A matrix as ``numpy.load`` reads it; the number of rows is put into the header at the end."""
 
-    def __init__(self, file: IO[bytes] | BinaryIO) -> None:
+    def __init__(self, file: IO[bytes] | BinaryIO, dtype: str) -> None:
         self._file = file
+        self._dtype = dtype
         self._start = file.tell()
         self._dim = 0
         self.count = 0
-        file.write(_npy_header(0, 0))
+        file.write(_npy_header(0, 0, dtype))
+
+    def take_ranges(self, ranges: Rows) -> None:
+        """The file is the numbers and nothing else."""
 
     def write(self, rows: Rows) -> None:
         self._dim = rows.shape[1]
-        self._file.write(np.ascontiguousarray(rows, dtype="<f4").data)
+        self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).data)
         self.count += rows.shape[0]
 
     def finish(self) -> None:
         self._file.seek(self._start)
-        self._file.write(_npy_header(self.count, self._dim))
+        self._file.write(_npy_header(self.count, self._dim, self._dtype))
         self._file.seek(0, 2)
         self._file.flush()
 
 
-def _npy_header(count: int, dim: int) -> bytes:
+def _npy_header(count: int, dim: int, dtype: str) -> bytes:
     room = _NPY_HEADER_BYTES - len(_NPY_MAGIC) - 2
-    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({count}, {dim}), }}"
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': ({count}, {dim}), }}"
     header = text.ljust(room - 1) + "\n"
     assert len(header) == room, "numbers of 64 bits fit into the room"
     return _NPY_MAGIC + room.to_bytes(2, "little") + header.encode("latin-1")
@@ -114,5 +143,6 @@ def _npy_header(count: int, dim: int) -> bytes:
 
 def _as_json(rows: Rows) -> list[bytes]:
     """Rows as JSON arrays: nine digits give every float32 back exactly."""
-    form = "[" + ", ".join(["%.9g"] * rows.shape[1]) + "]"
+    number = "%.9g" if rows.dtype.kind == "f" else "%d"
+    form = "[" + ", ".join([number] * rows.shape[1]) + "]"
     return [(form % tuple(row)).encode() for row in rows.tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,64 @@ from embeddaemon.client.results import Embeddings, FloatArray, IdArray
 from embeddaemon.errors import ProtocolError
 from embeddaemon.protocol import codec
 from embeddaemon.protocol.messages import Document, Timings, Tokens, Vectors
+from embeddaemon.protocol.numbers import Numbers, read, written
+from embeddaemon.protocol.precisions import PRECISIONS
 
 _COPIED_BYTES = 64 * 1024
 """Smaller frames are copied: they lie unaligned in a receive buffer, and would keep all of it alive."""
 
 
-def vectors_of(answered: Answered) -> tuple[Vectors, FloatArray]:
-    """The header and the (count, dim) array of an ``embed`` answer; writable, and over the frame where it is large."""
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An ``embed`` answer as it came."""
+
+    header: Vectors
+    numbers: Numbers
+    """(count, columns of the precision); writable, and over the frame where it is large."""
+    ranges: FloatArray | None
+
+
+def vectors_of(answered: Answered) -> Taken:
+    """The header and the arrays of an ``embed`` answer."""
     answer = answered.answer
     if not isinstance(answer, Vectors):
         raise ProtocolError(f"embed was answered with {type(answer).__name__}")
-    if answer.dtype != "float32":
+    precision = PRECISIONS.get(answer.dtype)
+    if precision is None:
         raise ProtocolError(f"vectors of {answer.dtype} are not known to this client")
     if answer.count != answered.piece.count:
         raise ProtocolError(f"{answered.piece.count} texts were answered with {answer.count} vectors")
-    (frame,) = _frames(answered, [answer.count * answer.dim * 4])
-    return answer, _array(frame, "<f4").reshape(answer.count, answer.dim)
+    columns = precision.columns(answer.dim)
+    sizes = [answer.count * columns * np.dtype(precision.dtype).itemsize]
+    numbers, *rest = _frames(answered, [*sizes, 2 * answer.dim * 4] if precision.has_ranges else sizes)
+    ranges = _array(rest[0], "<f4").reshape(2, answer.dim) if rest else None
+    return Taken(answer, _array(numbers, precision.dtype).reshape(answer.count, columns), ranges)
+
+
+class Alike:
+    """Makes the answers to the pieces of one call alike: of one precision, one length, and the same ranges."""
+
+    def __init__(self) -> None:
+        self.ranges: FloatArray | None = None
+        """Of the first answer."""
+        self._first: Vectors | None = None
+
+    def take(self, answered: Answered) -> Taken:
+        """The next answer. Where a worker on other hardware found other ranges, its numbers are made anew."""
+        taken = vectors_of(answered)
+        header = taken.header
+        if self._first is None:
+            self._first, self.ranges = header, taken.ranges
+        if (header.dim, header.dtype) != (self._first.dim, self._first.dtype):
+            raise ProtocolError(
+                f"pieces of one call were answered with {self._first.dim} dimensions of {self._first.dtype} and "
+                f"{header.dim} of {header.dtype}"
+            )
+        if self.ranges is None or taken.ranges is None or np.array_equal(self.ranges, taken.ranges):
+            return taken
+        precision = PRECISIONS[header.dtype]
+        values = read(taken.numbers, precision, header.dim, taken.ranges)
+        return replace(taken, numbers=written(values, precision, self.ranges), ranges=self.ranges)
 
 
 def ids_of(answered: Answered) -> list[IdArray]:
@@ -64,6 +107,8 @@ def _array(frame: memoryview, dtype: str) -> Any:
 
 OnTruncated = Callable[[int], None]
 """Told the index of a text that was cut to the model's maximum."""
+OnRanges = Callable[[FloatArray], None]
+"""Told the ranges (2, dim) of a call's numbers, once, before the first of them."""
 
 
 class Assembler:
@@ -71,8 +116,9 @@ class Assembler:
 
     def __init__(self, texts: int) -> None:
         self._texts = texts
-        self._vectors: FloatArray | None = None
-        self._model = ""
+        self._alike = Alike()
+        self._vectors: Numbers | None = None
+        self._header: Vectors | None = None
         self._done = 0
         self._tokens = 0
         self._truncated: list[int] = []
@@ -87,20 +133,16 @@ class Assembler:
 
     def take(self, answered: Answered) -> None:
         """Add the next answer."""
-        header, vectors = vectors_of(answered)
-        offset = self._done
+        taken = self._alike.take(answered)
+        header, offset = taken.header, self._done
         if self._texts == header.count:
-            self._vectors = vectors
+            self._vectors = taken.numbers
         else:
             if self._vectors is None:
-                self._vectors = np.empty((self._texts, header.dim), np.float32)
-            if self._vectors.shape[1] != header.dim:
-                raise ProtocolError(
-                    f"pieces of one call were answered with {self._vectors.shape[1]} and {header.dim} dimensions"
-                )
-            self._vectors[offset : offset + header.count] = vectors
+                self._vectors = np.empty((self._texts, taken.numbers.shape[1]), taken.numbers.dtype)
+            self._vectors[offset : offset + header.count] = taken.numbers
         self._done += header.count
-        self._model = header.model
+        self._header = header
         self._tokens += header.tokens
         self._truncated += [offset + index for index in header.truncated]
         self._timings = _sum(self._timings, header.timings)
@@ -111,13 +153,17 @@ class Assembler:
         """Everything together; (dim,) for a single string."""
         assert self._done == self._texts, "assembled before every piece was answered: bug"
         assert self._vectors is not None, "assembled without a piece: bug"
+        assert self._header is not None, "assembled without a piece: bug"
         return Embeddings(
             vectors=self._vectors[0] if is_single else self._vectors,
-            model=self._model,
+            model=self._header.model,
             tokens=self._tokens,
             truncated=tuple(sorted(self._truncated)),
             timings=self._timings,
             seconds=self._ended_at - self._began_at,
+            precision=self._header.dtype,
+            dimensions=self._header.dim,
+            ranges=self._alike.ranges,
         )
 
 

@@ -10,6 +10,8 @@ from embeddaemon.client._requests import embed_request
 from embeddaemon.client.results import FloatArray
 from embeddaemon.errors import InvalidInput
 from embeddaemon.protocol.messages import Embed
+from embeddaemon.protocol.numbers import written
+from embeddaemon.protocol.precisions import PRECISIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,17 +38,27 @@ class EncodeOptions:
             raise InvalidInput(
                 "convert_to_tensor=True is not served: the client has no torch; use torch.from_numpy(vectors)"
             )
+        if self._is_cut_here and PRECISIONS.get(self.precision, PRECISIONS["float32"]).has_ranges:
+            raise InvalidInput(
+                f"precision {self.precision!r} with truncate_dim is not served here: the daemon knows the ranges; use "
+                "embed(dimensions=..., precision=...)"
+            )
         return embed_request(
             model=self.model,
             task=None if self.prompt is not None else self.prompt_name,
             prompt=self.prompt,
             dimensions=None,
-            normalize=self.normalize_embeddings and self.truncate_dim is None,
+            normalize=self.normalize_embeddings and not self._is_cut_here,
             truncate=True,
-            precision=self.precision,
+            precision="float32" if self._is_cut_here and self.precision in PRECISIONS else self.precision,
             lane=None,
             lenient=True,
         )
+
+    @property
+    def _is_cut_here(self) -> bool:
+        """Whole vectors come then, which are cut, normalised and written down by the client."""
+        return self.truncate_dim is not None
 
     @property
     def wants_choice(self) -> bool:
@@ -55,8 +67,9 @@ class EncodeOptions:
 
     def finish(self, vectors: FloatArray) -> FloatArray | list[FloatArray]:
         """The vectors as asked for: cut to any length, offered or not, and only then normalised, as they do it."""
-        if self.truncate_dim is not None:
+        if self._is_cut_here:
             vectors = np.ascontiguousarray(vectors[..., : self.truncate_dim])
             if self.normalize_embeddings:
                 vectors /= np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32(1e-12))
+            vectors = written(vectors, PRECISIONS[self.precision], None)
         return vectors if self.convert_to_numpy or vectors.ndim == 1 else list(vectors)

@@ -28,8 +28,9 @@ from embeddaemon.client.results import (
     model_list,
     server_info,
 )
-from embeddaemon.errors import BadOutput, EmbedDaemonError, UnknownModel
+from embeddaemon.errors import BadOutput, EmbedDaemonError, InvalidInput, UnknownModel
 from embeddaemon.protocol.messages import Embed, Hello, Load, Models, Request, Status, Tokenize, Unload
+from embeddaemon.protocol.precisions import PRECISIONS
 
 T = TypeVar("T")
 Report = Callable[[int, int], None]
@@ -94,8 +95,12 @@ def _nothing(request: Embed) -> Operation[Embeddings]:
     if dim is None:  # a hub model that was never fetched: only loading it tells
         assembler = Assembler(1)
         yield Exchange(requests.text_pieces(request, [HEALTH_TEXT]), assembler.take)
-        dim = assembler.embeddings(is_single=True).vectors.shape[0]
-    return Embeddings(vectors=np.empty((0, dim), np.float32), model=info.name, tokens=0)
+        dim = assembler.embeddings(is_single=True).dimensions
+    precision = PRECISIONS.get(request.precision)
+    if precision is None:
+        raise InvalidInput(f"precision {request.precision!r} is not offered; offered are {', '.join(PRECISIONS)}")
+    vectors = np.empty((0, precision.columns(dim)), precision.dtype)
+    return Embeddings(vectors=vectors, model=info.name, tokens=0, precision=precision.name, dimensions=dim)
 
 
 def tokenize(texts: object, request: Tokenize) -> Operation[list[IdArray]]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from embeddaemon.client import _operations as operations
 from embeddaemon.client import _requests as requests
-from embeddaemon.client._answers import OnTruncated, vectors_of
+from embeddaemon.client._answers import Alike, OnRanges, OnTruncated
 from embeddaemon.client._operations import Operation
 from embeddaemon.client._progress import Progress, reporting
 from embeddaemon.client._requests import Pieces
@@ -66,8 +66,10 @@ class Methods(abc.ABC):
 
         ``task`` is one of the model's (``model_info().tasks``) and chooses its prompt; ``prompt`` is put before every
         text as it is. ``dimensions`` must be one that the model offers. ``normalize`` gives vectors of unit length.
-        With ``truncate=False`` a text beyond the model's maximum is TextTooLong instead of cut. ``lane`` is
-        "interactive" (goes first; the default for one small piece) or "bulk".
+        With ``truncate=False`` a text beyond the model's maximum is TextTooLong instead of cut. Another ``precision``
+        gives numbers of "float16", "int8" or "uint8", or bits, eight in a number ("binary", "ubinary"), as
+        sentence-transformers defines them, but with ranges that do not depend on the texts. ``lane`` is "interactive"
+        (goes first; the default for one small piece) or "bulk".
 
         Raises InvalidInput, InputTooLarge, TextTooLong, UnknownModel, UnknownTask, UnknownDimensions, Refused, Failed.
         """
@@ -100,7 +102,7 @@ class Methods(abc.ABC):
         timeout: float | None = None,
         progress: Progress = None,
     ) -> Embeddings:
-        """As ``embed``, with the tokens computed, which texts were cut, timings and the model's name."""
+        """As ``embed``, with the tokens computed, which texts were cut, timings, the model's name, and ranges."""
         request = requests.embed_request(
             model=model,
             task=task,
@@ -129,12 +131,14 @@ class Methods(abc.ABC):
         lane: str | None = None,
         timeout: float | None = None,
         on_truncated: OnTruncated | None = None,
+        on_ranges: OnRanges | None = None,
     ) -> Generator[FloatArray, None, None]:
         """Any number of texts to their vectors, piece by piece: arrays (texts, dim), in order, in constant memory.
 
         ``texts`` is read as answers come, some pieces ahead. ``timeout`` bounds the wait for each piece. Errors as in
         ``embed``, raised where the stream reaches them; their ``details["index"]`` counts from the first text of the
-        stream, and so does the index that ``on_truncated`` is told of each text that was cut.
+        stream, and so does the index that ``on_truncated`` is told of each text that was cut. ``on_ranges`` is told
+        once what the numbers of int8 and uint8 stand for (``Embeddings.ranges``).
         """
         request = requests.embed_request(
             model=model,
@@ -147,22 +151,28 @@ class Methods(abc.ABC):
             lane=lane,
         )
         source = requests.checked_texts(requests.as_stream(texts))
-        return self._stream(requests.text_pieces(request, source), timeout, on_truncated)
+        return self._stream(requests.text_pieces(request, source), timeout, on_truncated, on_ranges)
 
     def _stream(
-        self, pieces: Pieces, timeout: float | None, on_truncated: OnTruncated | None
+        self,
+        pieces: Pieces,
+        timeout: float | None,
+        on_truncated: OnTruncated | None,
+        on_ranges: OnRanges | None,
     ) -> Generator[FloatArray, None, None]:
         # Closed by hand: a consumer that leaves early must not leave pieces in flight until the garbage collector
         # comes.
-        done = 0
+        alike, done = Alike(), 0
         with contextlib.closing(self._answers(pieces, timeout, bounds_piece=True)) as answers:
             for answered in answers:
-                header, vectors = vectors_of(answered)
+                taken = alike.take(answered)
                 if on_truncated is not None:
-                    for index in header.truncated:
+                    for index in taken.header.truncated:
                         on_truncated(done + index)
-                done += header.count
-                yield vectors
+                if on_ranges is not None and done == 0 and alike.ranges is not None:
+                    on_ranges(alike.ranges)
+                done += taken.header.count
+                yield taken.numbers
 
     def embed_ids(
         self,

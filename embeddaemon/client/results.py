@@ -13,8 +13,11 @@ from embeddaemon.errors import ProtocolError
 from embeddaemon.protocol.fields import Fields
 from embeddaemon.protocol.limits import Limits
 from embeddaemon.protocol.messages import Timings
+from embeddaemon.protocol.numbers import read
+from embeddaemon.protocol.precisions import PRECISIONS
 
 FloatArray = NDArray[np.float32]
+"""Of vectors. Where another precision was asked for, the array has that one's dtype."""
 IdArray = NDArray[np.int32]
 
 
@@ -23,7 +26,9 @@ class Embeddings:
     """Vectors and what they cost."""
 
     vectors: FloatArray
-    """(texts, dim), in the order of the texts; (dim,) where a single string was given."""
+    """(texts, dim), in the order of the texts; (dim,) where a single string was given.
+
+    Of the precision's dtype; with ``binary`` and ``ubinary`` eight dimensions are in a number."""
     model: str
     tokens: int
     """Tokens computed, special tokens and prompts included."""
@@ -34,6 +39,21 @@ class Embeddings:
     and whether any of it came out of the daemon's cache."""
     seconds: float = 0.0
     """From the first piece sent to the last one answered, as the client saw it."""
+    precision: str = "float32"
+    dimensions: int = 0
+    """Of a vector, however it is written down."""
+    ranges: FloatArray | None = None
+    """With ``int8`` and ``uint8``: the values that the lowest and the highest number stand for, (2, dim). They follow
+    from the model, the dimensions and the normalisation, not from the texts. None for no texts."""
+
+    def as_float32(self) -> FloatArray:
+        """The vectors as numbers to compute with, in the shape (texts, dim) or (dim,): what was rounded away is gone.
+
+        Of 8 bits the middle of each step; of bits 1 and -1.
+        """
+        if not self.vectors.size:
+            return np.empty((*self.vectors.shape[:-1], self.dimensions), np.float32)
+        return read(self.vectors, PRECISIONS[self.precision], self.dimensions, self.ranges)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,10 @@ class Dense:
     activation: str
     """As torch.nn calls it: ``Identity``, ``Tanh`` …"""
 
+    @property
+    def parameters(self) -> int:
+        return self.in_features * self.out_features + (self.out_features if self.has_bias else 0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
@@ -44,6 +48,8 @@ class ModelCard:
     """``bert`` …: the engine's way of loading it."""
     dim: int
     """Of a vector when a request asks for no other."""
+    pooled_dim: int
+    """Of what the pooling gives: what heads take, and the model's own vector where it has none."""
     max_tokens: int
     vocabulary: int
     """Token ids are below this."""
@@ -91,3 +97,17 @@ class ModelCard:
     def transformer_folder(self) -> str:
         """Where the transformer's files lie: the folder itself, or the ``0_Transformer`` of old ones."""
         return str((Path(self.folder) / self.weights_files[0]).parent)
+
+    @property
+    def head_parameters(self) -> int:
+        """Of all heads together; they are held as float32."""
+        return sum(layer.parameters for head in self.heads for layer in head.layers)
+
+    def head_for(self, dimensions: int) -> Head | None:
+        """What a vector of so many dimensions comes out of, whole or to be cut; None: the pooling itself."""
+        return next((head for head in self.heads if head.dim == dimensions), self.heads[0] if self.heads else None)
+
+    def whole_dim(self, dimensions: int) -> int:
+        """Dimensions of the vector that is cut to so many; the same where nothing is cut."""
+        head = self.head_for(dimensions)
+        return self.pooled_dim if head is None else head.dim

@@ -24,6 +24,7 @@ from embeddaemon.models.choices import (
     trained_cuts,
 )
 from embeddaemon.models.conventions import conventions
+from embeddaemon.models.dimensions import sizes_of
 from embeddaemon.models.fileset import FileSet, read_fileset
 from embeddaemon.models.jsonfile import read_json
 from embeddaemon.models.licences import licence_of_folder
@@ -61,17 +62,20 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
     entry = found if found is not None and is_of_family(found, body.family) else None
     pooling = choose_pooling(spec, pipeline, config, entry)
     habits = conventions(body, config, pipeline, pooling)
-    dim = body.hidden * len(pooling)
-    cuts = trained_cuts(entry, dim)
+    pooled_dim = body.hidden * len(pooling)
+    cuts = trained_cuts(entry, pipeline.dense.heads[0].dim if pipeline.dense.heads else pooled_dim)
+    sizes = sizes_of(spec, pipeline, pooled_dim, cuts)
+    heads_files = tuple(layer.file for head in pipeline.dense.heads for layer in head.layers)
     tasks, said = choose_tasks(spec, pipeline, entry), _stated_length(pipeline, body.positions)
     max_tokens = choose_length(spec, body.positions, said, entry)
     licence = licence_of_folder(folder) or (None if entry is None else entry.licence)
     return ModelCard(
         name=spec.name,
         folder=str(folder),
-        revision=_revision(source, folder, weights_paths),
+        revision=_revision(source, folder, (*weights_paths, *heads_files)),
         family=body.family,
-        dim=dim,
+        dim=sizes.dim,
+        pooled_dim=sizes.pooled_dim,
         max_tokens=max_tokens,
         vocabulary=body.vocabulary,
         pooling=pooling,
@@ -81,11 +85,12 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
         pools_last_prompt_token=habits.pools_last_prompt_token,
         prompts=tasks.prompts,
         default_task=tasks.default_task,
-        dimensions=_dimensions(spec, dim, cuts),
+        dimensions=sizes.dimensions,
+        heads=pipeline.dense.heads,
         cut_after_layer_norm=bool(cuts) and entry is not None and entry.cut_after_layer_norm,
         weights_files=weights_paths,
         weights_bytes=sum(header.file_bytes for header in headers),
-        weights_digest=headers_digest(headers),
+        weights_digest=headers_digest((*headers, *pipeline.dense.headers)),
         parameters=sum(header.parameters for header in headers),
         is_causal=body.is_causal,
         hidden=body.hidden,
@@ -124,13 +129,6 @@ def _notes(
         *length_notes(max_tokens, body.positions, said),
         *(() if stranger is None else table_notes(stranger, body.family)),
     )
-
-
-def _dimensions(spec: ModelSpec, dim: int, cuts: tuple[int, ...]) -> tuple[int, ...]:
-    for wanted in spec.dimensions:
-        if not 1 <= wanted <= dim:
-            raise ConfigError(f"model {spec.name}: dimensions has {wanted}, the model can do 1 to {dim}")
-    return tuple(sorted({dim, *cuts, *spec.dimensions}, reverse=True))
 
 
 def _sha256(spec: ModelSpec, source: Source, weights_files: tuple[str, ...], files: FileSet) -> Mapping[str, str]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from embeddaemon.errors import InvalidInput, UnknownDimensions, UnknownTask
 from embeddaemon.models.card import ModelCard
 from embeddaemon.protocol.messages import Embed, ModelRequest
+from embeddaemon.protocol.precisions import PRECISIONS
 
-OUTPUT_PRECISIONS = ("float32",)
+OUTPUT_PRECISIONS = tuple(PRECISIONS)
 """Of the vectors in an answer."""
 
 

@@ -67,6 +67,7 @@ def card_from_map(values: Mapping[str, Any]) -> ModelCard:
         revision=fields.text("revision"),
         family=fields.text("family"),
         dim=fields.integer("dim", low=1),
+        pooled_dim=fields.integer("pooled_dim", low=1),
         max_tokens=fields.integer("max_tokens", low=1),
         vocabulary=fields.integer("vocabulary", low=1),
         pooling=tuple(Pooling(mode) for mode in fields.texts("pooling")),

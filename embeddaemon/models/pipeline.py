@@ -1,7 +1,7 @@
 """The pipeline around the transformer, as sentence-transformers 6.2 reads it from a folder.
 
-modules.json, pooling, normalise and prompts. Module types are matched by their last dotted part, since their packages
-were renamed.
+modules.json, pooling, normalise and prompts; dense layers are read in heads.py. Module types are matched by their last
+dotted part, since their packages were renamed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from embeddaemon.errors import CorruptModel, UnsupportedModel
 from embeddaemon.models.fileset import leads_within
+from embeddaemon.models.heads import FoundHeads, read_heads
 from embeddaemon.models.jsonfile import JsonFile, read_bytes, read_json
 from embeddaemon.models.other_kinds import refuse_other_modules
 from embeddaemon.models.spec import Pooling
@@ -33,6 +34,9 @@ _SENTENCE_CONFIGS = tuple(
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 
+_BEGIN = ["Transformer", "Pooling"]
+_SERVED = frozenset({*_BEGIN, "Dense", "Normalize"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
@@ -44,7 +48,10 @@ class Pipeline:
     """``sentence_bert_config.json``: limits and switches of the tokenizer."""
     pooling: tuple[Pooling, ...] = (Pooling.MEAN,)
     include_prompt: bool = True
+    dense: FoundHeads = field(default_factory=FoundHeads)
     normalize: bool = False
+    truncate_dim: int | None = None
+    """Dimensions to which vectors are cut where nobody asks for others."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_task: str | None = None
     is_bare: bool = False
@@ -63,21 +70,26 @@ def read_pipeline(folder: Path) -> Pipeline:
     if modules is None:  # a bare transformer: sentence-transformers reads no file of its own then
         sentence = JsonFile(folder / _SENTENCE_CONFIGS[0], {}, is_present=False)
         return Pipeline(transformer=folder, sentence=sentence, is_bare=True)
-    prompts, default_task = _prompts(read_json(folder / "config_sentence_transformers.json"))
+    settings = read_json(folder / "config_sentence_transformers.json")
+    prompts, default_task = _prompts(settings)
     kinds = [module.kind for module in modules]
     refuse_other_modules(kinds, folder / "modules.json")
-    served = [["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]]
-    if kinds not in served:
-        unknown = [kind for kind in kinds if kind not in {"Transformer", "Pooling", "Normalize"}]
+    dense = [module.folder for module in modules if module.kind == "Dense"]
+    if kinds not in [[*_BEGIN, *["Dense"] * len(dense)], [*_BEGIN, *["Dense"] * len(dense), "Normalize"]]:
+        unknown = [kind for kind in kinds if kind not in _SERVED]
         named = f"the module {', '.join(unknown)}" if unknown else f"modules in the order {', '.join(kinds)}"
-        raise UnsupportedModel(f"{folder / 'modules.json'} has {named}; served are Transformer, Pooling, Normalize")
+        raise UnsupportedModel(
+            f"{folder / 'modules.json'} has {named}; served are Transformer, Pooling, any number of Dense, Normalize"
+        )
     pooling = read_json(modules[1].folder / "config.json")
     return Pipeline(
         transformer=modules[0].folder,
         sentence=_sentence_config(modules[0].folder),
         pooling=_pooling(pooling),
         include_prompt=pooling.boolean("include_prompt", default=True),
+        dense=read_heads(folder, dense),
         normalize="Normalize" in kinds,
+        truncate_dim=settings.integer("truncate_dim") or None,
         prompts=prompts,
         default_task=default_task,
     )
@@ -130,10 +142,6 @@ def _prompts(config: JsonFile) -> tuple[dict[str, str], str | None]:
     kind = config.text("model_type") or "SentenceTransformer"
     if kind != "SentenceTransformer":
         raise UnsupportedModel(f"{config.path} says that this is a {kind}; served are SentenceTransformer models")
-    if config.integer("truncate_dim") is not None:
-        raise UnsupportedModel(
-            f"{config.path} has a truncate_dim, which is not served; remove it and ask for dimensions"
-        )
     prompts: dict[str, str] = {}
     for task, prompt in config.mapping("prompts").items():
         if prompt is not None and not isinstance(prompt, str):

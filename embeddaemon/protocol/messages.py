@@ -133,13 +133,14 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vectors:
-    """Header of a good ``embed`` answer; one frame follows: (count, dim) of dtype, little endian, row after row."""
+    """Header of a good ``embed`` answer. The vectors follow, little endian, row after row, as precisions.py has it."""
 
     id: int
     model: str
     count: int
     dim: int
     dtype: str
+    """One of the precisions."""
     tokens: int
     """Tokens computed, special tokens and prompts included."""
     truncated: tuple[int, ...] = ()

@@ -21,7 +21,7 @@ MAX_CACHED_BODY_BYTES = 4096
 """Of a request that is looked for: a query or two, not a piece of a corpus."""
 
 MAX_CACHED_ANSWER_BYTES = 64 * 1024
-"""Of the vectors of one answer."""
+"""Of the vectors of one answer, with their ranges."""
 
 ENTRY_BYTES = 1024
 """What an entry takes beside its vectors: keys, header, and the tables that hold them. Rather too much."""
@@ -55,14 +55,18 @@ def key(weights: bytes, request: Embed, body: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An answer: its header as the worker sent it, and its vectors."""
+    """An answer: its header as the worker sent it, its vectors, and their ranges where they have some."""
 
     header: Vectors
-    frame: bytes
+    frames: tuple[bytes, ...]
+
+    @property
+    def array_bytes(self) -> int:
+        return sum(map(len, self.frames))
 
     @property
     def size(self) -> int:
-        return len(self.frame) + ENTRY_BYTES
+        return self.array_bytes + ENTRY_BYTES
 
     def header_for(self, request: Embed) -> Vectors:
         """The header for who asks now."""
@@ -94,7 +98,7 @@ class Cache:
 
     def keep(self, wanted: bytes, kept: Kept) -> None:
         """Keep an answer; older ones make room."""
-        if len(kept.frame) > MAX_CACHED_ANSWER_BYTES or kept.size > self.limit_bytes:
+        if kept.array_bytes > MAX_CACHED_ANSWER_BYTES or kept.size > self.limit_bytes:
             return
         if (before := self._kept.pop(wanted, None)) is not None:
             self.used_bytes -= before.size

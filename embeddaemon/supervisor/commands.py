@@ -35,7 +35,7 @@ class Recall:
 
     client: bytes
     answer: Vectors
-    frame: bytes
+    frames: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)

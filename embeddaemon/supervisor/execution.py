@@ -58,7 +58,7 @@ class Executor:
             case do.Forward():
                 return self._answer([command.client, *command.frames])
             case do.Recall():
-                return self._answer([command.client, codec.encode_answer(command.answer), command.frame])
+                return self._answer([command.client, codec.encode_answer(command.answer), *command.frames])
             case do.SendDispatch():
                 routing = link.routing_id(command.worker, command.dispatch.incarnation)
                 self._send(

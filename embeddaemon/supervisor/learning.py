@@ -57,6 +57,8 @@ def weights_of(card: ModelCard) -> WeightsSummary:
         vocabulary=card.vocabulary,
         max_tokens=card.max_tokens,
         family=card.family,
+        heads_bytes=4 * card.head_parameters,
+        answer_dim=max((card.dim, *card.dimensions)),
         sealed_bytes=card.weights_bytes if card.files.is_sealed else 0,
     )
 

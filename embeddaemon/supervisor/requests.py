@@ -67,7 +67,7 @@ def _recall(state: State, model: ModelState, event: RequestReceived) -> bool:
     answer = kept.header_for(event.request)
     state.counts["answered"] += 1
     state.counts["texts"] += answer.count
-    state.commands.append(Recall(event.client, answer, kept.frame))
+    state.commands.append(Recall(event.client, answer, kept.frames))
     return True
 
 
@@ -75,10 +75,12 @@ def _keep(state: State, model: ModelState, entry: OpenRequest, frames: list[Any]
     """Remember a good answer, if it is one that may be asked for again, of the files that are the model's now."""
     if entry.digest is None or not isinstance(entry.request, Embed) or worker.child in model.watch.leaving:
         return
-    header, frame = frames
+    header, *arrays = frames
     answer = decode_answer(bytes(header))
     assert isinstance(answer, Vectors), "an embed request that was answered otherwise: bug"
-    state.cache.keep(key(model.fingerprint, entry.request, entry.digest), Kept(answer, bytes(frame)))
+    state.cache.keep(
+        key(model.fingerprint, entry.request, entry.digest), Kept(answer, tuple(bytes(array) for array in arrays))
+    )
 
 
 def _outcome(error: EmbedDaemonError) -> str:

@@ -97,7 +97,7 @@ def test_token_ids_give_the_vector_of_their_text(stand_in: StandIn, tree: Tree) 
 BAD_REQUESTS = [
     (embed([""]), "invalid_input"),
     (embed(["a\0b"]), "invalid_input"),
-    (embed(["a"], precision="float16"), "invalid_input"),
+    (embed(["a"], precision="float64"), "invalid_input"),
     (embed(["a"], dimensions=3), "unknown_dimensions"),
     (embed(["a"], task="poem"), "unknown_task"),
     (embed(["word " * 70], truncate=False), "text_too_long"),

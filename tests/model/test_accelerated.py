@@ -23,6 +23,7 @@ from embeddaemon.workers.engines.torch_engine import encoder, pooling, segments,
 from embeddaemon.workers.engines.torch_engine.accelerated import AcceleratedModel
 from embeddaemon.workers.engines.torch_engine.device_encoder import DeviceEncoder
 from embeddaemon.workers.engines.torch_engine.families import bert
+from embeddaemon.workers.engines.torch_engine.heads import Heads
 from embeddaemon.workers.engines.torch_engine.model import Encode
 from embeddaemon.workers.engines.torch_engine.row import Row, divide, lay_out, positions_of
 from embeddaemon.workers.engines.torch_engine.sight import EVERYTHING, Sight
@@ -52,7 +53,9 @@ def accelerated(
     facts = EngineFacts(
         engine="torch", family="bert", precision=str(dtype), device="cpu", dim=card.dim, parameters=0, weights_bytes=0
     )
-    return AcceleratedModel(encode, positions_of, load_tokenizer(card), card, facts)
+    return AcceleratedModel(
+        encode, positions_of, load_tokenizer(card), card, facts, heads=Heads(card, torch.device("cpu"))
+    )
 
 
 def ints(values: list[int]) -> Ids:

@@ -32,7 +32,7 @@ def model_on(device: str, tmp_path: Path, error: Exception | None = None) -> Acc
     """On the CPU, and believing itself to be elsewhere."""
     tiny = embedder_of(TinyBert().write(tmp_path)).model
     encode = Told(error or AssertionError("not to be computed"))
-    model = AcceleratedModel(encode, tiny._positions, tiny._tokenizer, tiny._card, tiny.facts)  # type: ignore[attr-defined]  # the torch engine's
+    model = AcceleratedModel(encode, tiny._positions, tiny._tokenizer, tiny._card, tiny.facts, heads=tiny._heads)  # type: ignore[attr-defined]  # the torch engine's
     model._device = torch.device(device)
     return model
 

@@ -6,7 +6,7 @@ Weights of deviation 0.2 and random gains and biases, since zeros and ones hide 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,30 @@ a the red blue green planet star moon is was has known as what which why how far
 query document passage search for of to in on sun water light night day cat dog tree house river sea
 ##s ##ed ##ing ##er ##est , . : ? ! ' - b c d e f g h i j k l m n o p q r s t u v w x y z
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyDense:
+    """A dense layer behind the pooling. ``sized``: its folder is called after its size, as Stella's are."""
+
+    size: int
+    activation: str | None = "torch.nn.modules.linear.Identity"
+    """None: the key is left out."""
+    bias: bool = True
+    sized: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+    """Over what its config.json would have."""
+
+    def write(self, folder: Path, takes: int, seed: int) -> None:
+        """Its folder: what it takes are columns of the weight."""
+        config = {"in_features": takes, "out_features": self.size, "bias": self.bias}
+        named = {} if self.activation is None else {"activation_function": self.activation}
+        write_json(folder / "config.json", {**config, **named, **self.config})
+        random = np.random.default_rng([seed, self.size])
+        tensors = {"linear.weight": random.normal(0.0, 0.2, (self.size, takes)).astype(np.float32)}
+        if self.bias:
+            tensors["linear.bias"] = random.normal(0.0, 0.2, self.size).astype(np.float32)
+        save_weights(folder / "model.safetensors", tensors)
 
 
 @dataclass(kw_only=True)
@@ -51,7 +75,12 @@ class TinyBert:
     """``1_Pooling/config.json``; None: no modules.json at all."""
     new_layout: bool = False
     """Module types and keys as sentence-transformers 6 writes them."""
+    dense: tuple[TinyDense, ...] = ()
+    """Behind the pooling, one after the other."""
+    other_sizes: tuple[int, ...] = ()
+    """Of heads that lie beside the first dense layer's folder."""
     normalize: bool = True
+    truncate_dim: int | None = None
     sentence_config: dict[str, Any] | None = field(default_factory=lambda: {"max_seq_length": 32})
     config: dict[str, Any] = field(default_factory=dict)
     """Over what config.json would have."""
@@ -154,8 +183,12 @@ class TinyBert:
     def _write_pipeline(self, folder: Path) -> None:
         if self.sentence_config is not None:
             write_json(folder / "sentence_bert_config.json", self.sentence_config)
+        settings: dict[str, Any] = {}
         if self.prompts is not None:
             settings = {"prompts": self.prompts, "default_prompt_name": self.default_prompt}
+        if self.truncate_dim is not None:
+            settings["truncate_dim"] = self.truncate_dim
+        if settings:
             write_json(folder / "config_sentence_transformers.json", settings)
         if self.pooling is None:
             return
@@ -163,21 +196,43 @@ class TinyBert:
         (folder / "1_Pooling").mkdir(exist_ok=True)
         size_key = "embedding_dimension" if self.new_layout else "word_embedding_dimension"
         write_json(folder / "1_Pooling" / "config.json", {size_key: self.hidden, **self.pooling})
+        self._write_dense(folder)
         if self.normalize:
-            (folder / "2_Normalize").mkdir(exist_ok=True)
+            (folder / f"{2 + len(self.dense)}_Normalize").mkdir(exist_ok=True)
+
+    def _write_dense(self, folder: Path) -> None:
+        takes = self.pooled
+        for number, dense in enumerate(self.dense):
+            dense.write(folder / self._dense_folder(number), takes, self.seed)
+            takes = dense.size
+        for size in self.other_sizes:
+            replace(self.dense[0], size=size).write(folder / f"2_Dense_{size}", self.pooled, self.seed)
+
+    @property
+    def pooled(self) -> int:
+        """Dimensions of what the pooling gives."""
+        pooling = self.pooling or {}
+        modes = pooling.get("pooling_mode", [key for key in pooling if key.startswith("pooling_mode")])
+        return self.hidden * (len(modes) if isinstance(modes, list) else 1)
+
+    def _dense_folder(self, number: int) -> str:
+        dense = self.dense[number]
+        return f"{2 + number}_Dense" + (f"_{dense.size}" if dense.sized else "")
 
     def _modules(self) -> list[dict[str, Any]]:
         kinds = {
             "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
             "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+            "Dense": "sentence_transformers.base.modules.dense.Dense",
             "Normalize": "sentence_transformers.base.modules.normalize.Normalize",
         }
-        names = list(kinds) if self.normalize else list(kinds)[:2]
+        places = {"Transformer": "", "Pooling": "1_Pooling"}
+        names = ["Transformer", "Pooling", *["Dense"] * len(self.dense), *(["Normalize"] if self.normalize else [])]
         return [
             {
                 "idx": index,
                 "name": str(index),
-                "path": f"{index}_{name}" if index else "",
+                "path": self._dense_folder(index - 2) if name == "Dense" else places.get(name, f"{index}_{name}"),
                 "type": kinds[name] if self.new_layout else f"sentence_transformers.models.{name}",
             }
             for index, name in enumerate(names)

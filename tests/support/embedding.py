@@ -30,17 +30,25 @@ class Embedder:
         order = LoadOrder(card=card, device=device, precision=precision, token_budget=token_budget, limits=Limits())
         self.model: LoadedModel = load(order)
 
-    def embed(self, texts: Sequence[str], *, task: str | None = None, normalize: bool | None = None) -> Rows:
-        """(texts, dim), packed within the token budget, in the order of the texts."""
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        task: str | None = None,
+        normalize: bool | None = None,
+        dimensions: int | None = None,
+    ) -> Rows:
+        """(texts, dim of the head), packed within the token budget, in the order of the texts."""
         prompt = self.card.prompts[task] if task else ""
         encoded = self.model.tokenize(texts, prompt=prompt, max_tokens=self.card.max_tokens)
-        rows = np.empty((len(texts), self.card.dim), dtype=np.float32)
+        rows = np.empty((len(texts), self.card.pooled_dim), dtype=np.float32)
         for batch in packing.plan([len(text.ids) for text in encoded], self._token_budget):
             chosen = [encoded[index] for index in batch.indices]
             ids = np.concatenate([np.array(text.ids, dtype=np.int32) for text in chosen])
             lengths = np.array([len(text.ids) for text in chosen], dtype=np.int32)
             prompts = np.array([text.prompt_tokens for text in chosen], dtype=np.int32)
             rows[list(batch.indices)] = self.model.forward(ids, lengths, None if self.card.include_prompt else prompts)
+        rows = self.model.project(rows, dimensions or self.card.dim)
         if self.card.normalize if normalize is None else normalize:
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return rows

@@ -65,6 +65,7 @@ class StubModel:
         )
         self.is_reentrant = False
         self.threads: int | None = None
+        self._card = order.card
         self._vocabulary = order.card.vocabulary
         self._bad = bad
         self._commands: dict[int, str] = {}
@@ -100,7 +101,7 @@ class StubModel:
     def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
         assert ids.dtype == np.int32, ids.dtype
         assert lengths.sum() == len(ids), (lengths, len(ids))
-        rows = np.empty((len(lengths), self.facts.dim), dtype=np.float32)
+        rows = np.empty((len(lengths), self._card.pooled_dim), dtype=np.float32)
         start = 0
         for place, length in enumerate(lengths):
             its = ids[start : start + length]
@@ -120,7 +121,12 @@ class StubModel:
                 file.write(f"{command}\n")
 
     def _vector(self, ids: Ids) -> Rows:
-        return vector(ids.tolist(), self.facts.dim)
+        return vector(ids.tolist(), self._card.pooled_dim)
+
+    def project(self, rows: Rows, dimensions: int) -> Rows:
+        """A head repeats the pooled vector until it is long enough, or leaves the rest out."""
+        whole = self._card.whole_dim(dimensions)
+        return rows[:, np.arange(whole) % rows.shape[1]]
 
     def use_threads(self, threads: int) -> None:
         self.threads = threads
@@ -265,6 +271,7 @@ def stub_card(
         revision="1",
         family="stub",
         dim=dim,
+        pooled_dim=dim,
         max_tokens=max_tokens,
         vocabulary=30_000,
         pooling=(Pooling.MEAN,),

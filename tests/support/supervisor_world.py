@@ -353,6 +353,7 @@ def card(name: str, *, weights_bytes: int = 40 * MIB, marks: str = FIRST_MARKS) 
         weights_digest=f"digest of {name}",
         family="bert",
         dim=384,
+        pooled_dim=384,
         max_tokens=256,
         vocabulary=1000,
         pooling=(Pooling.MEAN,),

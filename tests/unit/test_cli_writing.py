@@ -97,7 +97,32 @@ def test_json_document_of_nothing_is_json() -> None:
     writer = writer_for("json", file, None)
     writer.write(rows(0))
     writer.finish()
-    assert json.loads(file.getvalue()) == {"embeddings": [], "model": None, "count": 0, "dimensions": 4}
+    expected: dict[str, object] = {"embeddings": [], "model": None, "count": 0, "dimensions": 4, "precision": "float32"}
+    assert json.loads(file.getvalue()) == expected
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float16", np.float16), ("int8", np.int8), ("ubinary", np.uint8)])
+def test_numbers_of_other_precisions_are_written_as_they_are(precision: str, dtype: type[np.generic]) -> None:
+    numbers = (rows(5) * 10).astype(dtype)
+    ranges = np.array([[-1, -2, -3, -4], [1, 2, 3, 4]], np.float32)
+    lines, document, matrix = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    for name, file in (("jsonl", lines), ("json", document), ("npy", matrix)):
+        writer = writer_for(name, file, "mini", precision)
+        if precision == "int8":
+            writer.take_ranges(ranges)
+        writer.write(numbers[:2])
+        writer.write(numbers[2:])
+        writer.finish()
+    found = [json.loads(line)["embedding"] for line in lines.getvalue().splitlines()]
+    np.testing.assert_array_equal(np.array(found, dtype), numbers)
+    whole = json.loads(document.getvalue())
+    np.testing.assert_array_equal(np.array(whole["embeddings"], dtype), numbers)
+    assert whole["precision"] == precision
+    assert whole.get("ranges") == (ranges.tolist() if precision == "int8" else None)
+    matrix.seek(0)
+    read = np.load(matrix)
+    assert read.dtype == dtype
+    np.testing.assert_array_equal(read, numbers)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "npy"])

@@ -70,8 +70,16 @@ class LoadedModel(Protocol):
         """Texts laid end to end, equal lengths beside each other, to pooled vectors.
 
         ``ids`` (tokens,), ``lengths`` (texts,) with ``lengths.sum() == tokens``; ``prompt_lengths`` (texts,) are left
-        out of the pooling, None when nothing is. Returns (texts, dim) float32 as the model's own pipeline gives them,
-        before any normalisation.
+        out of the pooling, None when nothing is. Returns (texts, pooled_dim) float32, the same whatever requests ask
+        for: what stands behind the pooling is ``project``'s.
+        """
+        ...
+
+    def project(self, rows: Rows, dimensions: int) -> Rows:
+        """Pooled vectors (texts, pooled_dim) through the model's head for so many dimensions.
+
+        Returns (texts, dim of the head) float32 before any normalisation: whole vectors, also where fewer dimensions
+        are to be cut from them. Where the model has no head, that is ``rows`` itself.
         """
         ...
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from embeddaemon.client._answers import Assembler, document_of, ids_of, vectors_of
 from embeddaemon.client._window import Answered, Piece
@@ -48,7 +51,7 @@ def test_vectors_that_are_not_what_was_asked_are_refused(answer: Answer, frames:
 def test_vectors_are_writable_and_aligned() -> None:
     unaligned = memoryview(b"x" + frame())[1:]
     one = Answered(Piece(0, 0, 2, Embed(id=0), b""), vectors(), [unaligned], 0, 0)
-    array = vectors_of(one)[1]
+    array = vectors_of(one).numbers
     array += 1
     assert array.flags.aligned
     assert array.tolist() == [[1, 2, 3], [4, 5, 6]]
@@ -76,8 +79,80 @@ def test_pieces_are_summed_up_with_indices_of_the_call() -> None:
 def test_pieces_of_different_dimensions_are_refused() -> None:
     assembler = Assembler(4)
     assembler.take(answered(vectors(), frame()))
-    with pytest.raises(ProtocolError, match="3 and 2 dimensions"):
+    with pytest.raises(ProtocolError, match="3 dimensions of float32 and 2 of float32"):
         assembler.take(answered(vectors(dim=2), frame(2, 2)))
+
+
+RANGES = np.array([[-1, -1, -1], [1, 1, 1]], "<f4")
+OTHER_RANGES = np.array([[-1, -1, -1], [1, 1, 1.01]], "<f4")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "frames", "expected"),
+    [
+        ("float16", [np.ones((2, 3), "<f2").tobytes()], np.ones((2, 3), np.float16)),
+        ("int8", [b"\x80\0\x7f" * 2, RANGES.tobytes()], np.array([[-128, 0, 127]] * 2, np.int8)),
+        ("uint8", [b"\0\x80\xff" * 2, RANGES.tobytes()], np.array([[0, 128, 255]] * 2, np.uint8)),
+        ("binary", [b"\x80\x7f"], np.array([[-128], [127]], np.int8)),
+        ("ubinary", [b"\0\xe0"], np.array([[0], [224]], np.uint8)),
+    ],
+)
+def test_numbers_of_every_precision_become_arrays(dtype: str, frames: list[bytes], expected: NDArray[Any]) -> None:
+    assembler = Assembler(2)
+    assembler.take(answered(vectors(dtype=dtype), *frames))
+    result = assembler.embeddings(is_single=False)
+    assert str(result.vectors.dtype) == str(expected.dtype)
+    np.testing.assert_array_equal(result.vectors, expected)
+    assert (result.precision, result.dimensions) == (dtype, 3)
+    assert (result.ranges is not None) == (dtype in {"int8", "uint8"})
+    restored = result.as_float32()
+    assert (restored.shape, str(restored.dtype)) == ((2, 3), "float32")
+    assert np.abs(restored).max() <= 1.01
+
+
+def test_single_text_is_restored_as_one_vector() -> None:
+    assembler = Assembler(1)
+    assembler.take(answered(vectors(1, dtype="int8"), b"\x80\0\x7f", RANGES.tobytes(), count=1))
+    result = assembler.embeddings(is_single=True)
+    np.testing.assert_allclose(result.as_float32(), [-1, 0, 1], atol=2.1 / 255)
+    assembler = Assembler(1)
+    assembler.take(answered(vectors(1, dtype="binary"), b"\x20", count=1))
+    assert assembler.embeddings(is_single=True).as_float32().tolist() == [1, -1, 1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "frames"),
+    [
+        ("int8", [b"x" * 6]),
+        ("int8", [b"x" * 6, b"x" * 20]),
+        ("uint8", [b"x" * 5, RANGES.tobytes()]),
+        ("binary", [b"x" * 6]),
+        ("binary", [b"xx", RANGES.tobytes()]),
+        ("float16", [frame()]),
+    ],
+)
+def test_numbers_that_do_not_fit_their_header_are_refused(dtype: str, frames: list[bytes]) -> None:
+    with pytest.raises(ProtocolError, match="bytes"):
+        vectors_of(answered(vectors(dtype=dtype), *frames))
+
+
+def test_pieces_with_other_ranges_are_made_alike() -> None:
+    """Workers on different hardware may differ in a last bit, which can move a range by one step of its grid."""
+    assembler = Assembler(4)
+    assembler.take(answered(vectors(dtype="uint8"), bytes([0, 128, 255] * 2), RANGES.tobytes()))
+    assembler.take(answered(vectors(dtype="uint8"), bytes([0, 128, 100] * 2), OTHER_RANGES.tobytes(), offset=2))
+    result = assembler.embeddings(is_single=False)
+    assert result.ranges is not None
+    np.testing.assert_array_equal(result.ranges, RANGES)
+    assert result.vectors.tolist() == [[0, 128, 255]] * 2 + [[0, 128, 101]] * 2
+    assert np.abs(result.as_float32()[2, 2] - (-1 + 100.5 * 2.01 / 255)) < 2 / 255
+
+
+def test_pieces_of_different_precisions_are_refused() -> None:
+    assembler = Assembler(4)
+    assembler.take(answered(vectors(dtype="binary"), b"xx"))
+    with pytest.raises(ProtocolError, match="binary"):
+        assembler.take(answered(vectors(dtype="ubinary"), b"xx", offset=2))
 
 
 def test_token_ids_are_split_by_their_lengths() -> None:

@@ -218,7 +218,7 @@ def test_jina_is_found_by_its_config(config: dict[str, Any], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("kinds", "named"),
     [
-        (["Transformer", "Pooling", "Dense", "Normalize"], "Dense"),
+        (["Transformer", "Pooling", "WeightedLayerPooling"], "WeightedLayerPooling"),
         (["Transformer", "SpladePooling"], "SpladePooling"),
         (["Transformer"], "order Transformer"),
         (["Pooling", "Transformer"], "order Pooling, Transformer"),
@@ -244,7 +244,6 @@ def test_module_outside_the_folder_is_corrupt(path: object, tmp_path: Path) -> N
     ("settings", "error"),
     [
         ({"model_type": "SparseEncoder"}, UnsupportedModel),
-        ({"truncate_dim": 16}, UnsupportedModel),
         ({"prompts": {"query": 7}}, CorruptModel),
         ({"prompts": ["query"]}, CorruptModel),
         ({"prompts": {"query": ""}, "default_prompt_name": "other"}, CorruptModel),

@@ -68,7 +68,7 @@ class Asking:
             return False
         (answer,) = answers
         assert isinstance(answer, do.Recall)
-        assert (answer.answer.id, answer.frame, answer.answer.timings.cached) == (id_, FRAME, True)
+        assert (answer.answer.id, answer.frames, answer.answer.timings.cached) == (id_, (FRAME,), True)
         return True
 
 
@@ -159,15 +159,15 @@ def test_oldest_answers_make_room_and_the_bound_holds() -> None:
     cache = Cache(3 * size)
     header = Vectors(id=1, model="m", count=1, dim=384, dtype="float32", tokens=3)
     for number in range(3):
-        cache.keep(b"%d" % number, Kept(header, FRAME))
+        cache.keep(b"%d" % number, Kept(header, (FRAME,)))
     assert cache.find(b"0") is not None
-    cache.keep(b"3", Kept(header, FRAME))
+    cache.keep(b"3", Kept(header, (FRAME,)))
     assert cache.find(b"1") is None
     assert all(cache.find(b"%d" % number) for number in (0, 2, 3))
     assert cache.used_bytes == 3 * size
-    cache.keep(b"3", Kept(header, FRAME))
+    cache.keep(b"3", Kept(header, (FRAME,)))
     assert (cache.used_bytes, len(cache)) == (3 * size, 3)
-    cache.keep(b"4", Kept(header, b"v" * (MAX_CACHED_ANSWER_BYTES + 1)))
+    cache.keep(b"4", Kept(header, (b"v" * MAX_CACHED_ANSWER_BYTES, b"r")))
     assert len(cache) == 3
 
 

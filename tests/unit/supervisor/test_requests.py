@@ -6,6 +6,7 @@ from embeddaemon.errors import ProtocolError
 from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol.limits import Limits
 from embeddaemon.protocol.messages import Embed, Load, Tokenize, Unload
+from embeddaemon.protocol.precisions import PRECISIONS
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.dispatch import CREDITS, MAX_DISPATCH_REQUESTS
 from embeddaemon.supervisor.events import RequestMalformed, RequestReceived
@@ -183,7 +184,7 @@ def test_two_clients_may_use_the_same_id() -> None:
         (Embed(id=1, task="poetry"), "unknown_task", {"known": ["document", "query"]}),
         (Tokenize(id=1, task="poetry"), "unknown_task", {"known": ["document", "query"]}),
         (Embed(id=1, dimensions=5), "unknown_dimensions", {"offered": [384, 128]}),
-        (Embed(id=1, precision="int8"), "invalid_input", {"offered": ["float32"]}),
+        (Embed(id=1, precision="int3"), "invalid_input", {"offered": list(PRECISIONS)}),
     ],
 )
 def test_options_that_the_model_does_not_offer_are_refused(

@@ -13,6 +13,7 @@ from embeddaemon.errors import (
 from embeddaemon.models.card import ModelCard
 from embeddaemon.protocol import codec
 from embeddaemon.protocol.messages import Embed, Hello, Texts, TokenIds, Tokenize
+from embeddaemon.protocol.precisions import PRECISIONS
 from embeddaemon.workers.requests import Tokenized, read_request, tokenize
 from tests.support.stub_engine import END, START, StubModel, stub_card, stub_order
 
@@ -72,7 +73,7 @@ def test_prompt_tokens_are_counted() -> None:
         (Embed(id=1), ("a", ""), InvalidInput, {"index": 1}),
         (Embed(id=1), ("a", "a", "b\0c"), InvalidInput, {"index": 2, "character": 1}),
         (Tokenize(id=1), ("",), InvalidInput, {"index": 0}),
-        (Embed(id=1, precision="int8"), ("a",), InvalidInput, {"offered": ["float32"]}),
+        (Embed(id=1, precision="int3"), ("a",), InvalidInput, {"offered": list(PRECISIONS)}),
         (Embed(id=1, dimensions=5), ("a",), UnknownDimensions, {"offered": [8, 4]}),
         (Embed(id=1, task="poem"), ("a",), UnknownTask, {"known": ["document", "query"]}),
         (Embed(id=1, task="query", prompt="p"), ("a",), InvalidInput, {}),

@@ -16,6 +16,7 @@ import torch
 from embeddaemon.models.card import ModelCard
 from embeddaemon.workers.engines import DeviceFull, DeviceLost, DeviceMemory, Encoded, EngineFacts, Ids, Rows
 from embeddaemon.workers.engines.torch_engine import pooling, segments
+from embeddaemon.workers.engines.torch_engine.heads import Heads
 from embeddaemon.workers.engines.torch_engine.model import Encode
 from embeddaemon.workers.engines.torch_engine.row import Positions, Row, divide, lay_out
 from embeddaemon.workers.engines.torch_engine.transfer import transfer_for
@@ -33,13 +34,21 @@ class AcceleratedModel:
     """One model in the memory of one device."""
 
     def __init__(
-        self, encode: Encode, positions: Positions, tokenizer: Tokenizer, card: ModelCard, facts: EngineFacts
+        self,
+        encode: Encode,
+        positions: Positions,
+        tokenizer: Tokenizer,
+        card: ModelCard,
+        facts: EngineFacts,
+        *,
+        heads: Heads,
     ) -> None:
         self._encode = encode
         self._positions = positions
         self._tokenizer = tokenizer
         self._card = card
         self._facts = facts
+        self._heads = heads
         self._device = torch.device(facts.device)
         with _on(self._device):
             self._transfer = transfer_for(self._device)
@@ -63,7 +72,7 @@ class AcceleratedModel:
         """See LoadedModel. Raises DeviceFull and DeviceLost."""
         assert int(lengths.sum()) == len(ids), "lengths that do not add up to the tokens"
         if not len(lengths):
-            return np.empty((0, self._card.dim), dtype=np.float32)
+            return np.empty((0, self._card.pooled_dim), dtype=np.float32)
         with _on(self._device):
             return self._queue(ids, lengths, prompt_lengths)()
 
@@ -74,6 +83,11 @@ class AcceleratedModel:
         row = divide(self._transfer.to_device(array), lengths)
         hidden = self._encode(row.ids, row.positions, row.texts)  # (tokens, hidden)
         return self._transfer.to_host(self._pool(hidden, row))
+
+    def project(self, rows: Rows, dimensions: int) -> Rows:
+        """See LoadedModel. Raises DeviceFull and DeviceLost."""
+        with _on(self._device):
+            return self._heads.project(rows, dimensions)
 
     def use_threads(self, threads: int) -> None:
         """See LoadedModel."""
@@ -96,7 +110,7 @@ class AcceleratedModel:
                 torch.mps.empty_cache()
 
     def _pool(self, hidden: torch.Tensor, row: Row) -> torch.Tensor:
-        """(tokens, hidden) to (texts, dim)."""
+        """(tokens, hidden) to (texts, pooled_dim)."""
         # MPS has no reduction by segments.
         if self._device.type == "mps" or len(row.texts) <= _FEW_GROUPS:
             return pooling.pool(hidden, row.texts, self._card.pooling, row.prompt_lengths)

@@ -25,6 +25,7 @@ from embeddaemon.workers.engines.torch_engine import attention, encoder, varlen
 from embeddaemon.workers.engines.torch_engine.accelerated import AcceleratedModel
 from embeddaemon.workers.engines.torch_engine.device_encoder import DeviceEncoder
 from embeddaemon.workers.engines.torch_engine.families import Family, family_of
+from embeddaemon.workers.engines.torch_engine.heads import Heads
 from embeddaemon.workers.engines.torch_engine.int8.calibration import Prose, Subject, calibrate_for, int8_encoder
 from embeddaemon.workers.engines.torch_engine.int8.scales import Calibration
 from embeddaemon.workers.engines.torch_engine.model import Encode, TorchModel
@@ -62,21 +63,24 @@ def load(order: LoadOrder) -> LoadedModel:
     family = family_of(card)
     module = family.build(config.values, card, torch.float32 if dtype is torch.int8 else dtype).to(device)
     positions = family.positions(module)
+    heads = Heads(card, device)
+    parameters, weights_bytes = _sizes([*module.parameters(), *heads.tensors])
     facts = EngineFacts(
         engine="torch",
         family=card.family,
         precision=str(dtype).removeprefix("torch."),
         device=str(device),
         dim=card.dim,
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
-        weights_bytes=sum(parameter.numel() * parameter.element_size() for parameter in module.parameters()),
+        parameters=parameters,
+        weights_bytes=weights_bytes,
     )
     if dtype is torch.int8:
-        model: LoadedModel = _int8(order, Subject(module, tokenizer, card, positions), facts)
+        model: LoadedModel = _int8(order, Subject(module, tokenizer, card, positions), facts, heads)
     elif device.type == "cpu":
-        model = TorchModel(_encode(family, module), positions, tokenizer, card, facts)
+        model = TorchModel(_encode(family, module), positions, tokenizer, card, facts, heads=heads)
     else:
-        model = AcceleratedModel(_encode_there(family, module, device, dtype), positions, tokenizer, card, facts)
+        there = _encode_there(family, module, device, dtype)
+        model = AcceleratedModel(there, positions, tokenizer, card, facts, heads=heads)
     del module  # where a functional form holds its own weights, these go before activations come
     warm_up(model, card.max_tokens, card.vocabulary)
     if device.type != "cpu":  # its memory has its full size before the first request
@@ -85,11 +89,17 @@ def load(order: LoadOrder) -> LoadedModel:
     return model
 
 
-def _int8(order: LoadOrder, subject: Subject, facts: EngineFacts) -> TorchModel:
+def _sizes(tensors: Sequence[torch.Tensor]) -> tuple[int, int]:
+    """Elements and bytes."""
+    return sum(tensor.numel() for tensor in tensors), sum(tensor.nbytes for tensor in tensors)
+
+
+def _int8(order: LoadOrder, subject: Subject, facts: EngineFacts, heads: Heads) -> TorchModel:
     """Raises UnsupportedModel for another layout, and when too much accuracy is lost."""
     encode = int8_encoder(subject, order.state_folder, accept_inaccurate=order.accept_inaccurate)
-    facts = replace(facts, weights_bytes=encode.weights_bytes, calibration=encode.calibration)
-    return TorchModel(encode.forward, subject.positions, subject.tokenizer, subject.card, facts)
+    weights_bytes = encode.weights_bytes + _sizes(heads.tensors)[1]
+    facts = replace(facts, weights_bytes=weights_bytes, calibration=encode.calibration)
+    return TorchModel(encode.forward, subject.positions, subject.tokenizer, subject.card, facts, heads=heads)
 
 
 def calibrate(order: LoadOrder, texts: Prose) -> Calibration:

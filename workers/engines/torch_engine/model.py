@@ -10,6 +10,7 @@ import torch
 from embeddaemon.models.card import ModelCard
 from embeddaemon.workers.engines import Encoded, EngineFacts, Ids, Rows
 from embeddaemon.workers.engines.torch_engine.attention import LengthGroup, groups_of
+from embeddaemon.workers.engines.torch_engine.heads import Heads
 from embeddaemon.workers.engines.torch_engine.pooling import pool
 from embeddaemon.workers.engines.torch_engine.rounding import rounded_up
 from embeddaemon.workers.engines.torch_engine.row import Positions
@@ -23,13 +24,21 @@ class TorchModel:
     """One model in memory."""
 
     def __init__(
-        self, encode: Encode, positions: Positions, tokenizer: Tokenizer, card: ModelCard, facts: EngineFacts
+        self,
+        encode: Encode,
+        positions: Positions,
+        tokenizer: Tokenizer,
+        card: ModelCard,
+        facts: EngineFacts,
+        *,
+        heads: Heads,
     ) -> None:
         self._encode = encode
         self._positions = positions
         self._tokenizer = tokenizer
         self._card = card
         self._facts = facts
+        self._heads = heads
 
     @property
     def facts(self) -> EngineFacts:
@@ -51,14 +60,18 @@ class TorchModel:
         """See LoadedModel."""
         assert int(lengths.sum()) == len(ids), "lengths that do not add up to the tokens"
         if not len(lengths):
-            return np.empty((0, self._card.dim), dtype=np.float32)
+            return np.empty((0, self._card.pooled_dim), dtype=np.float32)
         groups = groups_of(lengths.tolist())
         row_tokens = rounded_up(len(ids))
         row, positions = (_tensor(values, row_tokens) for values in (ids, self._positions(ids, lengths)))
         hidden = self._encode(row, positions, groups)  # (row tokens, hidden)
         prompts = None if prompt_lengths is None else _tensor(prompt_lengths, len(prompt_lengths))
-        rows: Rows = pool(hidden, groups, self._card.pooling, prompts).numpy()  # (texts, dim)
+        rows: Rows = pool(hidden, groups, self._card.pooling, prompts).numpy()  # (texts, pooled_dim)
         return rows
+
+    def project(self, rows: Rows, dimensions: int) -> Rows:
+        """See LoadedModel."""
+        return self._heads.project(rows, dimensions)
 
     def use_threads(self, threads: int) -> None:
         """See LoadedModel."""

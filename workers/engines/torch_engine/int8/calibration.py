@@ -86,9 +86,9 @@ class Subject:
     positions: Positions
 
     def vectors(self, encode: Encode, texts: Sequence[str]) -> torch.Tensor:
-        """(texts, dim) by that forward."""
+        """(texts, pooled_dim) by that forward."""
         encoded = self.tokenizer.encode(texts, prompt="", max_tokens=self.card.max_tokens)
-        rows = torch.empty(len(texts), self.card.dim)
+        rows = torch.empty(len(texts), self.card.pooled_dim)
         for batch in packing.plan([len(one.ids) for one in encoded], CALIBRATION_TOKENS):
             lengths = np.array([len(encoded[index].ids) for index in batch.indices], dtype=np.int32)
             ids = np.concatenate([np.array(encoded[index].ids, dtype=np.int32) for index in batch.indices])
@@ -100,7 +100,7 @@ class Subject:
         return rows
 
     def reference(self, texts: Sequence[str]) -> torch.Tensor:
-        """(texts, dim) in float32 by the model's own class."""
+        """(texts, pooled_dim) in float32 by the model's own class."""
         return self.vectors(lambda ids, positions, groups: bert.forward(self.model, ids, positions, groups), texts)
 
     @property
