@@ -15,8 +15,10 @@ from torch.nn.functional import gelu, layer_norm
 from torch.nn.functional import linear as dense
 
 from embeddaemon.errors import CorruptModel, UnsupportedModel
+from embeddaemon.models.jsonfile import read_json
 from embeddaemon.workers.engines import Rows
-from embeddaemon.workers.engines.torch_engine.families import biased_attention
+from embeddaemon.workers.engines.torch_engine.attention import groups_of
+from embeddaemon.workers.engines.torch_engine.families import biased_attention, jina_v2
 from embeddaemon.workers.engines.torch_engine.families.jina_v2 import slopes
 from tests.support.embedding import Embedder, card_of, cosines, embedder_of
 from tests.support.families.jina_v2 import TinyJina
@@ -240,3 +242,17 @@ def test_option_that_must_be_there_is_missed(option: str, tmp_path: Path) -> Non
     config: dict[str, Any] = {option: None}
     with pytest.raises(UnsupportedModel, match=option):
         embedder_of(TinyJina(config=config).write(tmp_path))
+
+
+@each_variant
+@pytest.mark.parametrize("room_bytes", [0, 2**30])
+def test_forward_asks_a_device_for_no_number(
+    room_bytes: int, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards: waiting for the device between layers. A device without memory has no numbers to give."""
+    monkeypatch.setattr(biased_attention, "WHOLE_BIAS_BYTES", room_bytes)
+    card = card_of(TINY[kind].write(tmp_path))
+    weights = jina_v2.build(read_json(tmp_path / "config.json").values, card, torch.float32).to("meta")
+    ids = torch.zeros(30, dtype=torch.long, device="meta")
+    states = jina_v2.functional(weights)(ids, ids, groups_of([3, 3, 5, 19]))
+    assert (states.shape, states.device.type) == ((30, card.hidden), "meta")

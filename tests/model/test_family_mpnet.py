@@ -11,6 +11,9 @@ from safetensors.numpy import load_file
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from embeddaemon.errors import CorruptModel, UnsupportedModel
+from embeddaemon.models.jsonfile import read_json
+from embeddaemon.workers.engines.torch_engine.attention import groups_of
+from embeddaemon.workers.engines.torch_engine.families import biased_attention, mpnet
 from embeddaemon.workers.engines.torch_engine.families.mpnet import buckets
 from tests.support.checkpoints import save_weights
 from tests.support.embedding import card_of, cosines, embedder_of
@@ -128,3 +131,14 @@ def test_option_that_computes_something_else_is_refused(option: str, value: obje
 def test_int8_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="int8"):
         embedder_of(TinyMPNet().write(tmp_path), "int8")
+
+
+@pytest.mark.parametrize("room_bytes", [0, 2**30])
+def test_forward_asks_a_device_for_no_number(room_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards: waiting for the device between layers. A device without memory has no numbers to give."""
+    monkeypatch.setattr(biased_attention, "WHOLE_BIAS_BYTES", room_bytes)
+    card = card_of(TinyMPNet().write(tmp_path))
+    weights = mpnet.build(read_json(tmp_path / "config.json").values, card, torch.float32).to("meta")
+    ids = torch.zeros(30, dtype=torch.long, device="meta")
+    states = mpnet.functional(weights)(ids, ids, groups_of([3, 3, 5, 19]))
+    assert (states.shape, states.device.type) == ((30, card.hidden), "meta")

@@ -66,17 +66,24 @@ def forward(model: nn.Module, ids: torch.Tensor, _: torch.Tensor, groups: Sequen
     most = config.max_position_embeddings
     result: torch.Tensor | None = None
     for batch in batches(groups, config.num_attention_heads, most):
-        lengths = torch.tensor(batch.lengths, device=ids.device)
-        mask = (torch.arange(batch.length, device=ids.device) < lengths.unsqueeze(1)).long()  # (texts, length)
-        starts = batch.start + torch.cumsum(lengths, 0) - lengths
-        places = starts.unsqueeze(1) + torch.arange(batch.length, device=ids.device) * mask  # filler repeats the first
+        mask, places, kept = (part.to(ids.device) for part in _layout(batch))
         embedded = deberta.embeddings(input_ids=ids[places], mask=mask)
         hidden = deberta.encoder(embedded, mask, output_hidden_states=False).last_hidden_state
         if result is None:
             result = hidden.new_zeros(len(ids), hidden.shape[-1])
-        result[batch.start : batch.start + sum(batch.lengths)] = hidden[mask.bool()]
+        result[batch.start : batch.start + len(kept)] = hidden.flatten(0, 1).index_select(0, kept)
     assert result is not None, "a row has texts"
     return result
+
+
+def _layout(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """On the host: what is text (texts, length), each place's token in the row, and the places of text (tokens,)."""
+    lengths = torch.tensor(batch.lengths)
+    steps = torch.arange(batch.length)
+    mask = (steps < lengths.unsqueeze(1)).long()
+    starts = batch.start + torch.cumsum(lengths, 0) - lengths
+    places = starts.unsqueeze(1) + steps * mask  # filler repeats the first token
+    return mask, places, mask.flatten().nonzero().squeeze(1)
 
 
 def batches(groups: Sequence[LengthGroup], heads: int, most: int) -> Iterator[Batch]:
