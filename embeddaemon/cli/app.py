@@ -22,7 +22,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("embed", "Turn texts into vectors."),
     "status": ("daemon", "Show what the daemon is doing: models, requests, memory."),
     "ps": ("daemon", "List the daemon's workers."),
-    "models": ("daemon", "List the configured models; calibrate one for int8."),
+    "models": ("daemon", "List the configured models; show, inspect or calibrate one."),
     "load": ("daemon", "Bring a model into memory."),
     "unload": ("daemon", "Give a model's memory back."),
     "plan": ("plan", "Say whether models would fit, and what would be evicted."),

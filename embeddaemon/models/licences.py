@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from embeddaemon.models.opening import open_file
+
 _HEAD_BYTES = 64 * 1024
 """The front matter is the README's beginning; some carry long lists of results in it."""
 
@@ -16,10 +18,11 @@ _NON_COMMERCIAL = re.compile(r"(^|[-_.])(nc|non-?commercial)([-_.]|$)", re.IGNOR
 def licence_of_folder(folder: Path) -> str | None:
     """What the front matter of README.md says, in lower case; None where it says nothing or cannot be read."""
     try:
-        with (folder / "README.md").open("rb") as file:
-            text = file.read(_HEAD_BYTES).decode("utf-8", errors="replace").replace("\r\n", "\n")
+        with open_file(folder / "README.md") as file:
+            raw = file.read(_HEAD_BYTES) or b""
     except OSError:
         return None
+    text = raw.decode("utf-8", errors="replace").replace("\r\n", "\n")
     if not text.startswith("---\n"):
         return None
     front = text[4:].partition("\n---")[0]

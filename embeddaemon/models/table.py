@@ -67,6 +67,7 @@ def card_of(entry: Published) -> ModelCard:
         revision="",
         family=entry.family,
         dim=entry.dim,
+        pooled_dim=shape.hidden,
         max_tokens=entry.max_tokens,
         vocabulary=shape.vocabulary,
         pooling=() if entry.pooling is None else (entry.pooling,),

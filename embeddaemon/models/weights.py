@@ -91,7 +91,8 @@ def find_weights(folder: Path) -> tuple[str, ...]:
         return _shards(folder / INDEX_FILE)
     if not folder.is_dir():
         raise ModelNotFound(f"{folder} is not a folder")
-    pickles = sorted(path.name for path in folder.iterdir() if _PICKLE.match(path.name))
+    names = (path.name for path in folder.iterdir() if _PICKLE.match(path.name))
+    pickles = sorted(names, key=lambda name: (not name.startswith("pytorch_model"), name))  # not a head, where both are
     if pickles:
         raise CorruptModel(
             f"{folder} has its weights only as a pickle ({pickles[0]}), which can run code when it is read and is not "

@@ -107,6 +107,14 @@ def test_heads_in_pickles_beside_the_weights_are_passed_over(tmp_path: Path) -> 
     assert card(tmp_path).weights_files == ("model.safetensors",)
 
 
+def test_model_that_is_a_pickle_is_named_before_its_heads_that_are(tmp_path: Path) -> None:
+    TinyBert().write(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    (tmp_path / "colbert_linear.pt").write_bytes(b"")
+    with pytest.raises(CorruptModel, match=r"pickle \(pytorch_model\.bin\)"):
+        card(tmp_path)
+
+
 def test_folder_without_config_is_still_said_to_be_without_one(tmp_path: Path) -> None:
     TinyBert().write(tmp_path)
     (tmp_path / "config.json").unlink()

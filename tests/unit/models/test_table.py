@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,11 @@ def test_licence_is_that_of_the_readmes_front_matter(readme: str, licence: str |
 def test_licence_of_a_readme_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
     assert licence_of_folder(tmp_path) is None
     (tmp_path / "README.md").mkdir()
+    assert licence_of_folder(tmp_path) is None
+
+
+def test_pipe_in_the_readmes_place_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "README.md")
     assert licence_of_folder(tmp_path) is None
 
 
