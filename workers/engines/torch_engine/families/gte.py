@@ -12,7 +12,7 @@ from transformers import GteConfig
 from transformers.models.gte.modeling_gte import GteModel
 
 from embeddaemon.errors import CorruptModel
-from embeddaemon.workers.engines.torch_engine.families import Family
+from embeddaemon.workers.engines.torch_engine.families import Family, rotary
 from embeddaemon.workers.engines.torch_engine.families.native import Native, Tensors, forward
 from embeddaemon.workers.engines.torch_engine.families.options import number, refuse_others, whole
 
@@ -44,7 +44,7 @@ def family(_: str) -> Family:
     native = Native(
         config_class=GteConfig, model_class=GteModel, translate=translate, prefixes=("new.", "gte."), rename=rename
     )
-    return Family(build=native.build, forward=forward)
+    return Family(build=native.build, forward=forward, functional=rotary.functional)
 
 
 def translate(config: Mapping[str, object]) -> dict[str, object]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from transformers import NomicBertConfig
 from transformers.models.nomic_bert.modeling_nomic_bert import NomicBertModel
 
-from embeddaemon.workers.engines.torch_engine.families import Family
+from embeddaemon.workers.engines.torch_engine.families import Family, rotary
 from embeddaemon.workers.engines.torch_engine.families.native import Native, Tensors, forward
 from embeddaemon.workers.engines.torch_engine.families.options import number, refuse_others, whole
 
@@ -69,7 +69,7 @@ def family(_: str) -> Family:
         prefixes=("nomic_bert.", "bert."),
         rename=rename,
     )
-    return Family(build=native.build, forward=forward)
+    return Family(build=native.build, forward=forward, functional=rotary.functional)
 
 
 def translate(config: Mapping[str, object]) -> dict[str, object]:
