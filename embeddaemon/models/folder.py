@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embeddaemon.errors import ConfigError, CorruptModel, ModelNotFound
 from embeddaemon.models.body import Body, read_body
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.choices import (
-    Tasks,
     choose_length,
     choose_pooling,
     choose_tasks,
@@ -26,7 +25,7 @@ from embeddaemon.models.choices import (
 from embeddaemon.models.conventions import conventions
 from embeddaemon.models.dimensions import sizes_of
 from embeddaemon.models.fileset import FileSet, read_fileset
-from embeddaemon.models.jsonfile import read_json
+from embeddaemon.models.jsonfile import JsonFile, read_json
 from embeddaemon.models.licences import licence_of_folder
 from embeddaemon.models.notes import length_notes, licence_notes, prompt_notes, table_notes
 from embeddaemon.models.other_kinds import refuse_other_files
@@ -35,7 +34,20 @@ from embeddaemon.models.published import Published
 from embeddaemon.models.sources import Source, SourceKind, package_version, parse_source
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.models.table import known, pinned_sha256
-from embeddaemon.models.weights import find_weights, headers_digest, read_headers
+from embeddaemon.models.weights import WeightsHeader, find_weights, headers_digest, read_headers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What lies in a folder."""
+
+    files: FileSet
+    pipeline: Pipeline
+    config: JsonFile
+    weights_files: tuple[str, ...]
+    """Within the folder."""
+    headers: tuple[WeightsHeader, ...]
+    body: Body
 
 
 def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
@@ -46,22 +58,39 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
     """
     if not folder.is_dir():
         raise ModelNotFound(f"model {spec.name}: there is no folder {folder}")
+    seen, source = _look(spec, folder), parse_source(spec.source)
+    found = known(source, spec.name)
+    if found is None or is_of_family(found, seen.body.family):
+        return _card(spec, folder, source, seen, found)
+    card = _card(spec, folder, source, seen, None)
+    return replace(card, notes=(*card.notes, *table_notes(found, card.family)))
+
+
+def _look(spec: ModelSpec, folder: Path) -> _Seen:
     files = read_fileset(folder)  # before anything is read: a change from here on is noticed
-    source = parse_source(spec.source)
     refuse_other_files(folder)
     pipeline = read_pipeline(folder)
     config = read_json(pipeline.transformer / "config.json")
     if not config.is_present:
         raise CorruptModel(f"model {spec.name}: {config.path} is missing; a model folder has one")
-    weights_files = find_weights(pipeline.transformer)
-    headers = read_headers(pipeline.transformer, weights_files)
-    body = read_body(config, [entry for header in headers for entry in header.tensors])
+    names = find_weights(pipeline.transformer)
+    headers = read_headers(pipeline.transformer, names)
     within = pipeline.transformer.relative_to(folder)
-    weights_paths = tuple(str(within / name) for name in weights_files)
-    found = known(source, spec.name)
-    entry = found if found is not None and is_of_family(found, body.family) else None
-    pooling = choose_pooling(spec, pipeline, config, entry)
-    habits = conventions(body, config, pipeline, pooling)
+    return _Seen(
+        files=files,
+        pipeline=pipeline,
+        config=config,
+        weights_files=tuple(str(within / name) for name in names),
+        headers=headers,
+        body=read_body(config, [entry for header in headers for entry in header.tensors]),
+    )
+
+
+def _card(spec: ModelSpec, folder: Path, source: Source, seen: _Seen, entry: Published | None) -> ModelCard:
+    """``entry`` is of the table. Raises what ``read_card`` raises."""
+    pipeline, body, headers = seen.pipeline, seen.body, seen.headers
+    pooling = choose_pooling(spec, pipeline, seen.config, entry)
+    habits = conventions(body, seen.config, pipeline, pooling)
     pooled_dim = body.hidden * len(pooling)
     cuts = trained_cuts(entry, pipeline.dense.heads[0].dim if pipeline.dense.heads else pooled_dim)
     sizes = sizes_of(spec, pipeline, pooled_dim, cuts)
@@ -72,7 +101,7 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
     return ModelCard(
         name=spec.name,
         folder=str(folder),
-        revision=_revision(source, folder, (*weights_paths, *heads_files)),
+        revision=_revision(source, folder, (*seen.weights_files, *heads_files)),
         family=body.family,
         dim=sizes.dim,
         pooled_dim=sizes.pooled_dim,
@@ -88,7 +117,7 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
         dimensions=sizes.dimensions,
         heads=pipeline.dense.heads,
         cut_after_layer_norm=bool(cuts) and entry is not None and entry.cut_after_layer_norm,
-        weights_files=weights_paths,
+        weights_files=seen.weights_files,
         weights_bytes=sum(header.file_bytes for header in headers),
         weights_digest=headers_digest((*headers, *pipeline.dense.headers)),
         parameters=sum(header.parameters for header in headers),
@@ -101,8 +130,12 @@ def read_card(spec: ModelSpec, folder: Path) -> ModelCard:
         gated=body.gated,
         source=str(source),
         licence=licence,
-        notes=_notes(tasks, licence, entry, None if entry is found else found, body, max_tokens=max_tokens, said=said),
-        files=replace(files, sha256=_sha256(spec, source, weights_paths, files), is_sealed=spec.weights == "sealed"),
+        notes=(
+            *licence_notes(licence),
+            *prompt_notes(tasks.prompts, tasks.default_task, entry),
+            *length_notes(max_tokens, body.positions, said),
+        ),
+        files=replace(seen.files, sha256=_sha256(spec, source, seen), is_sealed=spec.weights == "sealed"),
     )
 
 
@@ -119,21 +152,9 @@ def _stated_length(pipeline: Pipeline, positions: int) -> int | None:
     return tokenizers if tokenizers and tokenizers < positions else None
 
 
-def _notes(
-    tasks: Tasks, licence: str | None, entry: Published | None, stranger: Published | None, body: Body, *,
-    max_tokens: int, said: int | None,
-) -> tuple[str, ...]:  # fmt: skip
-    return (
-        *licence_notes(licence),
-        *prompt_notes(tasks.prompts, tasks.default_task, entry),
-        *length_notes(max_tokens, body.positions, said),
-        *(() if stranger is None else table_notes(stranger, body.family)),
-    )
-
-
-def _sha256(spec: ModelSpec, source: Source, weights_files: tuple[str, ...], files: FileSet) -> Mapping[str, str]:
+def _sha256(spec: ModelSpec, source: Source, seen: _Seen) -> Mapping[str, str]:
     """The digest of each weights file, or of none; heads may have theirs. Raises ConfigError where one is missing."""
-    said = spec.sha256 or pinned_sha256(source)
+    said, weights_files = spec.sha256 or pinned_sha256(source), seen.weights_files
     if said is None:
         return {}
     if isinstance(said, str):
@@ -145,7 +166,7 @@ def _sha256(spec: ModelSpec, source: Source, weights_files: tuple[str, ...], fil
         return {weights_files[0]: said.lower()}
     if missing := sorted(set(weights_files) - said.keys()):
         raise ConfigError(f"model {spec.name}: sha256 has no digest of {', '.join(missing)}")
-    if unknown := sorted(said.keys() - set(files.names)):
+    if unknown := sorted(said.keys() - set(seen.files.names)):
         raise ConfigError(
             f"model {spec.name}: sha256 names {', '.join(unknown)}; the weights are in {', '.join(weights_files)}"
         )
