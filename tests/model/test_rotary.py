@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def test_functional_forwards_equal_the_native_class(name: str, dtype: torch.dtyp
     groups = attention.groups_of(lengths.tolist())
     with torch.inference_mode():
         expected = family.forward(module, ids, positions, groups)
-        there = rotary.DeviceRotaryEncoder(module, rotary.weights_of(module), varlen.by_group)
+        there = rotary.DeviceRotaryEncoder(module, rotary.take_weights(deepcopy(module)), varlen.by_group)
         for encode in (rotary.functional(module), there.forward):
             found = encode(ids, positions, groups)
             assert found.dtype == dtype
@@ -41,9 +42,11 @@ def test_functional_forwards_equal_the_native_class(name: str, dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_embeddings_and_norms_are_not_held_twice(name: str, tmp_path: Path) -> None:
+def test_layers_leave_the_model_and_nothing_is_held_twice(name: str, tmp_path: Path) -> None:
     card = card_of(TINY[name].write(tmp_path))
     module: Any = family_of(card).build(read_json(tmp_path / "config.json").values, card, torch.float32)
-    weights = rotary.weights_of(module)
+    bias = module.layers[0].post_mlp_layernorm.bias.data_ptr()
+    weights = rotary.take_weights(module)
     assert weights[0][0].data_ptr() == module.embeddings.word_embeddings.weight.data_ptr()
-    assert weights[1][-1].data_ptr() == module.layers[0].post_mlp_layernorm.bias.data_ptr()
+    assert weights[1][-1].data_ptr() == bias
+    assert not [name for name, _ in module.named_parameters() if name.startswith("layers")]

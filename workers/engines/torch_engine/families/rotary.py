@@ -26,8 +26,8 @@ Weights = list[list[torch.Tensor]]
 
 
 def functional(model: nn.Module) -> Encode:
-    """The fastest form of a built GteModel or NomicBertModel where it is."""
-    weights = weights_of(model)
+    """The fastest form of a built GteModel or NomicBertModel where it is. Takes the model apart."""
+    weights = take_weights(model)
     device = weights[0][0].device
     return (
         RotaryEncoder(model, weights).forward if device.type == "cpu" else DeviceRotaryEncoder(model, weights).forward
@@ -144,14 +144,18 @@ def after_attention(
     return layer_norm(linear_plus(gated, down, down_bias, rows), hidden, last_norm, last_bias, eps)
 
 
-def weights_of(model: Any) -> Weights:
-    """Of a built GteModel or NomicBertModel; tables and norms are shared with it."""
+def take_weights(model: Any) -> Weights:
+    """Of a built GteModel or NomicBertModel, whose layers go one by one, so that only one is held twice at a time."""
     assert model.config.hidden_act in {"gelu", "silu"}, "no other is told apart above"
     embeddings = model.embeddings
     words = embeddings.word_embeddings.weight.detach()
     types = embeddings.token_type_embeddings
     first_type = words.new_zeros(words.shape[1]) if types is None else types.weight[0].detach()
-    return [[words, first_type, *_parameters(embeddings.LayerNorm)], *(_layer(layer) for layer in model.layers)]
+    weights = [[words, first_type, *_parameters(embeddings.LayerNorm)]]
+    for index in range(len(model.layers)):
+        weights.append(_layer(model.layers[index]))
+        model.layers[index] = nn.Identity()
+    return weights
 
 
 def _layer(layer: Any) -> list[torch.Tensor]:
