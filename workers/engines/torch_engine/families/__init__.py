@@ -60,6 +60,8 @@ _MODULES = {
     "nomic": "nomic",
     "nomic-moe": "nomic_moe",
     "modernbert": "modernbert",
+    "eurobert": "eurobert",
+    "jina-v3": "jina_v3",
     "mpnet": "mpnet",
     "deberta": "deberta",
     "jina-v2": "jina_v2",
