@@ -27,7 +27,7 @@ from embeddaemon.models.dimensions import sizes_of
 from embeddaemon.models.fileset import FileSet, read_fileset
 from embeddaemon.models.jsonfile import JsonFile, read_json
 from embeddaemon.models.licences import licence_of_folder
-from embeddaemon.models.notes import length_notes, licence_notes, prompt_notes, table_notes
+from embeddaemon.models.notes import family_notes, length_notes, licence_notes, prompt_notes, table_notes
 from embeddaemon.models.other_kinds import refuse_other_files
 from embeddaemon.models.pipeline import Pipeline, read_pipeline
 from embeddaemon.models.published import Published
@@ -132,6 +132,7 @@ def _card(spec: ModelSpec, folder: Path, source: Source, seen: _Seen, entry: Pub
         licence=licence,
         notes=(
             *licence_notes(licence),
+            *family_notes(body.family),
             *prompt_notes(tasks.prompts, tasks.default_task, entry),
             *length_notes(max_tokens, body.positions, said),
         ),

@@ -8,6 +8,9 @@ from embeddaemon.models.licences import is_non_commercial
 from embeddaemon.models.published import Published
 
 _OWN_TERMS = {"gemma": "Google's terms of use for Gemma"}
+_OF_FAMILY = {
+    "jina-v3": "its adapters for tasks (LoRA) are not applied: vectors are the base model's, with the prompt of the task",
+}
 _ENDLESS = 1_000_000
 """What tokenizers write who know no limit is far beyond."""
 
@@ -19,6 +22,11 @@ def licence_notes(licence: str | None) -> tuple[str, ...]:
     if licence in _OWN_TERMS:
         return (f"the licence is its own: {_OWN_TERMS[licence]}",)
     return ()
+
+
+def family_notes(family: str) -> tuple[str, ...]:
+    """What of a family is computed otherwise than its users may think."""
+    return (_OF_FAMILY[family],) if family in _OF_FAMILY else ()
 
 
 def prompt_notes(prompts: Mapping[str, str], default_task: str | None, entry: Published | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from embeddaemon.models.body import is_gated
 from embeddaemon.models.card import ModelCard
-from embeddaemon.models.notes import licence_notes, prompt_notes
+from embeddaemon.models.notes import family_notes, licence_notes, prompt_notes
 from embeddaemon.models.published import PUBLISHED, Published
 from embeddaemon.models.sources import Source, SourceKind
 from embeddaemon.models.spec import ModelSpec
@@ -85,7 +85,11 @@ def card_of(entry: Published) -> ModelCard:
         gated=is_gated(entry.family),
         source=entry.source,
         licence=entry.licence,
-        notes=(*licence_notes(entry.licence), *prompt_notes(entry.prompts, None, entry)),
+        notes=(
+            *licence_notes(entry.licence),
+            *family_notes(entry.family),
+            *prompt_notes(entry.prompts, None, entry),
+        ),
     )
 
 

@@ -59,6 +59,10 @@ def test_non_commercial_licence_is_shown() -> None:
     assert document("show", "nvidia/NV-Embed-v2")["is_non_commercial"]
 
 
+def test_adapters_that_are_not_applied_are_shown() -> None:
+    assert "adapters for tasks (LoRA) are not applied" in models("show", "jina-embeddings-v3-hf").stdout
+
+
 def test_configured_model_shows_who_says_what(tmp_path: Path) -> None:
     folder = TinyBert(prompts={"query": "", "document": ""}).write(tmp_path / "e5-small-v2")
     config = tmp_path / "embeddaemon.toml"
