@@ -9,7 +9,7 @@ from embeddaemon.models.published import Published
 
 _OWN_TERMS = {"gemma": "Google's terms of use for Gemma"}
 _OF_FAMILY = {
-    "jina-v3": "its adapters for tasks (LoRA) are not applied: vectors are the base model's, with the prompt of the task",
+    "jina-v3": "its adapters for tasks (LoRA) are not applied: vectors are the base model's",
 }
 _ENDLESS = 1_000_000
 """What tokenizers write who know no limit is far beyond."""
