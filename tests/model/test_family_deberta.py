@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from embeddaemon.errors import CorruptModel
 from embeddaemon.workers.engines.torch_engine.attention import groups_of
 from embeddaemon.workers.engines.torch_engine.families.deberta import MOST_SCORES, batches
+from embeddaemon.workers.engines.torch_engine.rounding import rounded_up
 from tests.support.checkpoints import save_weights
 from tests.support.embedding import card_of, cosines, embedder_of
 from tests.support.families.deberta import TinyDeberta
@@ -67,7 +68,8 @@ def test_batches_hold_every_text_once_within_their_bounds(lengths: list[int], he
     ]
     for batch in planned:
         longest = max(batch.lengths)
-        assert longest <= batch.length <= min(longest + 7, 512)
+        assert batch.length == min(rounded_up(longest), 512)
+        assert len(batch.lengths).bit_count() == 1
         assert min(batch.lengths) >= longest - longest // 8
         assert len(batch.lengths) == 1 or len(batch.lengths) * heads * batch.length**2 <= MOST_SCORES
 

@@ -19,15 +19,13 @@ from embeddaemon.models.card import ModelCard
 from embeddaemon.workers.engines.torch_engine.attention import LengthGroup
 from embeddaemon.workers.engines.torch_engine.families import Family
 from embeddaemon.workers.engines.torch_engine.families.native import Native, Tensors
+from embeddaemon.workers.engines.torch_engine.rounding import rounded_up
 
 MOST_SCORES = 4 * 1024 * 1024
 """Heads times tokens squared, of all texts in a batch; a text with more is alone. 12 heads, 512 tokens: 3 million."""
 
 _WASTE = 8
 """The shortest text of a batch lacks at most one in so many of the longest one's tokens."""
-
-_STEP = 8
-"""Lengths are rounded up to a multiple of this, since each one leaves kernels behind (rounding.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ def _layout(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def batches(groups: Sequence[LengthGroup], heads: int, most: int) -> Iterator[Batch]:
-    """The texts of a row in order; none is made longer than ``most`` tokens."""
+    """The texts of a row in order, by powers of two; none is made longer than ``most`` tokens."""
     start, lengths = 0, [length for group in groups for length in [group.length] * group.texts]
     while lengths:
         shortest = longest = lengths[0]
@@ -97,10 +95,12 @@ def batches(groups: Sequence[LengthGroup], heads: int, most: int) -> Iterator[Ba
             if count and (high - low > high // _WASTE or (count + 1) * heads * _rounded(high, most) ** 2 > MOST_SCORES):
                 break
             shortest, longest, count = low, high, count + 1
-        yield Batch(start, tuple(lengths[:count]), _rounded(longest, most))
+        # Each number of texts and each length leave kernels behind (rounding.py): so few of either.
+        count = 1 << (count.bit_length() - 1)
+        yield Batch(start, tuple(lengths[:count]), _rounded(max(lengths[:count]), most))
         start += sum(lengths[:count])
         lengths = lengths[count:]
 
 
 def _rounded(length: int, most: int) -> int:
-    return max(length, min(-(-length // _STEP) * _STEP, most))
+    return max(length, min(rounded_up(length), most))
