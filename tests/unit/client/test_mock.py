@@ -142,3 +142,12 @@ def test_health_info_and_loading() -> None:
         assert client.status()["instance"] == client.hello().instance
     with pytest.raises(RuntimeError, match="closed"):
         client.embed("a")
+
+
+def test_numbers_of_other_precisions_have_the_shape_that_the_daemon_gives() -> None:
+    with MockClient(models={"mock": 20}) as client:
+        exact = client.embed(["one", "two"])
+        for precision, columns in (("float16", 20), ("int8", 20), ("uint8", 20), ("binary", 3), ("ubinary", 3)):
+            found = client.embed_detailed(["one", "two"], precision=precision)
+            assert found.vectors.shape == (2, columns)
+            assert (found.as_float32() * exact).sum(axis=1).min() > 0.7

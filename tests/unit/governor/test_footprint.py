@@ -284,3 +284,20 @@ def test_an_estimate_may_be_written_as_text_or_left_to_us() -> None:
     assert footprint_from("1.5GiB", MINILM, FORKED).total_bytes == 1536 * MIB
     assert parse_estimate("auto") == "auto"
     assert parse_estimate("500MB") == 500_000_000
+
+
+def test_heads_are_held_as_float32_beside_a_body_of_any_precision() -> None:
+    heads_bytes = 90 * MIB
+    for element_bytes in (2, 4):
+        workload = Workload(element_bytes=element_bytes, token_budget=8192, start_method="fork")
+        plain, with_heads = (auto(replace(BASE, heads_bytes=size), workload) for size in (0, heads_bytes))
+        more = with_heads.template_bytes - plain.template_bytes
+        assert heads_bytes <= more < heads_bytes * 1.1
+        assert with_heads.worker_bytes == plain.worker_bytes
+
+
+def test_worker_has_room_for_its_longest_vectors() -> None:
+    workload = Workload(element_bytes=2, token_budget=8192, start_method="fork")
+    usual, long = (worker_bytes(replace(BASE, answer_dim=dim), workload) for dim in (384, 8192))
+    assert long - usual == 2048 * (8192 - 384) * 4
+    assert worker_bytes(replace(BASE, answer_dim=64), workload) == usual

@@ -197,3 +197,61 @@ def test_withdrawn_request_ends_when_its_forward_pass_is_over(
     assert [(one.serial, one.code) for one in ended if isinstance(one, link.Result)] == [(1, "cancelled"), (3, "")]
     assert isinstance(ended[-1], link.Drained)
     assert compute.ended(seconds(10))
+
+
+class Prosaic(StubModel):
+    """Notes the threads of each pass; the first pass over prose fails when told to."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        super().__init__(stub_order())
+        self.passes: list[tuple[int | None, int]] = []
+        self._fails = fails
+
+    def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
+        self.passes.append((self.threads, len(lengths)))
+        if self._fails and len(self.passes) == 2:
+            raise ValueError("no prose today")
+        return super().forward(ids, lengths, prompt_lengths)
+
+
+def asking_for_8_bits(serial: int) -> Work:
+    one = work(serial)
+    one.request = replace(one.request, precision="int8")
+    return one
+
+
+def test_prose_for_ranges_is_computed_by_one_thread_and_counts_as_progress(
+    sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]],
+) -> None:
+    """Guards against a worker that is taken to be stalled while it finds ranges, and against ranges of its own."""
+    ours, theirs = sockets
+    model = Prosaic()
+    compute = compute_with(model, ours)
+    compute.start()
+    for serial in (1, 2):
+        compute.submit([asking_for_8_bits(serial)])
+        _, _, numbers, ranges = theirs.recv_multipart()
+        assert (len(numbers), len(ranges)) == (8, 64)
+    compute.finish()
+    assert compute.ended(seconds(10))
+    usual = model.passes[0][0]
+    assert [threads for threads, _ in model.passes] == [usual, *[1] * (len(model.passes) - 2), usual]
+    assert sum(texts for threads, texts in model.passes[1:-1]) == 64
+    assert compute.progress == len(model.passes)
+
+
+def test_prose_that_fails_ends_the_request_that_needed_it_and_no_other(
+    sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]],
+) -> None:
+    ours, theirs = sockets
+    compute = compute_with(Prosaic(fails=True), ours)
+    compute.start()
+    codes = []
+    for one in (asking_for_8_bits(1), work(2), asking_for_8_bits(3)):
+        compute.submit([one])
+        result = link.decode_from_worker(theirs.recv_multipart()[0])
+        assert isinstance(result, link.Result)
+        codes.append(result.code)
+    assert codes == ["internal", "", ""]
+    compute.finish()
+    assert compute.ended(seconds(10))
