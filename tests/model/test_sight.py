@@ -153,14 +153,14 @@ def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sight: Si
     return weights @ value
 
 
-SIGHTS = [Sight(causal, reach) for causal in (False, True) for reach in (None, 0, 1, 5, 8, 20, 64)]
+SIGHTS = [Sight(causal, reach) for causal in (False, True) for reach in (None, 0, 5, 20, 64)]
 
 
 @pytest.mark.parametrize("sight", SIGHTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_length_sees_what_it_should(sight: Sight, dtype: torch.dtype) -> None:
     """Lengths around tiles and blocks; in 16 bits those are rounded up with filler, which nobody may see."""
-    lengths = [1, 2, 15, 16, 17, 31, 33, 48, 65, 70, 128, 129, 150, 161, 256, 257, 300, 401]
+    lengths = [1, 2, 15, 16, 17, 33, 65, 70, 129, 161, 257, 401]
     generator = torch.Generator().manual_seed(5)
     query, key, value = (
         torch.randn(1, heads, sum(lengths) + 5, 8, generator=generator).to(dtype) for heads in (4, 2, 2)
