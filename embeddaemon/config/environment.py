@@ -9,7 +9,7 @@ from pathlib import Path
 
 from embeddaemon.config.given import Given, Key, Text, shown
 from embeddaemon.config.model_source import split_model
-from embeddaemon.config.options import DAEMON, LIMITS
+from embeddaemon.config.options import ACCESS, DAEMON, LIMITS, PER_USER
 from embeddaemon.errors import ConfigError
 
 PREFIX = "EMBEDDAEMON_"
@@ -17,10 +17,18 @@ CONFIG_VARIABLE = "EMBEDDAEMON_CONFIG"
 MODELS_VARIABLE = "EMBEDDAEMON_MODELS"
 DEBUG_VARIABLE = "EMBEDDAEMON_DEBUG"
 
-VARIABLES: Mapping[str, Key] = {PREFIX + key.upper(): ("daemon", key) for key in DAEMON} | {
-    PREFIX + key.upper(): ("limits", key) for key in LIMITS
-}
-_OTHERS = (CONFIG_VARIABLE, MODELS_VARIABLE, DEBUG_VARIABLE)
+SERVER_KEY_VARIABLE = "EMBEDDAEMON_SERVER_KEY"
+KEY_FILE_VARIABLE = "EMBEDDAEMON_KEY_FILE"
+
+VARIABLES: Mapping[str, Key] = (
+    {PREFIX + key.upper(): ("daemon", key) for key in DAEMON}
+    | {PREFIX + key.upper(): ("limits", key) for key in LIMITS}
+    | {f"{PREFIX}ACCESS_{key.upper()}": ("access", key) for key in ACCESS}
+    | {f"{PREFIX}PER_USER_{key.upper()}": ("per_user", key) for key in PER_USER}
+)
+_OF_CLIENTS = (SERVER_KEY_VARIABLE, KEY_FILE_VARIABLE)
+"""What a client reads, in the same environment (client/_wire.py)."""
+_OTHERS = (CONFIG_VARIABLE, MODELS_VARIABLE, DEBUG_VARIABLE, *_OF_CLIENTS)
 _FOREIGN = (PREFIX + "TEST_", PREFIX + "SERVICE_", PREFIX + "PORT")
 """Of our test suite, and what Kubernetes sets in every container beside a service called embeddaemon."""
 
@@ -39,7 +47,7 @@ def read(environment: Mapping[str, str], folder: Path) -> Variables:
     values: dict[Key, Given] = {}
     ignored: list[str] = []
     for name, value in sorted(environment.items()):
-        if not name.startswith(PREFIX) or not value or name in {CONFIG_VARIABLE, DEBUG_VARIABLE}:
+        if not name.startswith(PREFIX) or not value or name in {CONFIG_VARIABLE, DEBUG_VARIABLE, *_OF_CLIENTS}:
             continue
         if name == MODELS_VARIABLE:
             values |= _models(value, folder)

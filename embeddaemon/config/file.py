@@ -8,7 +8,7 @@ from pathlib import Path
 
 from embeddaemon.config.given import Given, Key, dotted, shown
 from embeddaemon.config.kinds import did_you_mean
-from embeddaemon.config.options import DAEMON, LIMITS, MODEL, TABLES, Option
+from embeddaemon.config.options import MODEL, PLAIN_TABLES, TABLES, Option
 from embeddaemon.errors import ConfigError
 
 FILE_NAME = "embeddaemon.toml"
@@ -74,7 +74,7 @@ def flatten(tables: Mapping[str, object], origin: str, folder: Path) -> dict[Key
                     )
                 values |= _table(("models", model), keys, MODEL, origin, folder)
         else:
-            values |= _table((name,), table, DAEMON if name == "daemon" else LIMITS, origin, folder)
+            values |= _table((name,), table, PLAIN_TABLES[name], origin, folder)
     return values
 
 
@@ -99,7 +99,7 @@ def _what(table: object) -> str:
 
 
 def _hint_for_table(name: str) -> str:
-    for table, options in (("daemon", DAEMON), ("limits", LIMITS), ("models.NAME", MODEL)):
+    for table, options in (*PLAIN_TABLES.items(), ("models.NAME", MODEL)):
         if name in options:
             return f"it belongs into the table [{table}]"
     return did_you_mean(name, TABLES)

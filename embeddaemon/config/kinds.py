@@ -193,6 +193,17 @@ def digests(value: object) -> str | Mapping[str, str]:
     return {text(name): sha256(digest) for name, digest in value.items()}
 
 
+def names(value: object) -> tuple[str, ...]:
+    """Names or numbers of users or groups: a list, or from a variable text with commas."""
+    many = [part.strip() for part in value.split(",")] if isinstance(value, Text) else value
+    allowed = 'must be a list of names or numbers, as ["alice", "1001"]'
+    if not isinstance(many, list) or len(many) > 1024:
+        raise Wrong(allowed)
+    if not all((isinstance(one, str) and one) or (type(one) is int and 0 <= one < 1 << 32) for one in many):
+        raise Wrong(allowed)
+    return tuple(text(str(one)) for one in many)
+
+
 def pooling(value: object) -> tuple[Pooling, ...]:
     """One way of pooling, or several whose vectors are joined."""
     modes = value if isinstance(value, list) else [value]

@@ -18,8 +18,8 @@ from embeddaemon.config.flags import Flags
 from embeddaemon.config.given import Given, Key, dotted, mistake
 from embeddaemon.config.kinds import Wrong, did_you_mean
 from embeddaemon.config.model_source import check_name, parse_source
-from embeddaemon.config.options import DAEMON, LIMITS, MODEL, Option
-from embeddaemon.config.settings import Settings
+from embeddaemon.config.options import ACCESS, DAEMON, LIMITS, MODEL, PER_USER, Option
+from embeddaemon.config.settings import AccessSettings, Quotas, Settings
 from embeddaemon.config.state_folder import state_folder
 from embeddaemon.errors import ConfigError
 from embeddaemon.models.spec import ModelSpec
@@ -99,6 +99,8 @@ def _settings(given: Mapping[Key, Given], environment: Mapping[str, str], uid: i
     folder = state_folder(environment, uid)
     values["state_folder"] = None if folder is None else str(folder)
     values["limits"] = _limits(given)
+    values["access"] = AccessSettings(**_checked(("access",), given, ACCESS) | _key_paths(given))
+    values["per_user"] = Quotas(**_checked(("per_user",), given, PER_USER))
     values["models"] = models = _models(given, environment.get("HOME"))
     values.setdefault("default_model", models[0].name)
     settings = Settings(**values)
@@ -133,6 +135,12 @@ def _limits(given: Mapping[Key, Given]) -> Limits:
             "a body must have room for a text; raise max_body_bytes or lower max_text_bytes"
         )
     return limits
+
+
+def _key_paths(given: Mapping[Key, Given]) -> dict[str, str]:
+    """Where the keys are; a relative path is relative to the file that it was written in."""
+    keys = [("access", name) for name in ("key_file", "client_keys")]
+    return {key[1]: str(given[key].folder / Path(str(given[key].value))) for key in keys if key in given}
 
 
 def _models(given: Mapping[Key, Given], home: str | None) -> tuple[ModelSpec, ...]:

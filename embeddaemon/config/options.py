@@ -29,6 +29,10 @@ def _endpoint(value: object) -> str:
     return endpoints.checked(kinds.text(value))
 
 
+def _tcp_endpoint(value: object) -> str:
+    return endpoints.checked_tcp(kinds.text(value))
+
+
 DAEMON: dict[str, Option] = {
     "endpoint": Option("endpoint", _endpoint),
     "default_model": Option("default_model", kinds.text),
@@ -61,6 +65,21 @@ LIMITS: dict[str, Option] = {
 
 MODEL: dict[str, Option] = {
     "source": Option("source", kinds.text),
+ACCESS: dict[str, Option] = {
+    "users": Option("users", kinds.names),
+    "groups": Option("groups", kinds.names),
+    "tcp_endpoint": Option("tcp_endpoint", _tcp_endpoint),
+    "key_file": Option("key_file", kinds.text),
+    "client_keys": Option("client_keys", kinds.text),
+}
+
+PER_USER: dict[str, Option] = {
+    "requests": Option("requests", kinds.integer(1, 1_000_000)),
+    "bytes": Option("bytes", kinds.size(1024, 1024 * _GIB)),
+    "loads_per_minute": Option("loads_per_minute", kinds.integer(0, 100_000)),
+    "connections": Option("connections", kinds.integer(1, 1_000_000)),
+}
+
     "sha256": Option("sha256", kinds.digests),
     "weights": Option("weights", kinds.chosen("copied", "sealed")),
     "device": Option("device", kinds.device),
@@ -81,4 +100,7 @@ MODEL: dict[str, Option] = {
     "dimensions": Option("dimensions", kinds.dimensions),
 }
 
-TABLES = ("daemon", "limits", "models")
+PLAIN_TABLES = {"daemon": DAEMON, "limits": LIMITS, "access": ACCESS, "per_user": PER_USER}
+"""Those that hold keys and no further tables."""
+
+TABLES = (*PLAIN_TABLES, "models")

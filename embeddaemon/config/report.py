@@ -10,7 +10,7 @@ from enum import Enum
 
 from embeddaemon.config.given import DEFAULT, Key, dotted
 from embeddaemon.config.loading import Loaded
-from embeddaemon.config.options import DAEMON, LIMITS, MODEL, Option
+from embeddaemon.config.options import ACCESS, DAEMON, LIMITS, MODEL, PER_USER, Option
 from embeddaemon.models.spec import WorkerBounds
 
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
@@ -32,6 +32,8 @@ def rows(loaded: Loaded) -> list[Row]:
     """Every key of the settings, tables one after the other."""
     found = list(_rows(("daemon",), DAEMON, loaded.settings, loaded.origins))
     found += _rows(("limits",), LIMITS, loaded.settings.limits, loaded.origins)
+    found += _rows(("access",), ACCESS, loaded.settings.access, loaded.origins)
+    found += _rows(("per_user",), PER_USER, loaded.settings.per_user, loaded.origins)
     for spec in loaded.settings.models:
         found += _rows(("models", spec.name), MODEL, spec, loaded.origins)
     return found

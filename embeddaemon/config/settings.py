@@ -38,6 +38,34 @@ class LogFormat(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AccessSettings:
+    """Who may talk to the daemon besides its own user, root and the group of the socket file; and over what."""
+
+    users: tuple[str, ...] = ()
+    """Names or numbers."""
+    groups: tuple[str, ...] = ()
+    tcp_endpoint: str | None = None
+    """``tcp://ADDRESS:PORT``, beside the socket and only with keys."""
+    key_file: str | None = None
+    """The daemon's own secret key; None: ``daemon.key`` in the state folder."""
+    client_keys: str | None = None
+    """Folder of the public keys that may come over tcp; None: ``clients`` in the state folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """What one user may take. None: generous for others, unbounded for our own user and root (supervisor/quotas.py)."""
+
+    requests: int | None = None
+    """Accepted and not ended."""
+    bytes: int | None = None
+    """Bodies of those."""
+    loads_per_minute: int | None = None
+    """Models that asking for them brought in."""
+    connections: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What the daemon was told. Durations in seconds, sizes in bytes."""
 
@@ -57,6 +85,8 @@ class Settings:
     start_method: StartMethod = StartMethod.FORK
     hard_limits: HardLimits = HardLimits.AUTO
     limits: Limits = field(default_factory=Limits)
+    access: AccessSettings = field(default_factory=AccessSettings)
+    per_user: Quotas = field(default_factory=Quotas)
     max_queued_requests: int = 512
     """Waiting per model key; beyond it requests are refused as busy (the field's usual bound)."""
     max_queued_bytes: int = 256 * 1024 * 1024

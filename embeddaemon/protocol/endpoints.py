@@ -26,7 +26,7 @@ def default_endpoint(environment: Mapping[str, str], uid: int, *, system_socket_
     """``EMBEDDAEMON_ENDPOINT``, else the systemd socket where there is one, else the user's own."""
     given = environment.get("EMBEDDAEMON_ENDPOINT")
     if given:
-        return checked(given)
+        return checked_for_client(given)
     return f"ipc://{SYSTEM_SOCKET if system_socket_exists else user_socket(environment, uid)}"
 
 
@@ -37,6 +37,11 @@ def checked(endpoint: str) -> str:
     if endpoint.startswith("ipc://@"):
         raise ConfigError(
             f"endpoint {endpoint!r}: abstract sockets have no file permissions and are not used; give a path"
+        )
+    if endpoint.startswith("tcp://"):
+        raise ConfigError(
+            f"endpoint {endpoint!r}: the daemon always has a socket on its own machine; where it serves the network, "
+            "with keys only, is named beside it: tcp_endpoint in [access]"
         )
     if not endpoint.startswith("ipc:///"):
         raise ConfigError(
@@ -49,6 +54,20 @@ def checked(endpoint: str) -> str:
             f"endpoint {endpoint!r}: the path has {size} bytes, the system allows {MAX_SOCKET_PATH_BYTES}"
         )
     return endpoint
+
+
+def checked_tcp(endpoint: str) -> str:
+    """An endpoint over the network: ``tcp://ADDRESS:PORT``. Raises ConfigError."""
+    address, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
+    is_port = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 1 << 16
+    if not endpoint.startswith("tcp://") or not colon or not address or not is_port:
+        raise ConfigError(f"endpoint {endpoint!r}: must be tcp://ADDRESS:PORT, as tcp://127.0.0.1:7997")
+    return endpoint
+
+
+def checked_for_client(endpoint: str) -> str:
+    """What a client may connect to: a socket's path, or tcp. Raises ConfigError."""
+    return checked_tcp(endpoint) if endpoint.startswith("tcp://") else checked(endpoint)
 
 
 def socket_path(endpoint: str) -> Path:

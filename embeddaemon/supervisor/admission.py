@@ -20,6 +20,7 @@ from embeddaemon.models.card import ModelCard
 from embeddaemon.models.offers import check_dimensions, check_precision, check_prompt, check_task
 from embeddaemon.protocol.messages import Load, ModelRequest, Unload
 from embeddaemon.supervisor.events import RequestReceived
+from embeddaemon.supervisor.quotas import quota_of
 from embeddaemon.supervisor.state import ModelState, State
 
 
@@ -75,6 +76,15 @@ def check_room(state: State, model: ModelState, event: RequestReceived, now: flo
     if (refusal := refusal_of(model, now)) is not None:
         raise refusal
     check_queue(state, model, event.body_bytes)
+
+
+def check_user(state: State, model: ModelState, event: RequestReceived, now: float) -> None:
+    """Raises Busy when the user has enough in flight, or has made enough models load. A load is noted."""
+    quota = quota_of(state.settings.per_user, is_admin=event.is_admin)
+    state.usage.check(event.user, event.body_bytes, quota)
+    if not model.is_wanted and model.is_absent:
+        state.usage.check_load(event.user, quota, now)
+        state.usage.loaded(event.user, now)
 
 
 def check_offers(card: ModelCard | None, request: ModelRequest) -> None:

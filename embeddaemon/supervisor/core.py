@@ -6,9 +6,9 @@ arrivals.py and endings.py (what became ready or died), housekeeping.py (what ti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import assert_never
+from typing import Any, assert_never
 
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import EmbedDaemonError
@@ -101,6 +101,10 @@ class Supervisor:
     def learn_hard_limits(self, kind: str) -> None:
         """Before the start: what stops a worker that allocates without bound, for ``status``."""
         self._state.hard_limits = kind
+
+    def learn_clients(self, document: Callable[[], Mapping[str, Any]]) -> None:
+        """Before the start: who is connected, for ``status``."""
+        self._state.clients = document
 
     def start(self, now: float) -> list[Command]:
         """Bring up what is to be there before anybody asks. Raises ConfigError when the cache is too large."""

@@ -37,6 +37,7 @@ class OpenRequest:
     deadline: float
     digest: bytes | None = None
     """Of the body, where its answer is worth keeping."""
+    user: str = ""
     attempts: int = 0
     """Workers that died under it, by their own fault or its."""
     worker: int | None = None

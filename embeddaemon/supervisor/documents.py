@@ -129,6 +129,8 @@ def status(state: State, now: float) -> dict[str, Any]:
             "refused": sum(count for key, count in counts.items() if key.startswith("refused.")),
         },
         "counts": dict(counts),
+        "clients": state.clients(),
+        "users": state.usage.document(now),
         "cache": {
             "limit_bytes": state.cache.limit_bytes,
             "used_bytes": state.cache.used_bytes,

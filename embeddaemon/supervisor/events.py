@@ -24,6 +24,8 @@ class RequestReceived:
     is_admin: bool
     digest: bytes | None = None
     """Of the body, where an answer to it may have been kept or may be worth keeping."""
+    user: str = ""
+    """Whose it is (authorisation.py)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,10 @@ from embeddaemon.protocol import codec, link, wire
 from embeddaemon.protocol.messages import Document, Waiting
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor import footprint_file
+from embeddaemon.supervisor.clients import Clients
 from embeddaemon.supervisor.events import CardFailed, CardRead, ClientGone, Event, SampleTaken
 from embeddaemon.supervisor.file_looks import FileLooks
+from embeddaemon.supervisor.front import Undelivered
 from embeddaemon.supervisor.process import Processes
 from embeddaemon.telemetry.logs import fields
 
@@ -30,11 +32,11 @@ UNDELIVERED_LOG_SECONDS = 1.0
 
 
 class Executor:
-    """The hands: both ROUTERs, the processes, the probe. ``exit_code`` is set by the last command of all."""
+    """The hands: clients, workers' ROUTER, processes, probe. ``exit_code`` is set by the last command of all."""
 
     def __init__(
         self,
-        clients: zmq.Socket[bytes],
+        clients: Clients,
         workers: zmq.Socket[bytes],
         processes: Processes,
         probe: Probe,
@@ -117,22 +119,19 @@ class Executor:
 
     def _answer(self, frames: list[Any]) -> ClientGone | None:
         """To a client: its routing id, then what it gets."""
-        errno = self._send(self._clients, frames, "answer")
-        return ClientGone(frames[0]) if errno == zmq.EHOSTUNREACH else None
+        undelivered = self._clients.send(frames[0], frames[1:])
+        if undelivered is not None:
+            self._note_undelivered(frames[0], "answer", undelivered.value)
+        return ClientGone(frames[0]) if undelivered is Undelivered.GONE else None
 
-    def _send(self, router: zmq.Socket[bytes], frames: list[Any], what: str) -> int | None:
-        """Never waits: a peer that is gone or does not read loses its message, and the log says so once a second.
-
-        Gives the number of the error, if there was one.
-        """
+    def _send(self, router: zmq.Socket[bytes], frames: list[Any], what: str) -> None:
+        """Never waits: a peer that is gone or does not read loses its message, and the log says so once a second."""
         try:
             wire.send(router, frames)
         except zmq.ZMQError as error:
             # EHOSTUNREACH: the peer left. EAGAIN: it does not read. A dead worker's requests come back when it is
             # reaped.
             self._note_undelivered(frames[0], what, str(error))
-            return error.errno
-        return None
 
     def _note_undelivered(self, peer: bytes, what: str, reason: str) -> None:
         """A client that left thousands of requests behind is worth one line, not thousands."""

@@ -1,23 +1,24 @@
 """Where clients and workers connect: the folder, the lock, the socket files, and who may do what. I/O.
 
-We bind and listen ourselves and give libzmq a duplicate of the descriptor: libzmq would delete whatever lies at the
-path first, and with it a running daemon's socket. One that the service
-manager bound for us is taken as it is, and stays.
+The clients' socket is bound and listened at here and accepted from in front.py: libzmq would delete whatever lies at
+the path first, and with it a running daemon's socket. One that the service manager bound for us is taken as it is, and
+stays. The workers' socket beside it is libzmq's, for processes of our own user only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
 
 from embeddaemon.errors import ConfigError
 from embeddaemon.protocol.endpoints import MAX_SOCKET_PATH_BYTES, socket_path
-from embeddaemon.protocol.limits import MAX_HEADER_BYTES, Limits
 
 _BACKLOG = 512
 _LINK_SUFFIX = ".w"
@@ -28,9 +29,14 @@ _MAX_LINK_BYTES = 1 << 31
 class Listener:
     """The clients' socket file and its lock, from ``open`` to ``close``."""
 
-    def __init__(self, endpoint: str, passed: socket.socket | None = None) -> None:
-        """``passed`` listens at that endpoint already, and is ours to close."""
+    def __init__(self, endpoint: str, passed: socket.socket | None = None, *, is_open_to_others: bool = False) -> None:
+        """``passed`` listens at that endpoint already, and is ours to close.
+
+        ``is_open_to_others``: users outside the file's group may reach the socket too; whom of them we let in is
+        decided when they connect.
+        """
         self.endpoint = endpoint
+        self._is_open_to_others = is_open_to_others
         self._passed = passed
         self._is_file_ours = False
         self._path = socket_path(endpoint)
@@ -39,26 +45,40 @@ class Listener:
         self._inode: int | None = None
         self._link_inode: int | None = None
 
-    def open(self, context: zmq.Context[zmq.Socket[bytes]], limits: Limits) -> zmq.Socket[bytes]:
-        """Bind, listen, and hand libzmq the descriptor. Raises ConfigError when the place is not ours to take."""
+    def open(self) -> socket.socket:
+        """Bind and listen. The caller owns what it gets. Raises ConfigError when the place is not ours to take."""
         _check_length(self._path)
-        _prepare_folder(self._path.parent)
+        self._prepare_folder()
         self._lock = _lock(self._lock_path, self.endpoint)
-        router = context.socket(zmq.ROUTER)
-        set_options(router, max_message_bytes=_largest_frame(limits))
-        router.setsockopt(zmq.HANDSHAKE_IVL, 2000)
-        self._bind_clients(router)
-        return router
+        return self._bind_clients()
 
-    def _bind_clients(self, router: zmq.Socket[bytes]) -> None:
+    def _prepare_folder(self) -> None:
+        prepare_folder(self._path.parent, 0o751 if self._is_open_to_others else 0o750)
+
+    def _bind_clients(self) -> socket.socket:
         # What was passed is used once; should its file go, the one that takes its place is our own.
         passed, self._passed = self._passed, None
-        listening = _bind(self._path) if passed is None else passed
+        listening = _bind(self._path, 0o666 if self._is_open_to_others else 0o660) if passed is None else passed
         self._is_file_ours = passed is None
         self._inode = _inode_of(self._path)
-        # libzmq closes the descriptor that it is given.
-        router.setsockopt(zmq.USE_FD, listening.detach())
-        router.bind(self.endpoint)
+        return listening
+
+    @property
+    def group(self) -> int | None:
+        """Of the socket file: whoever is in it may connect. None when somebody deleted it."""
+        try:
+            return self._path.lstat().st_gid
+        except OSError:
+            return None
+
+    def why_others_stay_out(self) -> str | None:
+        """What keeps users outside the group from the socket although they are to reach it; None: nothing of ours."""
+        if self._is_open_to_others:
+            if not self._path.parent.stat().st_mode & stat.S_IXOTH:
+                return f"nobody but its group gets into {self._path.parent}: chmod o+x {self._path.parent}"
+            if not self._path.stat().st_mode & stat.S_IWOTH:
+                return f"nobody but its group may use {self._path}: set SocketMode=0666 in its .socket unit"
+        return None
 
     @property
     def link_endpoint(self) -> str:
@@ -83,21 +103,22 @@ class Listener:
             os.umask(before)
         self._link_inode = _inode_of(self._link_path)
 
-    def keep_in_place(self, clients: zmq.Socket[bytes], workers: zmq.Socket[bytes]) -> list[str]:
+    def keep_in_place(self, listen: Callable[[socket.socket], None], workers: zmq.Socket[bytes]) -> list[str]:
         """Put back what somebody deleted, such as a cleaner of /tmp: without it nobody new finds us.
 
         Gives the names of what was put back. Raises ConfigError when another daemon has taken the place meanwhile.
-        The old listener stays with libzmq: told to unbind, it would remove the new file, some time later.
+        ``listen`` takes the new socket. The old listener of the workers stays with libzmq: told to unbind, it would
+        remove the new file, some time later.
         """
         restored = []
         if self._lock is None or _inode_of(self._lock_path) != os.fstat(self._lock).st_ino:
-            _prepare_folder(self._path.parent)
+            self._prepare_folder()
             before, self._lock = self._lock, _lock(self._lock_path, self.endpoint)
             if before is not None:
                 os.close(before)
             restored.append(self._lock_path.name)
         if _inode_of(self._path) != self._inode:
-            self._bind_clients(clients)
+            listen(self._bind_clients())
             restored.append(self._path.name)
         if _inode_of(self._link_path) != self._link_inode:
             self._bind_workers(workers)
@@ -117,11 +138,6 @@ class Listener:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def _largest_frame(limits: Limits) -> int:
-    """Beyond this libzmq drops the peer without a word; up to it we can still say what is wrong."""
-    return 2 * max(limits.max_body_bytes, MAX_HEADER_BYTES)
 
 
 def set_options(router: zmq.Socket[bytes], *, max_message_bytes: int) -> None:
@@ -150,10 +166,15 @@ def _check_length(path: Path) -> None:
         )
 
 
-def _prepare_folder(folder: Path) -> None:
-    """Make the folder 0750, or see that the one that is there is a folder that only we and root can write."""
+def prepare_folder(folder: Path, mode: int) -> None:
+    """Make the folder, or see that the one that is there is a folder that only we and root can write.
+
+    Raises ConfigError, with what to do: whoever can write to it can put another socket in the place of ours.
+    """
     try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            folder.chmod(mode)
         status = folder.lstat()
     except OSError as error:
         raise ConfigError(f"the socket's folder {folder} cannot be made: {error}") from error
@@ -161,8 +182,12 @@ def _prepare_folder(folder: Path) -> None:
         raise ConfigError(f"the socket's folder {folder} is not a folder of its own (a link, or a file)")
     if status.st_uid not in (os.geteuid(), 0):
         raise ConfigError(f"the socket's folder {folder} belongs to user {status.st_uid}, who could replace the socket")
-    if status.st_mode & stat.S_IWOTH:
-        raise ConfigError(f"everybody can write to the socket's folder {folder}: give the socket a folder of its own")
+    for bit, who, what in ((stat.S_IWOTH, "everybody", "o-w"), (stat.S_IWGRP, f"group {status.st_gid}", "g-w")):
+        if status.st_mode & bit:
+            raise ConfigError(
+                f"{who} can write to the socket's folder {folder} and could replace the socket: give the socket a "
+                f"folder of its own, or take the permission away (chmod {what} {folder})"
+            )
 
 
 def _lock(path: Path, endpoint: str) -> int:
@@ -185,7 +210,7 @@ def _lock(path: Path, endpoint: str) -> int:
     return descriptor
 
 
-def _bind(path: Path) -> socket.socket:
+def _bind(path: Path, mode: int) -> socket.socket:
     """A listening socket at the path. What a daemon that was killed left there is removed: we hold the lock."""
     try:
         if stat.S_ISSOCK(path.lstat().st_mode):
@@ -196,16 +221,9 @@ def _bind(path: Path) -> socket.socket:
     try:
         # The folder keeps strangers out until the file has its own permissions.
         listening.bind(str(path))
-        path.chmod(0o660)
+        path.chmod(mode)
         listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
         raise ConfigError(f"cannot listen at {path}: {error}") from error
     return listening
-
-
-def is_admin(peer_address: str) -> bool:
-    """Whether a peer is root or our own user, by what the kernel says of it: ``localhost:UID:GID:PID``."""
-    _, _, identity = peer_address.partition(":")
-    uid, _, _ = identity.partition(":")
-    return uid.isdigit() and int(uid) in (0, os.geteuid())

@@ -25,15 +25,19 @@ from embeddaemon.errors import ConfigError, ProtocolError
 from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.probes import Probe, probe_for_this_machine
 from embeddaemon.protocol import codec, link, wire
-from embeddaemon.protocol.messages import Embed, Load, Unload
+from embeddaemon.protocol.limits import MAX_HEADER_BYTES
+from embeddaemon.protocol.messages import Embed
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor import footprint_file
 from embeddaemon.supervisor.budgets import governor_for
 from embeddaemon.supervisor.cache import MAX_CACHED_BODY_BYTES, digest
+from embeddaemon.supervisor.clients import open_clients
 from embeddaemon.supervisor.core import Supervisor
+from embeddaemon.supervisor.descriptors import open_standard_descriptors
 from embeddaemon.supervisor.events import (
     CardFailed,
     CardRead,
+    ClientGone,
     DrainRequested,
     Event,
     RequestMalformed,
@@ -43,8 +47,9 @@ from embeddaemon.supervisor.events import (
 )
 from embeddaemon.supervisor.execution import Executor, read
 from embeddaemon.supervisor.file_looks import FileLooks
+from embeddaemon.supervisor.front import Arrived, Left
 from embeddaemon.supervisor.hard_limits import HardLimiter
-from embeddaemon.supervisor.listener import Listener, is_admin
+from embeddaemon.supervisor.listener import Listener
 from embeddaemon.supervisor.machine import this_machine
 from embeddaemon.supervisor.notify import Notifier
 from embeddaemon.supervisor.parent import ParentWatch
@@ -61,8 +66,8 @@ MESSAGES_PER_TURN = 256
 LOOK_AT_FILES_SECONDS = 5.0
 """Between two looks if our socket files are still there: three system calls."""
 
-_REQUEST_FRAMES = 3
-"""The client's routing id, header, body."""
+_REQUEST_FRAMES = 2
+"""Header and body."""
 
 
 def run(
@@ -100,7 +105,7 @@ class Daemon:
         self._settings = settings
         governor = governor_for(settings, probe)
         self._core = Supervisor(settings, this_machine(), governor, random.random, _learned(settings))
-        _open_standard_descriptors()
+        open_standard_descriptors()
         self._learn_cards()
         self._wakeup = _catch_signals()
         self._parent = ParentWatch() if settings.exit_with_parent else None
@@ -108,9 +113,11 @@ class Daemon:
         self._core.learn_hard_limits(limiter.kind)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._notifier = Notifier(service.manager, self._core.status_line)
-        passed = service.passed
-        self._listener = Listener(settings.endpoint, None if passed is None else passed.socket)
-        self._clients = self._listener.open(self._context, settings.limits)
+        passed = None if service.passed is None else service.passed.socket
+        access = settings.access
+        self._listener = Listener(settings.endpoint, passed, is_open_to_others=bool(access.users or access.groups))
+        self._clients = open_clients(self._listener, self._context, settings)
+        self._core.learn_clients(self._clients.document)
         self._workers = self._listener.open_link(self._context)
         self._next_look_at_files = time.monotonic() + LOOK_AT_FILES_SECONDS
         processes = Processes(
@@ -150,7 +157,7 @@ class Daemon:
         self._execute(self._core.start(time.monotonic()))
         poller = zmq.Poller()
         polled: Mapping[int, int] = {}
-        poller.register(self._clients, zmq.POLLIN)
+        self._clients.register(poller)
         poller.register(self._workers, zmq.POLLIN)
         poller.register(self._wakeup, zmq.POLLIN)
         self._stalls.register(poller)
@@ -162,8 +169,7 @@ class Daemon:
             self._handle_timers()
             if self._workers in ready:
                 self._read(self._workers, self._worker_event)
-            if self._clients in ready:
-                self._read(self._clients, self._client_event)
+            self._read_clients(ready)
             self._read_controls(ready)
             for seen in self._looks.read(ready):
                 self._handle(seen)
@@ -180,7 +186,7 @@ class Daemon:
     def _timeout_ms(self) -> int:
         longest_seconds = 1.0 if self._parent is not None else LOOK_AT_FILES_SECONDS
         core_due = self._core.next_due()
-        due = min(self._notifier.next_due(), math.inf if core_due is None else core_due)
+        due = min(self._notifier.next_due(), self._clients.next_due(), math.inf if core_due is None else core_due)
         return max(0, int(1000 * min(longest_seconds, due - time.monotonic())) + 1)
 
     def _follow_controls(self, poller: zmq.Poller, polled: Mapping[int, int]) -> Mapping[int, int]:
@@ -209,20 +215,30 @@ class Daemon:
             if event is not None:
                 self._handle(event)
 
-    def _client_event(self, frames: list[zmq.Frame]) -> Event:
-        client = frames[0].bytes
-        if len(frames) != _REQUEST_FRAMES:
-            wrong = ProtocolError(f"a request is two frames, header and body, not {len(frames) - 1}")
+    def _read_clients(self, ready: Mapping[Any, int]) -> None:
+        for happened in self._clients.turn(ready, MESSAGES_PER_TURN):
+            self._handle(ClientGone(happened.client) if isinstance(happened, Left) else self._client_event(happened))
+
+    def _client_event(self, arrived: Arrived) -> Event:
+        client, message, user = arrived.client, arrived.message, arrived.user
+        if message.frames != _REQUEST_FRAMES:
+            wrong = ProtocolError(f"a request is two frames, header and body, not {message.frames}")
             return RequestMalformed(client, 0, wrong)
-        _, header, body = frames
+        if message.header is None:
+            wrong = ProtocolError(f"header has {message.header_bytes} bytes, the limit is {MAX_HEADER_BYTES}")
+            return RequestMalformed(client, 0, wrong)
+        header, body = memoryview(message.header), memoryview(b"" if message.body is None else message.body)
         try:
-            request = codec.decode_request(header.buffer)
+            request = codec.decode_request(header)
         except ProtocolError as error:
-            return RequestMalformed(client, codec.request_id(header.buffer), error)
-        is_admins = isinstance(request, Load | Unload) and is_admin(_peer_address(header))
-        is_cached = self._settings.cache_bytes and isinstance(request, Embed) and len(body) <= MAX_CACHED_BODY_BYTES
-        kept_as = digest(body.buffer) if is_cached else None
-        return RequestReceived(client, request, header, body, len(body), is_admins, kept_as)
+            return RequestMalformed(client, codec.request_id(header), error)
+        is_cached = (
+            self._settings.cache_bytes and isinstance(request, Embed) and message.body_bytes <= MAX_CACHED_BODY_BYTES
+        )
+        kept_as = digest(body) if is_cached else None
+        return RequestReceived(
+            client, request, header, body, message.body_bytes, user.is_admin, kept_as, user=user.name
+        )
 
     def _worker_event(self, frames: list[zmq.Frame]) -> Event | None:
         try:
@@ -269,7 +285,9 @@ class Daemon:
         self._next_look_at_files = time.monotonic() + LOOK_AT_FILES_SECONDS
         self._processes.tidy()
         try:
-            for name in self._listener.keep_in_place(self._clients, self._workers):
+            for left in self._clients.sweep():
+                self._handle(ClientGone(left.client))
+            for name in self._listener.keep_in_place(self._clients.listen, self._workers):
                 log.warning(fields("file_put_back", name=name, endpoint=self._settings.endpoint))
         except ConfigError as error:
             self._next_look_at_files = float("inf")
@@ -296,23 +314,6 @@ def _learned(settings: Settings) -> Learned:
         path = Path(settings.state_folder or "") / footprint_file.NAME
         log.warning(fields("footprints_not_used", path=path, why=reason))
     return learned
-
-
-def _peer_address(frame: zmq.Frame) -> str:
-    """What the kernel says of the peer; empty when libzmq does not tell."""
-    try:
-        return str(frame.get("Peer-Address"))
-    except zmq.ZMQError:
-        return ""
-
-
-def _open_standard_descriptors() -> None:
-    """Started with one of them closed, the first socket would take its number, and what is printed would go there."""
-    null = os.open(os.devnull, os.O_RDWR)
-    while null <= 2:
-        os.set_inheritable(null, True)  # noqa: FBT003 - the standard library's signature
-        null = os.open(os.devnull, os.O_RDWR)
-    os.close(null)
 
 
 def _catch_signals() -> socket.socket:

@@ -37,6 +37,7 @@ def accept(state: State, event: RequestReceived, now: float) -> ModelState | Non
     if _recall(state, model, event):
         return None
     admission.check_room(state, model, event, now)
+    admission.check_user(state, model, event, now)
     entry = OpenRequest(
         serial=state.next_serial(),
         client=event.client,
@@ -48,7 +49,9 @@ def accept(state: State, event: RequestReceived, now: float) -> ModelState | Non
         received_at=now,
         deadline=deadline,
         digest=event.digest,
+        user=event.user,
     )
+    state.usage.entered(event.user, event.body_bytes)
     state.open[entry.serial] = entry
     state.ids[event.client, request.id] = entry.serial
     state.timers.add(deadline, entry.serial)
@@ -136,6 +139,7 @@ def close(state: State, entry: OpenRequest) -> None:
     """It ended: forget it. What a worker still holds of it is dropped when it comes."""
     del state.open[entry.serial]
     del state.ids[entry.client, entry.request.id]
+    state.usage.left(entry.user, entry.body_bytes)
     if entry.worker is None:
         state.models[entry.model].queue.remove(entry)
 

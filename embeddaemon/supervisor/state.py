@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import EmbedDaemonError
@@ -23,6 +24,7 @@ from embeddaemon.supervisor.dispatch import OpenRequest, Queue
 from embeddaemon.supervisor.events import KernelKilled
 from embeddaemon.supervisor.lifecycle import COMING, SERVING, DeathClass, Worker
 from embeddaemon.supervisor.pace import Pace
+from embeddaemon.supervisor.quotas import Usage
 from embeddaemon.supervisor.timers import Timers
 from embeddaemon.supervisor.watch import Watch
 
@@ -258,6 +260,10 @@ class State:
     stop_deadline: float | None = None
     """Set once the processes are told to go: when we stop waiting for them."""
     is_over: bool = False
+    usage: Usage = field(default_factory=Usage)
+    """Of each user."""
+    clients: Callable[[], Mapping[str, Any]] = dict
+    """Who is connected: only the shell knows."""
     hard_limits: str | None = None
     """What stops a worker that allocates without bound: the kind that hard_limits.py found."""
     sampled_at: float = float("-inf")

@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # a program: its own folder is on the path, the root is not
 
-from embeddaemon.config.settings import HardLimits, Settings, StartMethod  # noqa: E402
+from embeddaemon.config.settings import AccessSettings, HardLimits, Quotas, Settings, StartMethod  # noqa: E402
 from embeddaemon.models.spec import ModelSpec, WorkerBounds  # noqa: E402
 from embeddaemon.protocol.limits import Limits  # noqa: E402
 from embeddaemon.supervisor.loop import run  # noqa: E402
@@ -38,6 +38,10 @@ def main(argument: str) -> int:
     values.setdefault("default_model", values["models"][0].name)
     if "limits" in values:
         values["limits"] = Limits(**values["limits"])
+    if "access" in values:
+        values["access"] = AccessSettings(**values["access"])
+    if "per_user" in values:
+        values["per_user"] = Quotas(**values["per_user"])
     if "start_method" in values:
         values["start_method"] = StartMethod(values["start_method"])
     if "hard_limits" in values:

@@ -166,7 +166,7 @@ def test_keep_alive_is_read_as_ollama_reads_it(tmp_path: Path, written: str, sec
         ("a = " + "[" * 5000, ["is not TOML"]),
         ("[daemon]\nmax_queued_requests = " + "9" * 5000, ["embeddaemon.toml"]),
         # daemon
-        ("[daemon]\nendpoint = 'tcp://0.0.0.0:1'", ["daemon.endpoint = 'tcp://0.0.0.0:1'", "ipc://"]),
+        ("[daemon]\nendpoint = 'tcp://0.0.0.0:1'", ["daemon.endpoint = 'tcp://0.0.0.0:1'", "tcp_endpoint"]),
         ("[daemon]\nendpoint = ''", ["daemon.endpoint = ''", "not empty"]),
         (f"[daemon]\nendpoint = '/{'x' * 200}'", ["daemon.endpoint", "107"]),
         (f"[daemon]\ndefault_model = 'minni'\n{MINI}", ["daemon.default_model = 'minni'", "did you mean 'mini'?"]),

@@ -10,7 +10,7 @@ import pytest
 from embeddaemon.cli.console import Exit
 from embeddaemon.config.environment import CONFIG_VARIABLE, DEBUG_VARIABLE, MODELS_VARIABLE
 from embeddaemon.config.file import flatten
-from embeddaemon.config.options import DAEMON, LIMITS, MODEL
+from embeddaemon.config.options import ACCESS, DAEMON, LIMITS, MODEL, PER_USER
 from embeddaemon.errors import CODES
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -20,7 +20,7 @@ GENERAL_CODES = {"request_error", "refused", "failed"}
 """Of the classes between the root and the leaves, which never travel."""
 
 
-@pytest.mark.parametrize("key", [*DAEMON, *LIMITS, *MODEL])
+@pytest.mark.parametrize("key", [*DAEMON, *LIMITS, *ACCESS, *PER_USER, *MODEL])
 def test_every_key_has_its_row(key: str) -> None:
     assert f"\n| `{key}`" in CONFIGURATION
 

@@ -1,0 +1,103 @@
+"""All clients, wherever they come from: those of this machine (front.py), and those with keys (network.py). I/O."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from embeddaemon.config.settings import Settings
+from embeddaemon.supervisor.descriptors import most_connections, raise_limit
+from embeddaemon.supervisor.front import Arrived, Front, Left, Undelivered
+from embeddaemon.supervisor.listener import Listener
+from embeddaemon.supervisor.network import Network, open_network
+from embeddaemon.supervisor.peers import access_of
+from embeddaemon.supervisor.quotas import Room
+from embeddaemon.telemetry.logs import fields
+
+log = logging.getLogger(__name__)
+
+HALF_RECEIVED_BYTES = 64 * 1024 * 1024
+"""Of one user: what may be on its way to us. Eight of the largest bodies; the others wait in the kernel meanwhile."""
+
+UNSENT_BYTES = 256 * 1024 * 1024
+"""Of one user: answers that he does not take. Beyond it the connection that has one more is closed."""
+
+
+def open_clients(listener: Listener, context: zmq.Context[zmq.Socket[bytes]], settings: Settings) -> Clients:
+    """Bind, listen, and let in whom the settings allow. Raises ConfigError."""
+    most = most_connections(raise_limit())
+    listening = listener.open()
+    if (reason := listener.why_others_stay_out()) is not None:
+        log.warning(fields("others_stay_out", endpoint=listener.endpoint, why=reason))
+    max_body_bytes = settings.limits.max_body_bytes
+    receiving = Room(
+        connections=most,
+        connections_of_user=settings.per_user.connections,
+        bytes_of_user=max(HALF_RECEIVED_BYTES, max_body_bytes),
+    )
+    sending = Room(connections=most, connections_of_user=None, bytes_of_user=UNSENT_BYTES)
+    access = access_of(settings.access, listener.group)
+    front = Front(access, receiving, sending, max_body_bytes, time.monotonic)
+    front.listen(listening)
+    state_folder = None if settings.state_folder is None else Path(settings.state_folder)
+    return Clients(front, receiving, open_network(context, settings.access, settings.limits, state_folder, most))
+
+
+class Clients:
+    """Takes what they ask, and sends what they get."""
+
+    def __init__(self, front: Front, room: Room, network: Network | None) -> None:
+        self._front = front
+        self._room = room
+        self._network = network
+        self.listen = front.listen
+
+    def register(self, poller: zmq.Poller) -> None:
+        """Have the poller watch for them."""
+        poller.register(self._front.fileno(), zmq.POLLIN)
+        if self._network is not None:
+            self._network.register(poller)
+
+    def next_due(self) -> float:
+        """When ``turn`` is to be called although nothing has happened."""
+        network = float("inf") if self._network is None else self._network.next_due()
+        return min(self._front.next_due(), network)
+
+    def turn(self, ready: Mapping[Any, int], most: int) -> Iterator[Arrived | Left]:
+        """What has happened; about ``most`` messages of each kind of client."""
+        if self._front.fileno() in ready or time.monotonic() >= self._front.next_due():
+            yield from self._front.turn(most)
+        if self._network is not None:
+            yield from self._network.turn(ready, most)
+
+    def sweep(self) -> Iterator[Left]:
+        """Look after what no event tells; now and then."""
+        yield from self._front.sweep()
+
+    def send(self, client: bytes, frames: Sequence[Any]) -> Undelivered | None:
+        """One message to a client, without waiting. Why it did not go out; None when it did, or will."""
+        if self._network is not None and self._network.has(client):
+            return self._network.send(client, frames)
+        return self._front.send(client, frames)
+
+    def document(self) -> dict[str, Any]:
+        """For ``status``: who is connected, and what was refused."""
+        of_users = self._room.connections
+        return {
+            "connections": len(self._front),
+            "limit": self._room.most,
+            "of_users": {user: of_users[user] for user in sorted(of_users)},
+            "counts": dict(self._front.counts),
+            "network": None if self._network is None else self._network.document(),
+        }
+
+    def close(self) -> None:
+        """Let the last answers go out, and close everything."""
+        self._front.close()
+        if self._network is not None:
+            self._network.close()
