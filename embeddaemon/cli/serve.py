@@ -6,6 +6,7 @@ import faulthandler
 import importlib.util
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -43,8 +44,9 @@ DAEMON_MODULES = ("psutil", "safetensors", "tokenizers", "torch", "transformers"
 @click.option("--log-format", type=click.Choice([one.value for one in LogFormat]), help="For people or for machines.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Least important lines that are shown.")
 @click.option(
-    "--exit-with-parent", is_flag=True, default=None, help="Stop when the process that started this one ends."
+    "--exit-with-parent", is_flag=True, default=None, help="Stop at once when the process that started this one ends."
 )
+@click.option("--parent-pid", type=int, metavar="PID", help="Stop at once when that process ends.")
 def serve_command(
     *,
     config_file: Path | None,
@@ -56,6 +58,7 @@ def serve_command(
     log_format: str | None,
     log_level: str | None,
     exit_with_parent: bool | None,
+    parent_pid: int | None,
 ) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C; accepted requests are finished first.
 
@@ -69,6 +72,7 @@ def serve_command(
       embeddaemon serve --model mini=/models/all-MiniLM-L6-v2 --memory-budget 2GiB
       embeddaemon serve --config ./embeddaemon.toml --log-format json
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
+    stop_when_told_as_pid_1()
     flags = Flags(
         models=models,
         endpoint=endpoint,
@@ -78,11 +82,22 @@ def serve_command(
         log_format=log_format,
         log_level=log_level,
         exit_with_parent=exit_with_parent,
+        parent_pid=parent_pid,
     )
     refuse_client_install()
     loaded = load(config_file=config_file, environment=os.environ, flags=flags)
     logs.setup(loaded.settings.log_format.value, loaded.settings.log_level)
     sys.exit(_run(loaded))
+
+
+def stop_when_told_as_pid_1() -> None:
+    """The kernel gives the first process of a container no signal that it does not handle, and it has no defaults.
+
+    Until the loop takes the signals over there is nothing to finish.
+    """
+    if os.getpid() == 1:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: sys.exit(Exit.OK))
 
 
 def refuse_client_install() -> None:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from embeddaemon.client._actions import Patience
 from embeddaemon.client.sync import Client
@@ -36,21 +37,22 @@ def local(models: Models = None, *, memory_budget: str | None = None, timeout: f
 
     Without ``models`` it serves the bundled one; the first is the default. ``memory_budget`` is "80%" or "8GiB".
     ``timeout``, in seconds, bounds its start, and is the client's. It reads no configuration file, is reachable for
-    this user only, and ends when this process does, however that ends. Raises DaemonUnreachable, with the end of its
-    log, when it does not start, and ConfigError for models that are none.
+    this user only, and ends when this process does, however that ends; processes that are forked meanwhile may use a
+    client of their own for it (``Client(client.endpoint)``), and do not end it. Raises DaemonUnreachable, with the end
+    of its log, when it does not start, and ConfigError for models that are none or where no folder can be made.
     """
     arguments = [part for model in _named(models) for part in ("--model", model)]
     if memory_budget is not None:
         arguments += ["--memory-budget", memory_budget]
-    # Not under TMPDIR, which may be long: the path of a socket has 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="embeddaemon-", dir=_short_folder()))
+    owner, folder = os.getpid(), _make_folder()
     try:
-        with _running(folder, arguments) as daemon:
-            _wait_until_it_answers(daemon, folder, timeout)
+        with _log(folder) as log, _running(owner, folder, arguments, log) as daemon:
+            _wait_until_it_answers(daemon, folder, timeout, log)
             with Client(_endpoint(folder), timeout) as client:
                 yield client
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _named(models: Models) -> list[str]:
@@ -73,8 +75,22 @@ def _with_name(model: str) -> str:
     return f"{last}={model}"
 
 
-def _short_folder() -> str | None:
-    return "/tmp" if os.access("/tmp", os.W_OK) else None  # noqa: S108 - mkdtemp makes it 0700 and ours
+def _make_folder() -> Path:
+    """For the socket, 0700 and ours. First where paths are short, since that of a socket has 107 bytes."""
+    places = ["/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm", None]  # noqa: S108 - mkdtemp makes it 0700
+    for place in places:
+        if place is None or os.access(place, os.W_OK | os.X_OK):
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix="embeddaemon-", dir=place))
+    raise ConfigError(
+        "there is no folder for the private daemon's socket: neither /tmp nor /dev/shm can be written to; "
+        "set XDG_RUNTIME_DIR or TMPDIR to one that can"
+    )
+
+
+def _log(folder: Path) -> IO[bytes]:
+    """Without a name: nothing of it is left when this process is killed."""
+    return tempfile.TemporaryFile(dir=folder)
 
 
 def _endpoint(folder: Path) -> str:
@@ -82,23 +98,23 @@ def _endpoint(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _running(folder: Path, arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    config, log = folder / "config.toml", folder / "log"
-    config.touch()
-    command = [sys.executable, "-m", "embeddaemon", "serve", "--config", str(config), "--endpoint", _endpoint(folder)]
-    with log.open("wb") as stderr:
-        daemon = subprocess.Popen(
-            [*command, "--exit-with-parent", *arguments],
-            stdin=subprocess.PIPE,  # its end-of-file tells the daemon that we are gone
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            env=_environment(),
-            start_new_session=True,  # Ctrl-C is for the application, which then stops us in order
-        )
+def _running(owner: int, folder: Path, arguments: Sequence[str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "embeddaemon", "serve", "--config", os.devnull, "--endpoint", _endpoint(folder)]
+    # By pid too: we may be gone before the daemon can look who started it, and another process may hold its stdin open.
+    ends = ["--exit-with-parent", "--parent-pid", str(owner)]
+    daemon = subprocess.Popen(
+        [*command, *ends, *arguments],
+        stdin=subprocess.PIPE,  # its end-of-file tells the daemon that we are gone
+        stdout=subprocess.DEVNULL,
+        stderr=log,
+        env=_environment(),
+        start_new_session=True,  # Ctrl-C is for the application, which then stops us in order
+    )
     try:
         yield daemon
     finally:
-        _stop(daemon)
+        if os.getpid() == owner:  # a process that was forked in the body leaves it too
+            _stop(daemon)
 
 
 def _environment() -> dict[str, str]:
@@ -112,7 +128,7 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _wait_until_it_answers(daemon: subprocess.Popen[bytes], folder: Path, timeout: float) -> None:
+def _wait_until_it_answers(daemon: subprocess.Popen[bytes], folder: Path, timeout: float, log: IO[bytes]) -> None:
     deadline = time.monotonic() + timeout
     with Client(_endpoint(folder), patience=_ATTEMPT) as client:
         while True:
@@ -120,16 +136,18 @@ def _wait_until_it_answers(daemon: subprocess.Popen[bytes], folder: Path, timeou
                 client.hello(timeout=timeout)
             except DaemonUnreachable:
                 if daemon.poll() is not None:
-                    raise _not_started(f"ended with exit code {daemon.returncode}", folder) from None
+                    raise _not_started(f"ended with exit code {daemon.returncode}", log) from None
                 if time.monotonic() >= deadline:
-                    raise _not_started(f"did not answer within {timeout:g} s", folder) from None
+                    raise _not_started(f"did not answer within {timeout:g} s", log) from None
             else:
                 return
 
 
-def _not_started(what: str, folder: Path) -> DaemonUnreachable:
-    log = (folder / "log").read_bytes()[-_TAIL_BYTES:].decode(errors="replace").strip()
-    return DaemonUnreachable(f"the private daemon {what}; its log ends with:\n{log or '(nothing)'}")
+def _not_started(what: str, log: IO[bytes]) -> DaemonUnreachable:
+    # By position: the daemon writes through the same open file, whose end is where it writes next.
+    written = os.fstat(log.fileno()).st_size
+    tail = os.pread(log.fileno(), _TAIL_BYTES, max(0, written - _TAIL_BYTES)).decode(errors="replace").strip()
+    return DaemonUnreachable(f"the private daemon {what}; its log ends with:\n{tail or '(nothing)'}")
 
 
 def _stop(daemon: subprocess.Popen[bytes]) -> None:

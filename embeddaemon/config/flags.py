@@ -23,6 +23,7 @@ class Flags:
     log_format: str | None = None
     log_level: str | None = None
     exit_with_parent: bool | None = None
+    parent_pid: int | None = None
 
     def as_given(self, folder: Path) -> dict[Key, Given]:
         """The raw values. Raises ConfigError for a model named twice or without source."""

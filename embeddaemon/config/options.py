@@ -54,6 +54,8 @@ DAEMON: dict[str, Option] = {
     "log_format": Option("log_format", kinds.member(LogFormat)),
     "log_level": Option("log_level", kinds.chosen(*LOG_LEVELS)),
     "exit_with_parent": Option("exit_with_parent", kinds.boolean),
+    # The largest that Linux can be told to give.
+    "parent_pid": Option("parent_pid", kinds.integer(1, 1 << 22)),
 }
 
 LIMITS: dict[str, Option] = {
@@ -63,8 +65,6 @@ LIMITS: dict[str, Option] = {
     "max_ids": Option("max_ids", kinds.integer(1, 16_000_000)),
 }
 
-MODEL: dict[str, Option] = {
-    "source": Option("source", kinds.text),
 ACCESS: dict[str, Option] = {
     "users": Option("users", kinds.names),
     "groups": Option("groups", kinds.names),
@@ -80,6 +80,8 @@ PER_USER: dict[str, Option] = {
     "connections": Option("connections", kinds.integer(1, 1_000_000)),
 }
 
+MODEL: dict[str, Option] = {
+    "source": Option("source", kinds.text),
     "sha256": Option("sha256", kinds.digests),
     "weights": Option("weights", kinds.chosen("copied", "sealed")),
     "device": Option("device", kinds.device),

@@ -110,4 +110,6 @@ class Settings:
     log_format: LogFormat = LogFormat.TEXT
     log_level: str = "info"
     exit_with_parent: bool = False
-    """Drain and stop when the process that started us is gone: the sidecar of one application."""
+    """Stop at once when the process that started us is gone: the sidecar of one application."""
+    parent_pid: int | None = None
+    """Stop at once when this process is gone, whoever started us."""

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -89,10 +90,15 @@ class Living:
             self.popen.stdin.close()
 
 
-def environment() -> dict[str, str]:
-    """For those that we start: what their C libraries read before main()."""
-    ours = {key: value for key, value in os.environ.items() if key not in _NOT_THEIRS}
-    return ours | _ENVIRONMENT
+def environment(folder: Path) -> dict[str, str]:
+    """For those that we start: what their C libraries read before main().
+
+    ``folder`` is one that is ours. torch's import makes a folder for compiled code unless told one that exists: it
+    would be left in /tmp by every daemon, and where /tmp cannot be written to the import would fail. It puts nothing
+    there.
+    """
+    theirs = {key: value for key, value in os.environ.items() if key not in _NOT_THEIRS}
+    return {"TORCHINDUCTOR_CACHE_DIR": str(folder)} | theirs | _ENVIRONMENT
 
 
 def become_subreaper() -> None:

@@ -52,7 +52,7 @@ from embeddaemon.supervisor.hard_limits import HardLimiter
 from embeddaemon.supervisor.listener import Listener
 from embeddaemon.supervisor.machine import this_machine
 from embeddaemon.supervisor.notify import Notifier
-from embeddaemon.supervisor.parent import ParentWatch
+from embeddaemon.supervisor.parent import ParentWatch, remove_place
 from embeddaemon.supervisor.process import FORK_SERVER_COMMAND, SPAWN_COMMAND, Processes
 from embeddaemon.supervisor.service import NO_SERVICE, Service
 from embeddaemon.supervisor.stalls import StallWatch
@@ -108,7 +108,8 @@ class Daemon:
         open_standard_descriptors()
         self._learn_cards()
         self._wakeup = _catch_signals()
-        self._parent = ParentWatch() if settings.exit_with_parent else None
+        self._parent = _parent_watch(settings)
+        self._is_orphan = False
         limiter = HardLimiter(settings.hard_limits, probe.kernel_kills)
         self._core.learn_hard_limits(limiter.kind)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -162,6 +163,8 @@ class Daemon:
         poller.register(self._wakeup, zmq.POLLIN)
         self._stalls.register(poller)
         self._looks.register(poller)
+        for descriptor in () if self._parent is None else self._parent.descriptors:
+            poller.register(descriptor, zmq.POLLIN)
         while self._executor.exit_code is None:
             self._notifier.turn(time.monotonic())
             polled = self._follow_controls(poller, polled)
@@ -179,8 +182,7 @@ class Daemon:
                 self._read_signals()
             self._look_at_files()
             if self._parent is not None and self._parent.is_gone():
-                self._parent = None
-                self._drain("the process that started the daemon is gone")
+                self._stop_with_parent(poller, self._parent)
         return self._executor.exit_code
 
     def _timeout_ms(self) -> int:
@@ -272,6 +274,14 @@ class Daemon:
         self._notifier.stopping(time.monotonic())
         self._handle(DrainRequested(reason))
 
+    def _stop_with_parent(self, poller: zmq.Poller, parent: ParentWatch) -> None:
+        for descriptor in parent.descriptors:
+            poller.unregister(descriptor)
+        parent.close()
+        self._parent, self._is_orphan = None, True
+        for _ in range(2):  # asked twice, it stops at once: whom we served is gone
+            self._drain("the process that the daemon belongs to is gone")
+
     def _execute(self, commands: Sequence[do.Command]) -> None:
         """In order. What a command leads to at once is handled before the next."""
         for command in commands:
@@ -301,10 +311,20 @@ class Daemon:
         self._workers.close(linger=0)
         self._clients.close()
         self._listener.close()
+        if self._is_orphan:
+            remove_place(self._settings.endpoint)
+        if self._parent is not None:
+            self._parent.close()
         self._notifier.close()
         self._context.term()
         signal.set_wakeup_fd(-1)
         self._wakeup.close()
+
+
+def _parent_watch(settings: Settings) -> ParentWatch | None:
+    if not settings.exit_with_parent and settings.parent_pid is None:
+        return None
+    return ParentWatch(is_starter=settings.exit_with_parent, pid=settings.parent_pid)
 
 
 def _learned(settings: Settings) -> Learned:

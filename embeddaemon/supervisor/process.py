@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from embeddaemon.errors import FailedLoad, ProtocolError
 from embeddaemon.protocol import control
+from embeddaemon.protocol.endpoints import socket_path
 from embeddaemon.supervisor.commands import LimitMemory, StartFetcher, StartForkServer, StartTemplate, StartWorker
 from embeddaemon.supervisor.events import ChildReaped, ControlLost, Event, ForkerSaid, StartFailed
 from embeddaemon.supervisor.hard_limits import HardLimiter
@@ -40,6 +41,7 @@ class Processes:
         spawn_command: Sequence[str] = SPAWN_COMMAND,
     ) -> None:
         self._link_endpoint = link_endpoint
+        self._environment = environment(socket_path(link_endpoint).parent)
         self._heartbeat_seconds = heartbeat_seconds
         self._limiter = limiter
         self._fork_server_command = fork_server_command
@@ -64,7 +66,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=_STDERR,
                 pass_fds=[theirs.fileno()],
-                env=environment(),
+                env=self._environment,
             )
         except OSError as error:
             ours.close()
@@ -143,7 +145,7 @@ class Processes:
                 [*self._spawn_command, "--parent-pid", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=_STDERR,
-                env=environment(),
+                env=self._environment,
             )
             assert popen.stdin is not None
             popen.stdin.write(struct.pack("!I", len(packet)) + packet)

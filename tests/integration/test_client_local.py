@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -21,8 +22,9 @@ FAKE = """
     sys.path.insert(0, {root!r})
     from tests.support.fake_daemon import FakeDaemon
     signal.signal(signal.SIGTERM, (lambda *_: sys.exit(0)) if {obeys} else signal.SIG_IGN)
-    with FakeDaemon(sys.argv[sys.argv.index("--endpoint") + 1]):
-        print("arguments:", *sys.argv[1:], file=sys.stderr, flush=True)
+    endpoint = sys.argv[sys.argv.index("--endpoint") + 1]
+    with FakeDaemon(endpoint), open(endpoint.removeprefix("ipc://") + ".arguments", "w") as file:
+        print(*sys.argv[1:], file=file, flush=True)
         sys.stdin.buffer.read()
 """
 
@@ -53,7 +55,7 @@ def fake(*, obeys: bool = True) -> str:
 
 
 def folders() -> set[Path]:
-    return {folder for folder in Path("/tmp").glob("embeddaemon-*") if (folder / "config.toml").exists()}
+    return {folder for folder in Path("/tmp").glob("embeddaemon-*") if (folder / "s.arguments").exists()}
 
 
 def test_private_daemon_answers_and_is_gone_afterwards(fake_package: Path) -> None:
@@ -63,8 +65,10 @@ def test_private_daemon_answers_and_is_gone_afterwards(fake_package: Path) -> No
         assert client.embed("a").shape == (8,)
         folder = Path(client.endpoint.removeprefix("ipc://")).parent
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        arguments = (folder / "log").read_text()
-        assert "--exit-with-parent --model one=path:/a --model two=hub:b/c --memory-budget 1GiB" in arguments
+        wait_until((folder / "s.arguments").read_text)
+        ends = f"--exit-with-parent --parent-pid {os.getpid()}"
+        models = "--model one=path:/a --model two=hub:b/c"
+        assert (folder / "s.arguments").read_text().strip().endswith(f"{ends} {models} --memory-budget 1GiB")
     assert not folder.exists()
     assert folders() <= before
 
@@ -94,29 +98,70 @@ def test_daemon_that_ignores_sigterm_is_killed(fake_package: Path, monkeypatch: 
         assert client.embed("a").shape == (8,)
 
 
+def application(tmp_path: Path, body: str) -> subprocess.CompletedProcess[str]:
+    """A program that runs ``body`` with a client for its private daemon."""
+    program = tmp_path / "application.py"
+    head = f"""
+        import os, sys
+        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+        import embeddaemon
+        from embeddaemon.client import local
+        environment = os.environ | {{"PYTHONPATH": {str(tmp_path)!r}}}
+        local._environment = lambda: environment
+        with local.local() as client:
+    """
+    program.write_text(textwrap.dedent(head) + textwrap.indent(textwrap.dedent(body), "    "))
+    return subprocess.run([sys.executable, "-P", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+
+
 def test_daemon_ends_with_its_parent(tmp_path: Path, fake_package: Path) -> None:
     fake_package.write_text(fake())
-    program = tmp_path / "application.py"
-    program.write_text(
-        textwrap.dedent(f"""
-            import os, sys
-            sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-            from embeddaemon.client import local
-            environment = os.environ | {{"PYTHONPATH": {str(tmp_path)!r}}}
-            local._environment = lambda: environment
-            with local.local() as client:
-                client.embed("a")
-                print(client.endpoint, flush=True)
-                os._exit(9)
-        """)
-    )
-    done = subprocess.run([sys.executable, "-P", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    body = """
+        client.embed("a")
+        print(client.endpoint, flush=True)
+        os._exit(9)
+    """
+    done = application(tmp_path, body)
     assert done.returncode == 9, done.stderr
     path = Path(done.stdout.strip().removeprefix("ipc://"))
     wait_until(lambda: not path.exists(), 10, describe=lambda: done)
-    (path.parent / "config.toml").unlink()
-    (path.parent / "log").unlink()
-    path.parent.rmdir()
+    (path.parent / "s.arguments").unlink()
+    path.parent.rmdir()  # nothing else is in it
+
+
+def test_process_that_was_forked_in_the_body_leaves_the_daemon_alone(tmp_path: Path, fake_package: Path) -> None:
+    fake_package.write_text(fake())
+    body = """
+        child = os.fork()
+        if child == 0:
+            raise SystemExit(7)  # unwinds the with statement
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        with embeddaemon.Client(client.endpoint) as after:
+            print(after.embed("a").shape)
+    """
+    done = application(tmp_path, body)
+    assert done.stdout.split("\n") == ["7", "(8,)", ""], done.stderr
+
+
+def test_daemon_lives_where_tmp_cannot_be_written_to(
+    tmp_path: Path, socket_folder: Path, fake_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_package.write_text(fake())
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(socket_folder))
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != "/tmp" and access(path, mode))
+    with embeddaemon.local(timeout=seconds(30)) as client:
+        assert Path(client.endpoint.removeprefix("ipc://")).parent.parent == socket_folder
+        assert client.embed("a").shape == (8,)
+
+
+def test_private_daemon_without_any_folder_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(**_: object) -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", nowhere)
+    with pytest.raises(ConfigError, match="XDG_RUNTIME_DIR or TMPDIR"), embeddaemon.local():
+        pytest.fail("it did not start")
 
 
 @pytest.mark.parametrize(
