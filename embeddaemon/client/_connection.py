@@ -13,6 +13,7 @@ import zmq
 
 from embeddaemon.client._actions import Patience
 from embeddaemon.client._requests import Pieces, single
+from embeddaemon.client._target import Target
 from embeddaemon.client._window import Answered, Call, Piece
 from embeddaemon.client._wire import DealerSocket, Wire
 from embeddaemon.protocol.limits import Limits
@@ -32,7 +33,7 @@ class Connection:
     """A wire, and the waiting on it."""
 
     def __init__(
-        self, context: zmq.Context[DealerSocket], endpoint: str, patience: Patience, bell: socket.socket
+        self, context: zmq.Context[DealerSocket], target: Target, patience: Patience, bell: socket.socket
     ) -> None:
         """``bell`` becomes readable when the client is closed by another thread."""
         self.is_closed = False
@@ -45,7 +46,7 @@ class Connection:
         self._poller.register(bell, zmq.POLLIN)
         self._wire = Wire(
             context,
-            endpoint,
+            target,
             patience,
             clock=time.monotonic,
             opened=lambda opened: self._poller.register(opened, zmq.POLLIN),

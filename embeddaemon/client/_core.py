@@ -76,6 +76,8 @@ class ClientCore:
         self._pinged_at = -math.inf
         self._why: str | None = None
         """What the daemon last said that our pieces wait for."""
+        self._advice: str | None = None
+        self._why_not_linked: str | None = None
 
     def submit(self, call: Call, piece: Piece, now: float) -> list[Action]:
         """Take a piece; its outcome will be delivered to the call, in any case."""
@@ -119,8 +121,9 @@ class ClientCore:
             self._heard_at = now
         return list(self._send_waiting(now))
 
-    def unreachable(self, reason: str, now: float) -> list[Action]:
-        """Nobody listens at the endpoint."""
+    def unreachable(self, reason: str, now: float, advice: str | None = None) -> list[Action]:
+        """Nobody listens at the endpoint; ``advice`` is what may help where something else than a daemon is missing."""
+        self._advice = advice
         match self.phase:
             case Phase.READY:
                 return self._reconnect(now)
@@ -131,12 +134,20 @@ class ClientCore:
                 self._give_up_at = now + self._patience.reconnect
                 return [Close()]
             case Phase.CONNECTING if now >= self._give_up_at:
-                return self._fail_all(faults.nobody(self._endpoint, reason))
+                return self._fail_all(faults.nobody(self._endpoint, reason, advice))
             case Phase.CONNECTING:
                 self._attempt_at = now + self._patience.attempt
                 return []
             case Phase.CLOSED:
                 return []
+
+    def linked(self, why_not: str | None) -> None:
+        """Whether there is a connection that could carry an answer; why not, else."""
+        self._why_not_linked = why_not
+
+    def refused(self, error: EmbedDaemonError) -> list[Action]:
+        """The daemon does not want us: trying again would be refused again."""
+        return [] if self.phase is Phase.CLOSED else self._fail_all(error)
 
     def received(self, frames: Sequence[bytes | memoryview], now: float) -> list[Action]:
         """A message arrived: header, then the frames behind it."""
@@ -183,7 +194,7 @@ class ClientCore:
             case Phase.CONNECTING if now >= self._attempt_at:
                 actions.append(Open())
             case Phase.GREETING if now >= self._give_up_at:
-                actions += self._fail_all(faults.mute(self._endpoint))
+                actions += self._fail_all(self._mute())
             case Phase.GREETING if now >= self._pinged_at + self._patience.silence:
                 actions += [self._ping(now), Probe()]
             case Phase.READY if self._sent and now >= max(self._quiet_since, self._pinged_at) + self._patience.silence:
@@ -325,13 +336,18 @@ class ClientCore:
         """What the daemon said of our waiting; None while it may be of another call's."""
         return self._why if len({id(flight.call) for flight in self._flights.values()}) == 1 else None
 
+    def _mute(self) -> EmbedDaemonError:
+        if self._why_not_linked is not None:
+            return faults.nobody(self._endpoint, self._why_not_linked)
+        return faults.mute(self._endpoint)
+
     def _expired(self, flight: _Flight, now: float) -> EmbedDaemonError:
         waited_seconds = max(flight.call.wait_seconds, 0.0)
         match self.phase:
             case Phase.CONNECTING:
-                return faults.nobody(self._endpoint, f"nobody answered within {waited_seconds:.3g} s")
+                return faults.nobody(self._endpoint, f"nobody answered within {waited_seconds:.3g} s", self._advice)
             case Phase.GREETING:
-                return faults.mute(self._endpoint)
+                return self._mute()
             case _:
                 quiet_seconds = max(now - max(self._quiet_since, flight.submitted_at), 0.0)
                 return faults.expired(

@@ -5,16 +5,71 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from embeddaemon.client.results import ServerInfo, server_info
-from embeddaemon.errors import DaemonUnreachable, Detail, EmbedDaemonError, Expired, ProtocolError, UnsupportedVersion
+from embeddaemon.errors import (
+    Busy,
+    DaemonUnreachable,
+    Detail,
+    EmbedDaemonError,
+    Expired,
+    Forbidden,
+    ProtocolError,
+    UnsupportedVersion,
+)
 from embeddaemon.protocol import codec
 from embeddaemon.protocol.limits import VERSION
 from embeddaemon.protocol.messages import Answer, Document, ErrorAnswer
 
 
-def nobody(endpoint: str, reason: str) -> DaemonUnreachable:
-    """Nobody listens there."""
+def nobody(endpoint: str, reason: str, advice: str | None = None) -> DaemonUnreachable:
+    """Nobody listens there; ``advice`` takes the place of ours where something else than a daemon is missing."""
+    if advice is None and endpoint.startswith("tcp://"):
+        advice = "See that its daemon runs with this tcp_endpoint and that the network lets you through"
+    elif advice is None:
+        advice = f"Start one with `embeddaemon serve --endpoint {endpoint}`"
     return DaemonUnreachable(
-        f"no daemon listens at {endpoint}: {reason}. Start one with `embeddaemon serve --endpoint {endpoint}`",
+        f"no daemon listens at {endpoint}: {reason}. {advice}",
+        details={"endpoint": endpoint},
+    )
+
+
+def forbidden(endpoint: str, *, is_local: bool) -> Forbidden:
+    """The daemon refused us in the handshake, and would again."""
+    if is_local:
+        allow = (
+            "Have this user put into the group of its socket (`usermod -aG GROUP USER`, then log in again), or named "
+            "under users in [access] of its configuration"
+        )
+    else:
+        allow = "Have your public key allowed there: `embeddaemon keys allow NAME PUBLIC`"
+    return Forbidden(
+        f"the daemon at {endpoint} does not serve this {'user' if is_local else 'key'}. {allow}",
+        details={"endpoint": endpoint},
+    )
+
+
+def full(endpoint: str) -> Busy:
+    """The daemon refused us in the handshake for now."""
+    return Busy(
+        f"the daemon at {endpoint} has all the connections that it, or this user, may have: close some, or see "
+        "connections in [per_user] of its configuration",
+        details={"endpoint": endpoint, "quota": "connections"},
+        retry_after_ms=1000,
+    )
+
+
+def foreign(endpoint: str) -> DaemonUnreachable:
+    """Handshakes of another kind: no keys where some are needed, or no ZeroMQ at all."""
+    return DaemonUnreachable(
+        f"what listens at {endpoint} does not speak as a daemon does there: it takes no keys, or is no embeddaemon",
+        details={"endpoint": endpoint},
+    )
+
+
+def wrong_keys(endpoint: str) -> Forbidden:
+    """The daemon breaks the handshake off and does not say why: it cannot read what we say."""
+    return Forbidden(
+        f"the daemon at {endpoint} breaks the handshake off: server_key is not its public key (`embeddaemon keys show` "
+        "prints it there), or it takes no keys",
         details={"endpoint": endpoint},
     )
 

@@ -20,8 +20,9 @@ import zmq
 from embeddaemon.client._actions import Action, Patience
 from embeddaemon.client._connection import ClientClosed
 from embeddaemon.client._requests import AsyncPieces, Pieces, call_for, single, wait_seconds
+from embeddaemon.client._target import Target, target_of
 from embeddaemon.client._window import Answered, Call, Piece
-from embeddaemon.client._wire import DealerSocket, Wire, endpoint_or_default
+from embeddaemon.client._wire import DealerSocket, Wire
 from embeddaemon.client.aio_encoding import AsyncSentenceTransformerMethods
 from embeddaemon.protocol.limits import Limits
 from embeddaemon.protocol.messages import Hello
@@ -30,7 +31,7 @@ from embeddaemon.protocol.messages import Hello
 class _Connection:
     """A wire on an event loop, and the tasks that wait for their calls."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, endpoint: str, patience: Patience) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, target: Target, patience: Patience) -> None:
         self.loop = loop
         self.pid = os.getpid()
         self.is_closed = False
@@ -39,7 +40,7 @@ class _Connection:
         self._timer: asyncio.TimerHandle | None = None
         self._wire = Wire(
             self._context,
-            endpoint,
+            target,
             patience,
             clock=loop.time,
             opened=lambda opened: loop.add_reader(opened.fileno(), self._advance),
@@ -164,8 +165,17 @@ class AsyncClient(AsyncSentenceTransformerMethods):
     time-outs and errors are those of ``Client``. The forked child of a process that uses one makes its own.
     """
 
-    def __init__(self, endpoint: str | None = None, timeout: float = 30.0, *, patience: Patience | None = None) -> None:
-        self.endpoint = endpoint_or_default(endpoint)
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        timeout: float = 30.0,
+        *,
+        server_key: str | None = None,
+        key_file: str | os.PathLike[str] | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self._target = target_of(endpoint, server_key, key_file)
+        self.endpoint = self._target.endpoint
         self.timeout = wait_seconds(timeout)
         self._patience = patience or Patience()
         self._connection: _Connection | None = None
@@ -188,7 +198,7 @@ class AsyncClient(AsyncSentenceTransformerMethods):
             raise ClientClosed
         loop = asyncio.get_running_loop()
         if self._connection is None:
-            self._connection = _Connection(loop, self.endpoint, self._patience)
+            self._connection = _Connection(loop, self._target, self._patience)
         if self._connection.loop is not loop or self._connection.pid != os.getpid():
             raise RuntimeError("this AsyncClient belongs to another event loop or process: make one for each")
         return self._connection

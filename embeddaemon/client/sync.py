@@ -19,16 +19,17 @@ import zmq
 from embeddaemon.client._actions import Patience
 from embeddaemon.client._connection import ClientClosed, Connection
 from embeddaemon.client._requests import Pieces, call_for, wait_seconds
+from embeddaemon.client._target import Target, target_of
 from embeddaemon.client._window import Answered
-from embeddaemon.client._wire import DealerSocket, endpoint_or_default
+from embeddaemon.client._wire import DealerSocket
 from embeddaemon.client.encoding import SentenceTransformerMethods
 
 
 class _Process:
     """What a client holds in one process: the context, and a connection per thread."""
 
-    def __init__(self, endpoint: str, patience: Patience) -> None:
-        self._endpoint = endpoint
+    def __init__(self, target: Target, patience: Patience) -> None:
+        self._target = target
         self._patience = patience
         self._context: zmq.Context[DealerSocket] = zmq.Context()
         self._bell, self._rope = socket.socketpair()
@@ -46,7 +47,7 @@ class _Process:
         with self._guard:
             if self._is_closed:
                 raise ClientClosed
-            connection = Connection(self._context, self._endpoint, self._patience, self._bell)
+            connection = Connection(self._context, self._target, self._patience, self._bell)
             self._connections.add(connection)
         self._of_thread.connection = connection
         self._of_thread.end = end = _ThreadEnd()
@@ -103,14 +104,24 @@ class Client(SentenceTransformerMethods):
 
     ``endpoint`` is None for $EMBEDDAEMON_ENDPOINT, else the system's daemon, else the user's own. ``timeout``, in
     seconds, bounds the wait for every answer. Nothing is sent before the first call; the daemon may come, go and come
-    back meanwhile. Raises ConfigError for an endpoint that cannot be one.
+    back meanwhile. Over the network (``tcp://``) ``server_key`` is the daemon's public key and ``key_file`` our own,
+    else $EMBEDDAEMON_SERVER_KEY and $EMBEDDAEMON_KEY_FILE. Raises ConfigError for an endpoint or keys that cannot be.
     """
 
-    def __init__(self, endpoint: str | None = None, timeout: float = 30.0, *, patience: Patience | None = None) -> None:
-        self.endpoint = endpoint_or_default(endpoint)
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        timeout: float = 30.0,
+        *,
+        server_key: str | None = None,
+        key_file: str | os.PathLike[str] | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self._target = target_of(endpoint, server_key, key_file)
+        self.endpoint = self._target.endpoint
         self.timeout = wait_seconds(timeout)
         self._patience = patience or Patience()
-        self._process = _Process(self.endpoint, self._patience)
+        self._process = _Process(self._target, self._patience)
         _CLIENTS.add(self)
 
     def _answers(
@@ -133,7 +144,7 @@ class Client(SentenceTransformerMethods):
 
     def _begin_in_child(self) -> None:
         self._process.abandon()
-        self._process = _Process(self.endpoint, self._patience)
+        self._process = _Process(self._target, self._patience)
 
 
 def _after_fork_in_child() -> None:
