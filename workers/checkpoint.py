@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 
@@ -38,13 +38,16 @@ _DTYPES = {
 
 _HASH_CHUNK_BYTES = 8 * 1024 * 1024
 
+_PIECE_BYTES = 1024 * 1024
+"""What is read at once of a tensor that is converted: it stays in the processor's cache."""
+
 
 def read_tensors(card: ModelCard, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Every tensor of a card's weights by its name in the file, floats as ``dtype``, in memory of our own.
 
-    Heads of other tasks are left out (``TensorEntry.is_left_out``). At its peak that is the result plus one tensor as
-    it lies in the file; with sealed weights plus the largest file. Raises CorruptModel, UnsafeModel, ModelChanged and
-    UnsupportedModel.
+    Heads of other tasks are left out (``TensorEntry.is_left_out``). What is converted is converted while it is read, so
+    the result is all that it takes; with sealed weights plus the largest file. Raises CorruptModel, UnsafeModel,
+    ModelChanged and UnsupportedModel.
     """
     tensors: dict[str, torch.Tensor] = {}
     for name in card.weights_files:
@@ -98,15 +101,13 @@ def _read_file(file: FileIO, path: str, dtype: torch.dtype, sha256: str | None) 
     digest = None if sha256 is None else _digest_so_far(file)
     tensors: dict[str, torch.Tensor] = {}
     for entry in header.tensors:  # in the order of the file, so that reading on is all there is to do
-        if entry.is_left_out and digest is None:
+        if not entry.is_left_out:
+            tensors[entry.name] = _read_tensor(file, entry, path, dtype, digest)
+        elif digest is None:
             file.seek(entry.end - entry.start, os.SEEK_CUR)
-            continue
-        raw = _read_entry(file, entry, path)
-        if digest is not None:
-            digest.update(raw.numpy().data)
-        if entry.is_left_out:
-            continue
-        tensors[entry.name] = _tensor(raw, entry, path, dtype)
+        else:
+            for _ in _pieces(file, entry, path, digest):
+                pass
     if digest is not None and sha256 is not None and digest.hexdigest() != sha256:
         raise _wrong_digest(path, digest.hexdigest(), sha256)
     return tensors
@@ -125,24 +126,48 @@ def _digest_so_far(file: FileIO) -> hashlib._Hash:
     return digest
 
 
-def _read_entry(file: FileIO, entry: TensorEntry, path: str) -> torch.Tensor:
-    """The bytes of one tensor, into memory that torch aligned."""
-    raw = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+def _read_tensor(
+    file: FileIO, entry: TensorEntry, path: str, dtype: torch.dtype, digest: hashlib._Hash | None
+) -> torch.Tensor:
+    """One tensor, in memory that torch aligned; a float as ``dtype``."""
+    stored = _DTYPES.get(entry.dtype)
+    if stored is None:
+        raise UnsupportedModel(f"{path}: tensor {entry.name!r} is {entry.dtype}, which is not served")
+    result = torch.empty(entry.shape, dtype=dtype if entry.is_float else stored)
+    if result.dtype == stored:
+        raw = result.view(-1).view(torch.uint8)
+        _fill(file, raw, path)
+        if digest is not None:
+            digest.update(raw.numpy().data)
+        return result
+    flat, done = result.view(-1), 0
+    for piece in _pieces(file, entry, path, digest):
+        values = piece.view(stored)
+        flat[done : done + len(values)] = values
+        done += len(values)
+    return result
+
+
+def _pieces(file: FileIO, entry: TensorEntry, path: str, digest: hashlib._Hash | None) -> Iterator[torch.Tensor]:
+    """The bytes of one tensor, whole elements at a time. Each piece lies where the one before it lay."""
+    left = entry.end - entry.start
+    piece = torch.empty(min(left, _PIECE_BYTES), dtype=torch.uint8)
+    while left:
+        piece = piece[: min(left, len(piece))]
+        _fill(file, piece, path)
+        if digest is not None:
+            digest.update(piece.numpy().data)
+        yield piece
+        left -= len(piece)
+
+
+def _fill(file: FileIO, raw: torch.Tensor, path: str) -> None:
     view = raw.numpy().data
     while view:
         count = file.readinto(view)
         if not count:
             raise CorruptModel(f"{path} became shorter while it was read")
         view = view[count:]
-    return raw
-
-
-def _tensor(raw: torch.Tensor, entry: TensorEntry, path: str, dtype: torch.dtype) -> torch.Tensor:
-    stored = _DTYPES.get(entry.dtype)
-    if stored is None:
-        raise UnsupportedModel(f"{path}: tensor {entry.name!r} is {entry.dtype}, which is not served")
-    tensor = raw.view(stored).view(entry.shape)
-    return tensor.to(dtype) if entry.is_float else tensor
 
 
 def assign(model: nn.Module, tensors: Mapping[str, torch.Tensor], card: ModelCard, *, prefixes: Iterable[str]) -> None:
