@@ -37,9 +37,11 @@ from embeddaemon.protocol.messages import (
     Cancel,
     Document,
     Embed,
+    Health,
     Hello,
     Load,
     Models,
+    Reload,
     Status,
     Texts,
     Timings,
@@ -142,6 +144,10 @@ class MockClient(SentenceTransformerMethods):
                 )
             case Status():
                 return _document(self._status())
+            case Health():
+                return _document(self._health(request))
+            case Reload():
+                return _document({"changed": False})
             case Load():
                 self._ready.add(self._known(request.model))
                 return _document({"model": request.model, "state": "ready", "seconds": 0.0})
@@ -254,6 +260,16 @@ class MockClient(SentenceTransformerMethods):
             "device": "cpu",
             "workers": 1,
         }
+
+    def _health(self, request: Health) -> dict[str, Any]:
+        names = list(self._models) if request.model is None else [self._known(request.model)]
+        models = []
+        for name in names:
+            is_loaded = name in self._ready or (request.deep and request.wake)
+            deep = {"ok": True if is_loaded else None, "why": None if is_loaded else "it is not loaded", "seconds": 0.0}
+            shown = {"name": name, "state": "ready" if is_loaded else "available", "loaded": is_loaded}
+            models.append({**shown, "ready": True, "why": None, "deep": deep if request.deep else None})
+        return {"live": True, "ready": True, "ok": True, "why": [], "draining": False, "models": models}
 
     def _status(self) -> dict[str, Any]:
         return {

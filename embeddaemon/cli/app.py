@@ -23,6 +23,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("daemon", "Show what the daemon is doing: models, requests, memory."),
     "ps": ("daemon", "List the daemon's workers."),
     "models": ("daemon", "List the configured models; show, inspect or calibrate one."),
+    "health": ("health", "Say whether the daemon and its models are well; for probes."),
     "load": ("daemon", "Bring a model into memory."),
     "unload": ("daemon", "Give a model's memory back."),
     "plan": ("plan", "Say whether models would fit, and what would be evicted."),

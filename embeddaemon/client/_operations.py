@@ -25,18 +25,20 @@ from embeddaemon.client.results import (
     ModelInfo,
     ModelList,
     ServerInfo,
+    health_of,
     model_list,
     server_info,
 )
-from embeddaemon.errors import BadOutput, EmbedDaemonError, InvalidInput, UnknownModel
-from embeddaemon.protocol.messages import Embed, Hello, Load, Models, Request, Status, Tokenize, Unload
+from embeddaemon.errors import DaemonUnreachable, EmbedDaemonError, Expired, InvalidInput, UnknownModel
+from embeddaemon.protocol import messages
+from embeddaemon.protocol.messages import Embed, Hello, Load, Models, Reload, Request, Status, Tokenize, Unload
 from embeddaemon.protocol.precisions import PRECISIONS
 
 T = TypeVar("T")
 Report = Callable[[int, int], None]
 """Told (texts done, texts in all) after every piece."""
 
-HEALTH_TEXT = "The quick brown fox jumps over the lazy dog."
+ANY_TEXT = "The quick brown fox jumps over the lazy dog."
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def _nothing(request: Embed) -> Operation[Embeddings]:
     dim = request.dimensions or info.dimension
     if dim is None:  # a hub model that was never fetched: only loading it tells
         assembler = Assembler(1)
-        yield Exchange(requests.text_pieces(request, [HEALTH_TEXT]), assembler.take)
+        yield Exchange(requests.text_pieces(request, [ANY_TEXT]), assembler.take)
         dim = assembler.embeddings(is_single=True).dimensions
     precision = PRECISIONS.get(request.precision)
     if precision is None:
@@ -139,14 +141,19 @@ def status() -> Operation[dict[str, Any]]:
     return (yield from ask(Status(id=0)))
 
 
-def load(name: object) -> Operation[dict[str, Any]]:
+def load(name: object, *, force: bool) -> Operation[dict[str, Any]]:
     """Bring a model into memory."""
-    return (yield from ask(Load(id=0, model=requests.model_name(name))))
+    return (yield from ask(Load(id=0, model=requests.model_name(name), force=force)))
 
 
 def unload(name: object) -> Operation[dict[str, Any]]:
     """Give a model's memory back."""
     return (yield from ask(Unload(id=0, model=requests.model_name(name))))
+
+
+def reload() -> Operation[dict[str, Any]]:
+    """Have the configuration read again."""
+    return (yield from ask(Reload(id=0)))
 
 
 def models() -> Operation[ModelList]:
@@ -175,21 +182,15 @@ def dimension(name: str | None) -> Operation[int]:
     return int(vectors.vectors.shape[1])
 
 
-def health(name: str | None, *, deep: bool) -> Operation[Health]:
-    """Whether the daemon answers and the model is not failed; deep: whether a text becomes a proper vector."""
-    info = yield from model_info(name)
-    if not deep:
-        is_ok = info.state != "failed"
-        return Health(ok=is_ok, model=info.name, deep=False, message=info.error or f"model {info.name} is {info.state}")
-    request = Embed(id=0, model=info.name)
-    embeddings = yield from embed(HEALTH_TEXT, request, is_lane_given=False, report=unreported)
-    if not np.isfinite(embeddings.vectors).all() or not embeddings.vectors.any():
-        raise BadOutput(f"model {info.name} gave a vector that is not finite, or all zero")
-    if info.dimension is not None and embeddings.vectors.shape != (info.dimension,):
-        raise BadOutput(f"model {info.name} gave {embeddings.vectors.shape[0]} dimensions, not {info.dimension}")
-    return Health(ok=True, model=info.name, deep=True, message=f"model {info.name} embeds", seconds=embeddings.seconds)
+def health(name: str | None, *, deep: bool, wake: bool) -> Operation[Health]:
+    """Whether the daemon answers, is ready, and its models embed; or one of them."""
+    asked = None if name is None else requests.model_name(name)
+    document = yield from ask(messages.Health(id=0, model=asked, deep=deep, wake=wake))
+    return health_of(document, asked, deep=deep)
 
 
 def unhealthy(name: str | None, error: EmbedDaemonError, *, deep: bool) -> Health:
     """The error that a health check ended with."""
-    return Health(ok=False, model=name, deep=deep, message=f"{error.code}: {error}")
+    message = f"{error.code}: {error}"
+    is_live = not isinstance(error, DaemonUnreachable | Expired)
+    return Health(ok=False, model=name, deep=deep, message=message, live=is_live, ready=False, why=(message,))

@@ -222,13 +222,14 @@ class Methods(abc.ABC):
         """One model, or the default one: name, dimension, maximum tokens, tasks. Raises UnknownModel."""
         return self._run(operations.model_info(name), timeout)
 
-    def load(self, name: str, *, timeout: float | None = None) -> dict[str, Any]:
+    def load(self, name: str, *, force: bool = False, timeout: float | None = None) -> dict[str, Any]:
         """Bring a model into memory and wait until it is ready: ``{model, state, seconds}``.
 
+        ``force``: one that is loaded is loaded anew, from its files as they are now, and takes over without a gap.
         Only for the daemon's own user or root. Waits LOAD_TIMEOUT_SECONDS unless told otherwise. Raises UnknownModel,
         Forbidden, NoHeadroom, FailedLoad.
         """
-        return self._run(operations.load(name), LOAD_TIMEOUT_SECONDS if timeout is None else timeout)
+        return self._run(operations.load(name, force=force), LOAD_TIMEOUT_SECONDS if timeout is None else timeout)
 
     def unload(self, name: str, *, timeout: float | None = None) -> dict[str, Any]:
         """Drain a model's workers and give its memory back: ``{model, state}``. Raises UnknownModel, Forbidden."""
@@ -242,9 +243,23 @@ class Methods(abc.ABC):
         """Who the daemon is: versions, instance, limits, default model. Asked anew each time."""
         return self._run(operations.hello(), timeout)
 
-    def health(self, model: str | None = None, *, deep: bool = False, timeout: float | None = None) -> Health:
-        """Whether a model can be asked; ``deep`` really embeds a text. What is wrong is in the result, not raised."""
+    def reload(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """Have the daemon read its configuration again: what changed (docs/protocol.md has the keys).
+
+        Only for the daemon's own user or root. Raises Forbidden; ConfigError where the new one is wrong, and the old
+        one stays in force.
+        """
+        return self._run(operations.reload(), timeout)
+
+    def health(
+        self, model: str | None = None, *, deep: bool = False, wake: bool = False, timeout: float | None = None
+    ) -> Health:
+        """Whether the daemon is ready, or one model. What is wrong is in the result, not raised.
+
+        ``deep``: every model that is loaded, or the one that is named, really embeds a text; with ``wake`` also one
+        that is not loaded (only for the daemon's own user or root). Without it asking is no use of a model.
+        """
         try:
-            return self._run(operations.health(model, deep=deep), timeout)
+            return self._run(operations.health(model, deep=deep, wake=wake), timeout)
         except EmbedDaemonError as error:
             return operations.unhealthy(model, error, deep=deep)

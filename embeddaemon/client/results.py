@@ -107,15 +107,52 @@ class ServerInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelHealth:
+    """One model, as the daemon sees it."""
+
+    name: str
+    state: str
+    """As in ``ModelInfo``."""
+    required: bool = False
+    """Whether the configuration wants it there without anybody asking for it (``preload``, ``pinned``)."""
+    ready: bool = True
+    """Whether it is there, or would come when it is asked."""
+    why: str | None = None
+    """Why it is not ready."""
+    loaded: bool = False
+    queued: int = 0
+    queue_full: bool = False
+    """An ordinary request would be refused as busy now. The model works all the same."""
+    oldest_wait_seconds: float = 0.0
+    embedded: bool | None = None
+    """Whether it turned a text into a proper vector; None: it was not asked to."""
+    embedding_error: str | None = None
+    """What was wrong then, or why it was not asked."""
+    embedding_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """Whether embedding works, asked of the daemon. ``bool(health)`` is ``health.ok``."""
 
     ok: bool
+    """The daemon is ready, and no model that was asked for a vector failed."""
     model: str | None
+    """The one that was asked about; None: all."""
     deep: bool
-    """Whether a text was really embedded."""
+    """Whether texts were to be embedded by the models that are loaded."""
     message: str
+    """What is wrong, or that nothing is."""
+    live: bool = True
+    """It answers."""
+    ready: bool = True
+    """It does what its configuration promises."""
+    draining: bool = False
+    why: tuple[str, ...] = ()
+    """Everything that is wrong."""
     seconds: float = 0.0
+    """That the slowest model took for a vector."""
+    models: tuple[ModelHealth, ...] = ()
 
     def __bool__(self) -> bool:
         return self.ok
@@ -186,6 +223,46 @@ def _model_info(values: Mapping[str, Any]) -> ModelInfo:
         parameters=fields.integer_or_none("parameters"),
         notes=_texts(fields, "notes"),
         error=None if error is None else f"{error.get('code')}: {error.get('message')}",
+    )
+
+
+def health_of(document: Mapping[str, Any], model: str | None, *, deep: bool) -> Health:
+    """The document of the ``health`` op. Raises ProtocolError."""
+    fields = Fields(document, "health")
+    models = tuple(_model_health(each) for each in fields.maps("models", default=[]))
+    why = fields.texts("why", default=[])
+    embedded = [each.name for each in models if each.embedded]
+    well = f"embedded by {', '.join(embedded)}" if embedded else "ready; nothing was embedded" if deep else "ready"
+    return Health(
+        ok=fields.boolean("ok"),
+        model=model,
+        deep=deep,
+        message="; ".join(why) or well,
+        live=fields.boolean("live", default=True),
+        ready=fields.boolean("ready"),
+        draining=fields.boolean("draining", default=False),
+        why=why,
+        seconds=max((each.embedding_seconds for each in models), default=0.0),
+        models=models,
+    )
+
+
+def _model_health(values: Mapping[str, Any]) -> ModelHealth:
+    fields = Fields(values, "health of a model")
+    deep = Fields(fields.mapping_or_none("deep") or {}, "deep health of a model")
+    return ModelHealth(
+        name=fields.text("name"),
+        state=fields.text("state"),
+        required=fields.boolean("required", default=False),
+        ready=fields.boolean("ready"),
+        why=fields.text_or_none("why"),
+        loaded=fields.boolean("loaded", default=False),
+        queued=fields.integer("queued", default=0),
+        queue_full=fields.boolean("queue_full", default=False),
+        oldest_wait_seconds=fields.number("oldest_wait_seconds", default=0.0),
+        embedded=None if deep.is_absent("ok") else deep.boolean("ok"),
+        embedding_error=deep.text_or_none("why"),
+        embedding_seconds=deep.number("seconds", default=0.0),
     )
 
 

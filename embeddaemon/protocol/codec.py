@@ -25,10 +25,12 @@ from embeddaemon.protocol.messages import (
     Document,
     Embed,
     ErrorAnswer,
+    Health,
     Hello,
     Lane,
     Load,
     Models,
+    Reload,
     Request,
     Status,
     Timings,
@@ -75,8 +77,14 @@ def encode_request(request: Request) -> bytes:
             header["op"] = "status"
         case Load():
             header |= {"op": "load", "model": request.model}
+            header |= {"force": True} if request.force else {}
         case Unload():
             header |= {"op": "unload", "model": request.model}
+        case Health():
+            header |= {"op": "health", "deep": request.deep, "wake": request.wake}
+            header |= _given(model=request.model)
+        case Reload():
+            header["op"] = "reload"
         case Cancel():
             header |= {"op": "cancel", "ids": list(request.ids)}
         case _:
@@ -140,13 +148,28 @@ def _decode_op(op: object, fields: Fields, id_: int, deadline_ms: int | None) ->
         case "status":
             return Status(id=id_, deadline_ms=deadline_ms)
         case "load":
-            return Load(id=id_, deadline_ms=deadline_ms, model=fields.text("model"))
+            return Load(
+                id=id_,
+                deadline_ms=deadline_ms,
+                model=fields.text("model"),
+                force=fields.boolean("force", default=False),
+            )
         case "unload":
             return Unload(id=id_, deadline_ms=deadline_ms, model=fields.text("model"))
+        case "health":
+            return Health(
+                id=id_,
+                deadline_ms=deadline_ms,
+                model=fields.text_or_none("model"),
+                deep=fields.boolean("deep", default=False),
+                wake=fields.boolean("wake", default=False),
+            )
+        case "reload":
+            return Reload(id=id_, deadline_ms=deadline_ms)
         case "cancel":
             return Cancel(id=id_, deadline_ms=deadline_ms, ids=fields.integers("ids"))
         case _:
-            known = "cancel, embed, hello, load, models, status, tokenize, unload"
+            known = "cancel, embed, health, hello, load, models, reload, status, tokenize, unload"
             raise ProtocolError(f"unknown op {op!r}, known are {known}")
 
 

@@ -79,6 +79,8 @@ class Load:
     id: int
     model: str
     deadline_ms: int | None = None
+    force: bool = False
+    """Also one that is loaded: new workers from its files as they are now take the place of the old ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,28 @@ class Unload:
 
     id: int
     model: str
+    deadline_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Is the daemon ready, is each model? Asking is no use of a model, and no queue is too full for it."""
+
+    id: int
+    deadline_ms: int | None = None
+    model: str | None = None
+    """Only this one; None asks about all."""
+    deep: bool = False
+    """Have a known text embedded by every model that is loaded, and check its vector."""
+    wake: bool = False
+    """With ``deep``: also by one that is not loaded. The daemon's own user or root."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reload:
+    """Read the configuration again; answered when it is in force. The daemon's own user or root."""
+
+    id: int
     deadline_ms: int | None = None
 
 
@@ -100,7 +124,7 @@ class Cancel:
 
 
 ModelRequest = Embed | Tokenize
-Request = Hello | Embed | Tokenize | Models | Status | Load | Unload | Cancel
+Request = Hello | Embed | Tokenize | Models | Status | Health | Load | Unload | Reload | Cancel
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ def _worker_ready(state: State, worker: Worker, child: Child, ready: link.Ready,
     if ready.facts:
         model.learn_facts(ready.facts)
     model.last_used = max(model.last_used, now)
+    model.ready_at = now
     model.error = None
     steady_bytes = lease_of(state, child).bytes if model.footprint is None else model.footprint.worker_bytes
     settle_lease(state, child, steady_bytes, ready.private_bytes, ready.peak_bytes)

@@ -11,14 +11,26 @@ from dataclasses import replace
 from typing import Any, assert_never
 
 from embeddaemon.config.settings import Settings
-from embeddaemon.errors import EmbedDaemonError
+from embeddaemon.errors import EmbedDaemonError, InvalidInput
 from embeddaemon.governor.core import Governor
 from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.samples import Observation
 from embeddaemon.models.card import ModelCard
 from embeddaemon.protocol import control
-from embeddaemon.protocol.messages import Cancel, Document, Embed, Hello, Load, Models, Status, Tokenize, Unload
-from embeddaemon.supervisor import admission, documents
+from embeddaemon.protocol.messages import (
+    Cancel,
+    Document,
+    Embed,
+    Health,
+    Hello,
+    Load,
+    Models,
+    Reload,
+    Status,
+    Tokenize,
+    Unload,
+)
+from embeddaemon.supervisor import admission, checkups, documents
 from embeddaemon.supervisor.announcements import status_line
 from embeddaemon.supervisor.arrivals import forked, forker_said, worker_said
 from embeddaemon.supervisor.cache import CACHE, Cache
@@ -148,6 +160,8 @@ class Supervisor:
     def _leave(self, now: float) -> list[Command]:
         """Hand over the commands; keep looking while there is anything to look after."""
         state = self._state
+        if state.askers or state.checkups:
+            checkups.advance(state, now)
         advance_stop(state, now)
         if not self._is_watching and not state.is_over and (is_anything_alive(state) or state.is_draining):
             state.timers.add(now + HOUSEKEEPING_SECONDS, HOUSEKEEPING)
@@ -173,6 +187,7 @@ class Supervisor:
             return
         if isinstance(event, ClientGone):
             client_gone(state, event.client)
+            checkups.client_gone(state, event.client)
             return
         try:
             self._request(event, now)
@@ -195,8 +210,12 @@ class Supervisor:
                 state.commands.append(Reply(event.client, Document(id=request.id), documents.models(state, now)))
             case Status():
                 state.commands.append(Reply(event.client, Document(id=request.id), documents.status(state, now)))
+            case Health():
+                checkups.ask(state, event, request, now)
             case Load() | Unload():
                 self._load_or_unload(event, request, now)
+            case Reload():
+                raise InvalidInput("this daemon was not told where its settings came from: it cannot read them again")
             case Cancel():
                 document = {"cancelled": cancel(state, event.client, request.ids)}
                 state.commands.append(Reply(event.client, Document(id=request.id), document))
@@ -244,7 +263,8 @@ class Supervisor:
         state = self._state
         match event:
             case WorkerSaid():
-                worker_said(state, event, now)
+                if not checkups.answered(state, event, now):
+                    worker_said(state, event, now)
             case ForkerSaid():
                 self._forker_said(event, now)
             case ChildReaped():

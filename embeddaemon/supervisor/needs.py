@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from embeddaemon.governor.core import FORK_SERVER, Demand, Want
+from embeddaemon.governor.core import FORK_SERVER, Demand, Never, Want
 from embeddaemon.governor.footprint import AUTO, Footprint
 from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.governor.learned import Key, Learned, deviation, footprint_with
@@ -54,6 +54,13 @@ def settle_footprint(state: State, model: ModelState) -> None:
     )
     possible = (each for each in (found, with_usual_worker) if _is_possible(state, model, each))
     model.footprint = next(possible, model.computed)
+
+
+def never_fits(state: State, model: ModelState) -> Never | None:
+    """Why the model can never be loaded here, whatever goes for it; None: it can, or nobody knows what it needs."""
+    if model.footprint is None:
+        return None
+    return state.governor.refusal_beside(_whole_demand(state, model, model.footprint), ())
 
 
 def _is_possible(state: State, model: ModelState, footprint: Footprint) -> bool:

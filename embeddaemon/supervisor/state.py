@@ -18,6 +18,7 @@ from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.pressure import Level
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.spec import ModelSpec
+from embeddaemon.supervisor.askers import Asker, Checkup
 from embeddaemon.supervisor.cache import Cache, fingerprint
 from embeddaemon.supervisor.commands import Command, Log
 from embeddaemon.supervisor.dispatch import OpenRequest, Queue
@@ -177,6 +178,8 @@ class ModelState:
     """How long loading took last, from the decision to the first worker."""
     load_started_at: float | None = None
     """Until its first worker is ready."""
+    ready_at: float | None = None
+    """When a worker of it was ready last; None: none ever was."""
     failures: int = 0
     """Deaths and failed loads since it last answered."""
     retry_at: float = 0.0
@@ -191,6 +194,8 @@ class ModelState:
     """Since when work has waited for that memory; None also when nobody asked."""
     load_waiters: list[Waiter] = field(default_factory=list)
     unload_waiters: list[Waiter] = field(default_factory=list)
+    wakers: int = 0
+    """Health checks that wait until it is loaded and has embedded a text."""
     facts: dict[str, object] = field(default_factory=dict)
     """What the engine said when it loaded."""
     loads: int = 0
@@ -206,7 +211,8 @@ class ModelState:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.queue) or any(worker.dispatches for worker in self.workers.values()) or bool(self.load_waiters)
+        is_waited_for = bool(self.queue or self.load_waiters or self.wakers)
+        return is_waited_for or any(worker.dispatches for worker in self.workers.values())
 
     @property
     def staying(self) -> list[Worker]:
@@ -253,6 +259,10 @@ class State:
     """Accepted requests that have not ended, by serial."""
     ids: dict[tuple[bytes, int], int] = field(default_factory=dict)
     """(client, its id) to serial, to refuse an id that is in use."""
+    askers: list[Asker] = field(default_factory=list)
+    """Health checks that wait for models to embed something."""
+    checkups: dict[str, Checkup] = field(default_factory=dict)
+    """What they embed, by model."""
     counts: Counter[str] = field(default_factory=Counter)
     commands: list[Command] = field(default_factory=list)
     drain_deadline: float | None = None

@@ -31,7 +31,7 @@ from embeddaemon import (
 from embeddaemon.client._actions import Patience
 from embeddaemon.protocol import codec
 from embeddaemon.protocol.limits import Limits
-from embeddaemon.protocol.messages import Body, Embed, Hello, Lane, Request, Texts, Vectors, Waiting
+from embeddaemon.protocol.messages import Body, Document, Embed, Health, Hello, Lane, Request, Texts, Vectors, Waiting
 from tests.support.fake_daemon import DIM, Answer, Behaviour, Fail, FakeDaemon, Hold, Silence, obliging, vector_of
 from tests.support.waiting import seconds, wait_until
 
@@ -246,17 +246,26 @@ def test_health_reports_instead_of_raising(endpoint: str) -> None:
         with FakeDaemon(endpoint) as daemon:
             assert client.health()
             assert client.health(deep=True)
-            assert len(daemon.embeds) == 1
-            daemon.behaviour = _zeros
-            assert "not finite, or all zero" in client.health(deep=True).message
-            assert not client.health("other")
+            asked = [request for request in daemon.requests if isinstance(request, Health)]
+            assert [request.deep for request in asked] == [False, True]
+            daemon.behaviour = _sick
+            sick = client.health("fake", deep=True)
+            assert not sick
+            assert "not finite, or all zero" in sick.message
+            assert sick.ready
+            assert sick.models[0].embedded is False
+            daemon.behaviour = lambda _request, _body: Fail(UnknownModel("known are fake"))
+            assert "unknown_model" in client.health("other").message
 
 
-def _zeros(request: Request, _body: Body | None) -> Answer | None:
-    if not isinstance(request, Embed):
+def _sick(request: Request, _body: Body | None) -> Answer | None:
+    if not isinstance(request, Health):
         return None
-    header = Vectors(id=request.id, model="fake", count=1, dim=DIM, dtype="float32", tokens=1)
-    return Answer([codec.encode_answer(header), bytes(4 * DIM)])
+    wrong = "it gave a vector that is not finite, or all zero"
+    deep = {"ok": False, "why": wrong, "seconds": 0.1}
+    model = {"name": "fake", "state": "ready", "ready": True, "deep": deep}
+    document = {"live": True, "ready": True, "ok": False, "why": [f"fake: {wrong}"], "models": [model]}
+    return Answer([codec.encode_answer(Document(id=request.id)), codec.encode_document(document)])
 
 
 # -- limits and errors -------------------------------------------------------------------------------------------------

@@ -26,9 +26,11 @@ from embeddaemon.protocol.messages import (
     Cancel,
     Document,
     Embed,
+    Health,
     Hello,
     Load,
     Models,
+    Reload,
     Request,
     Status,
     Texts,
@@ -202,6 +204,10 @@ class FakeDaemon:
                 return _document(request.id, {"default_model": "fake", "models": [_MODEL]})
             case Status():
                 return _document(request.id, {"instance": self.instance, "queued": 0})
+            case Health():
+                return _document(request.id, _health())
+            case Reload():
+                return _document(request.id, {"changed": False})
             case Load():
                 return _document(request.id, {"model": request.model, "state": "ready", "seconds": 0.5})
             case Unload():
@@ -250,6 +256,11 @@ _MODEL = {
     "notes": ["it is not there"],
     "estimate_bytes": 1000,
 }
+
+
+def _health() -> dict[str, Any]:
+    model = {"name": "fake", "state": "ready", "ready": True, "why": None, "deep": None}
+    return {"live": True, "ready": True, "ok": True, "why": [], "draining": False, "models": [model]}
 
 
 def _document(id_: int, document: dict[str, Any]) -> list[bytes]:
