@@ -30,6 +30,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("bench", "Measure the running daemon on this machine."),
     "doctor": ("doctor", "Say what this machine has, and what is wrong with it."),
     "config": ("config", "Check or show the configuration."),
+    "keys": ("keys", "Make, show and allow keys for tcp:// endpoints."),
     "install-service": ("install_service", "Write systemd units for this installation."),
 }
 

@@ -19,6 +19,10 @@ from embeddaemon.errors import ConfigError
 
 KEY_SUFFIX = ".key"
 PUBLIC_SUFFIX = ".pub"
+DAEMON_KEY = "daemon" + KEY_SUFFIX
+"""In the daemon's state folder, unless it is configured otherwise."""
+CLIENTS_FOLDER = "clients"
+"""There too: the public keys that may come."""
 
 _MAX_FILE_BYTES = 4096
 _Z85 = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,8 +31,19 @@ UNSENT_BYTES = 256 * 1024 * 1024
 
 def open_clients(listener: Listener, context: zmq.Context[zmq.Socket[bytes]], settings: Settings) -> Clients:
     """Bind, listen, and let in whom the settings allow. Raises ConfigError."""
-    most = most_connections(raise_limit())
     listening = listener.open()
+    try:
+        return _open(listener, listening, context, settings)
+    except BaseException:
+        listening.close()
+        listener.close()
+        raise
+
+
+def _open(
+    listener: Listener, listening: socket.socket, context: zmq.Context[zmq.Socket[bytes]], settings: Settings
+) -> Clients:
+    most = most_connections(raise_limit())
     if (reason := listener.why_others_stay_out()) is not None:
         log.warning(fields("others_stay_out", endpoint=listener.endpoint, why=reason))
     max_body_bytes = settings.limits.max_body_bytes
@@ -42,10 +54,11 @@ def open_clients(listener: Listener, context: zmq.Context[zmq.Socket[bytes]], se
     )
     sending = Room(connections=most, connections_of_user=None, bytes_of_user=UNSENT_BYTES)
     access = access_of(settings.access, listener.group)
+    state_folder = None if settings.state_folder is None else Path(settings.state_folder)
+    network = open_network(context, settings.access, settings.limits, state_folder, most)
     front = Front(access, receiving, sending, max_body_bytes, time.monotonic)
     front.listen(listening)
-    state_folder = None if settings.state_folder is None else Path(settings.state_folder)
-    return Clients(front, receiving, open_network(context, settings.access, settings.limits, state_folder, most))
+    return Clients(front, receiving, network)
 
 
 class Clients:

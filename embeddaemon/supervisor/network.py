@@ -34,9 +34,6 @@ from embeddaemon.telemetry.logs import fields
 
 log = logging.getLogger(__name__)
 
-DAEMON_KEY = "daemon" + keys.KEY_SUFFIX
-CLIENTS_FOLDER = "clients"
-
 LOOK_SECONDS = 0.1
 """Between two looks at what peers have sent without ending it; only while there are some."""
 
@@ -65,8 +62,8 @@ def open_network(
     """Listen at the tcp endpoint, if there is one. Raises ConfigError without a key and a folder of allowed ones."""
     if access.tcp_endpoint is None:
         return None
-    key_file = _place(access.key_file, state_folder, DAEMON_KEY, "key_file")
-    folder = _place(access.client_keys, state_folder, CLIENTS_FOLDER, "client_keys")
+    key_file = _place(access.key_file, state_folder, keys.DAEMON_KEY, "key_file")
+    folder = _place(access.client_keys, state_folder, keys.CLIENTS_FOLDER, "client_keys")
     where = f"access.tcp_endpoint is {access.tcp_endpoint}, which takes keys only"
     if not key_file.exists():
         raise ConfigError(

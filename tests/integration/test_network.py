@@ -1,0 +1,215 @@
+"""Clients over the network: CURVE keys on both sides, and what a peer with a key can make the daemon hold."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import zmq
+from click.testing import CliRunner, Result
+
+from embeddaemon import Client
+from embeddaemon.cli.app import cli
+from embeddaemon.errors import ConfigError, DaemonUnreachable, Forbidden
+from embeddaemon.protocol import keys
+from tests.support.daemon import RunningDaemon, running_daemon, stub_folder
+from tests.support.sockets import short_folder
+from tests.support.waiting import seconds, wait_until
+
+MIB = 1 << 20
+
+
+def new_key(path: Path) -> keys.KeyPair:
+    public, secret = zmq.curve_keypair()
+    pair = keys.KeyPair(public.decode(), secret.decode())
+    keys.write_pair(path, pair)
+    return pair
+
+
+def free_endpoint() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+class Place:
+    """A daemon at a tcp endpoint, and the files of its keys."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server = new_key(folder / "daemon.key")
+        self.mine = new_key(folder / "client.key")
+        keys.write_public(folder / "clients" / "laptop.pub", self.mine.public)
+        self.endpoint = free_endpoint()
+        self.access = {
+            "tcp_endpoint": self.endpoint,
+            "key_file": str(folder / "daemon.key"),
+            "client_keys": str(folder / "clients"),
+        }
+
+    def client(self, *, server_key: str | None = None, key_file: str = "client.key", timeout: float = 10.0) -> Client:
+        return Client(
+            self.endpoint,
+            timeout,
+            server_key=server_key or self.server.public,
+            key_file=self.folder / key_file,
+        )
+
+
+def models(folder: Path) -> list[dict[str, Any]]:
+    return [{"name": "stub", "source": f"path:{stub_folder(folder)}"}]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="module")
+def daemon(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    settings: dict[str, Any] = {"models": models(tmp_path_factory.mktemp("model")), "access": place.access}
+    with short_folder() as folder, running_daemon(folder, **settings) as running:
+        yield running
+
+
+def test_client_with_an_allowed_key_is_served_beside_local_ones(daemon: RunningDaemon, place: Place) -> None:
+    with place.client() as client, daemon.client() as local:
+        assert client.embed(["over the network"]).shape == (1, 8)
+        assert local.embed(["local"]).shape == (1, 8)
+        assert client.embed(["text"] * 5000).shape == (5000, 8)
+        network = local.status()["clients"]["network"]
+        assert network["connections"] == 1
+        assert network["counts"]["accepted"] >= 1
+
+
+def test_client_with_a_key_may_not_load_or_unload(daemon: RunningDaemon, place: Place) -> None:
+    with place.client() as client, pytest.raises(Forbidden):
+        client.unload("stub")
+
+
+def test_key_that_is_not_allowed_is_refused_at_once_until_it_is(daemon: RunningDaemon, place: Place) -> None:
+    stranger = new_key(place.folder / "stranger.key")
+    started = time.monotonic()
+    with place.client(key_file="stranger.key") as client, pytest.raises(Forbidden, match="keys allow"):
+        client.embed(["a text"])
+    assert time.monotonic() - started < seconds(2)
+    keys.write_public(place.folder / "clients" / "stranger.pub", stranger.public)
+    with place.client(key_file="stranger.key") as client:
+        assert client.embed(["a text"]).shape == (1, 8)
+
+
+def test_wrong_key_of_the_daemon_is_told_in_bounded_time(daemon: RunningDaemon, place: Place) -> None:
+    with place.client(server_key=place.mine.public) as client, pytest.raises(Forbidden, match="server_key"):
+        client.embed(["a text"])
+
+
+def test_connection_without_keys_gets_nothing(daemon: RunningDaemon, place: Place) -> None:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as bare:
+        bare.linger = 0
+        monitor = bare.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        bare.connect(place.endpoint)
+        bare.send_multipart([b"hello", b""])
+        assert monitor.poll(int(seconds(5) * 1000))
+        assert not bare.poll(0)
+        bare.disable_monitor()
+        monitor.close()
+
+
+def test_endpoint_where_nobody_listens_is_told_in_bounded_time(place: Place) -> None:
+    nobody = Client(free_endpoint(), server_key=place.server.public, key_file=place.folder / "client.key")
+    started = time.monotonic()
+    with nobody as client, pytest.raises(DaemonUnreachable, match="tcp_endpoint"):
+        client.embed(["a text"])
+    assert time.monotonic() - started < seconds(8)
+
+
+def test_client_goes_on_when_its_daemon_was_started_again(socket_folder: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path / "keys")
+    settings: dict[str, Any] = {"models": models(tmp_path / "m"), "access": place.access}
+    with place.client(timeout=30.0) as client:
+        for _ in range(2):
+            with running_daemon(socket_folder, **settings):
+                assert client.embed(["a text"]).shape == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [({}, "server_key"), ({"server_key": "x" * 40}, "key_file"), ({"server_key": "short", "key_file": "k"}, "40")],
+)
+def test_client_without_keys_is_told_which(given: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        Client("tcp://127.0.0.1:7997", **given)
+
+
+def test_key_file_that_others_may_read_is_not_used(place: Place) -> None:
+    pair = new_key(place.folder / "loose.key")
+    (place.folder / "loose.key").chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        place.client(key_file="loose.key")
+    assert pair.secret not in repr(pair)
+
+
+@pytest.mark.parametrize(("missing", "word"), [("key_file", "keys new"), ("client_keys", "keys allow")])
+def test_daemon_does_not_start_on_tcp_without_keys(
+    socket_folder: Path, tmp_path: Path, missing: str, word: str
+) -> None:
+    place = Place(tmp_path / "keys")
+    access = place.access | {missing: str(tmp_path / "nothing")}
+    refused = RunningDaemon(socket_folder, {"models": models(tmp_path / "m"), "access": access})
+    assert refused.process.wait(seconds(10)) != 0
+    assert word in refused.output()
+    assert not (socket_folder / "s").exists()
+
+
+def test_message_that_a_peer_with_a_key_never_ends_costs_it_its_connection(daemon: RunningDaemon, place: Place) -> None:
+    process = psutil.Process(daemon.process.pid)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as greedy, place.client() as client:
+        greedy.linger = 0
+        greedy.sndhwm = 0
+        greedy.curve_serverkey = place.server.public.encode()
+        greedy.curve_publickey, greedy.curve_secretkey = place.mine.public.encode(), place.mine.secret.encode()
+        greedy.connect(place.endpoint)
+        client.embed(["warm"])
+        before = process.memory_full_info().uss
+        part = bytes(MIB)
+        greedy.send(part, zmq.SNDMORE)
+        for _ in range(399):
+            greedy.send(part, zmq.SNDMORE)
+        greedy.send(b"the end")
+        peak = before
+
+        def is_cut_off() -> bool:
+            nonlocal peak
+            peak = max(peak, process.memory_full_info().uss)
+            return "message_unfinished" in daemon.output()
+
+        wait_until(is_cut_off, 20, describe=daemon.output)
+        assert client.embed(["meanwhile"]).shape == (1, 8)
+        assert peak - before < 64 * MIB
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+def test_keys_are_made_shown_and_allowed_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    made = run("keys", "new")
+    assert made.exit_code == 0, made.output
+    public = made.stdout.strip()
+    assert keys.read_pair(tmp_path / "daemon.key").public == public
+    assert (tmp_path / "daemon.key").stat().st_mode & 0o777 == 0o600
+    assert run("keys", "new").exit_code == 2  # one that is there is never lost
+    theirs = run("keys", "new", str(tmp_path / "mine.key")).stdout.strip()
+    assert run("keys", "allow", "laptop", theirs).exit_code == 0
+    assert run("keys", "allow", "twice", theirs).exit_code == 2
+    assert run("keys", "allow", "../escape", public).exit_code == 2
+    assert keys.allowed(tmp_path / "clients") == {theirs: "laptop"}
+    shown = run("keys", "show")
+    assert shown.stdout.strip() == public
+    assert "laptop" in shown.stderr
