@@ -52,8 +52,9 @@ def enter(keep: Sequence[Path], writable: Sequence[Path], uid: int) -> None:
     for path, place in staged.items():
         path.mkdir(parents=True, exist_ok=True)
         mount("--bind", str(place), str(path))
+    untouched = [Path("/proc"), Path("/dev"), Path("/sys"), *writable]
     for point in mount_points():
-        if not point.is_relative_to("/proc") and not any(map(point.is_relative_to, ("/dev", "/sys", *writable))):
+        if not any(point.is_relative_to(kept) for kept in untouched):
             mount("-o", "remount,bind,ro", str(point))
     os.chdir("/")
     os.setgroups([])
