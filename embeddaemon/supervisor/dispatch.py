@@ -52,13 +52,66 @@ class OpenRequest:
         return now >= self.deadline
 
 
+class _Lane:
+    """First come first served for each user, and the users take turns: who was served goes behind the others."""
+
+    def __init__(self) -> None:
+        self._of_users: dict[str, deque[OpenRequest]] = {}
+        """In the order of their turns; nobody without requests."""
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[OpenRequest]:
+        for waiting in self._of_users.values():
+            yield from waiting
+
+    @property
+    def first(self) -> OpenRequest:
+        """Whose turn it is."""
+        return next(iter(self._of_users.values()))[0]
+
+    def oldest(self) -> float:
+        return min(waiting[0].received_at for waiting in self._of_users.values())
+
+    def append(self, request: OpenRequest) -> None:
+        self._of_users.setdefault(request.user, deque()).append(request)
+        self._length += 1
+
+    def put_first(self, request: OpenRequest) -> None:
+        waiting = self._of_users.pop(request.user, deque())
+        waiting.appendleft(request)
+        self._of_users = {request.user: waiting, **self._of_users}
+        self._length += 1
+
+    def pop(self) -> OpenRequest:
+        """The first; its user's next turn is after everybody else's."""
+        user = next(iter(self._of_users))
+        waiting = self._of_users[user]
+        request = waiting.popleft()
+        if not waiting:
+            del self._of_users[user]
+        elif len(self._of_users) > 1:
+            self._of_users[user] = self._of_users.pop(user)
+        self._length -= 1
+        return request
+
+    def remove(self, request: OpenRequest) -> None:
+        waiting = self._of_users[request.user]
+        waiting.remove(request)
+        if not waiting:
+            del self._of_users[request.user]
+        self._length -= 1
+
+
 class Queue:
     """Requests of one model key that are accepted and not dispatched."""
 
     def __init__(self) -> None:
         self.waiting_bytes = 0
-        self._interactive: deque[OpenRequest] = deque()
-        self._bulk: deque[OpenRequest] = deque()
+        self._interactive = _Lane()
+        self._bulk = _Lane()
 
     def __len__(self) -> int:
         return len(self._interactive) + len(self._bulk)
@@ -67,7 +120,7 @@ class Queue:
         yield from self._interactive
         yield from self._bulk
 
-    def _lane(self, lane: Lane) -> deque[OpenRequest]:
+    def _lane(self, lane: Lane) -> _Lane:
         return self._bulk if lane is Lane.BULK else self._interactive
 
     def add(self, request: OpenRequest) -> None:
@@ -76,7 +129,7 @@ class Queue:
 
     def put_back(self, request: OpenRequest) -> None:
         """To the front: it has waited already."""
-        self._lane(request.request.lane).appendleft(request)
+        self._lane(request.request.lane).put_first(request)
         self.waiting_bytes += request.body_bytes
 
     def remove(self, request: OpenRequest) -> None:
@@ -85,16 +138,16 @@ class Queue:
 
     def oldest(self) -> float | None:
         """When the request that waits longest was received."""
-        return min((lane[0].received_at for lane in (self._interactive, self._bulk) if lane), default=None)
+        return min((lane.oldest() for lane in (self._interactive, self._bulk) if lane), default=None)
 
     def head(self, lane: Lane) -> OpenRequest | None:
         """The request of a lane that goes next."""
         waiting = self._lane(lane)
-        return waiting[0] if waiting else None
+        return waiting.first if waiting else None
 
     def has_suspect_first(self) -> bool:
         """Whether the next request of a lane is one that must go alone."""
-        return any(lane[0].is_suspect for lane in (self._interactive, self._bulk) if lane)
+        return any(lane.first.is_suspect for lane in (self._interactive, self._bulk) if lane)
 
     def take(self, lane: Lane, most_bytes: int) -> list[OpenRequest]:
         """The next dispatch: whole requests of one lane, in order, as many as fit and at least one; a suspect alone."""
@@ -102,10 +155,10 @@ class Queue:
         taken: list[OpenRequest] = []
         size = 0
         while waiting and len(taken) < MAX_DISPATCH_REQUESTS:
-            candidate = waiting[0]
+            candidate = waiting.first
             if taken and (size + candidate.body_bytes > most_bytes or candidate.is_suspect):
                 break
-            taken.append(waiting.popleft())
+            taken.append(waiting.pop())
             size += candidate.body_bytes
             if candidate.is_suspect:
                 break
