@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,14 @@ def test_command_that_is_not_ours_is_seen(arguments: list[str]) -> None:
         check_command(arguments)
 
 
+def test_commands_of_the_documentation_are_ours() -> None:
+    lines = (ROOT / "docs/deployment.md").read_text().splitlines()
+    commands = [line.split("#")[0].strip().removesuffix("&") for line in lines if line.startswith("embeddaemon ")]
+    assert len(commands) >= 3
+    for command in commands:
+        check_command(shlex.split(command)[1:])
+
+
 @pytest.mark.parametrize("name", PODS)
 def test_container_may_do_nothing_that_it_need_not(name: str) -> None:
     for container in containers(PODS[name]):
@@ -142,9 +151,12 @@ def test_container_may_do_nothing_that_it_need_not(name: str) -> None:
 def test_daemon_of_a_pod_is_asked_how_it_is_and_has_time_to_drain(name: str) -> None:
     pod = PODS[name]
     for daemon in filter(is_daemon, containers(pod)):
-        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            asked = float(daemon[probe]["exec"]["command"][-1])
-            assert asked < daemon[probe]["timeoutSeconds"]
+        # One model that cannot be loaded must not have the daemon killed that serves the others.
+        asks = {"startupProbe": "status", "livenessProbe": "status", "readinessProbe": "health"}
+        for probe, asked in asks.items():
+            _, command, _, timeout_seconds = daemon[probe]["exec"]["command"]
+            assert command == asked
+            assert float(timeout_seconds) < daemon[probe]["timeoutSeconds"]
         assert (daemon["securityContext"]["runAsUser"], daemon["securityContext"]["runAsGroup"]) == (USER, USER)
         assert {"/run/embeddaemon", "/var/lib/embeddaemon"} <= {each["mountPath"] for each in daemon["volumeMounts"]}
         drain_seconds = Settings(endpoint="ipc:///s", models=(), default_model="").drain_seconds

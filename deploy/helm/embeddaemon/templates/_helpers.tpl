@@ -57,7 +57,9 @@ livenessProbe:
   periodSeconds: 30
   failureThreshold: 3
 readinessProbe:
-{{ include "embeddaemon.probe" . | indent 2 }}
+  exec:
+    command: [embeddaemon, health, --timeout, "5"]
+  timeoutSeconds: 10
   periodSeconds: 15
   failureThreshold: 2
 securityContext:
