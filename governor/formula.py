@@ -34,15 +34,21 @@ _WORD_BYTES, _COPIED_WORD_BYTES, _READ_WORD_BYTES = 460, 190, 200
 # for 415, 409 for 448 that are mostly words. Where the scales were known: 79 for 86.
 _CALIBRATION_BYTES = 14 * MIB
 _CALIBRATION_PERCENT = 7
-# While layers are packed each is there twice, and what reading left is not used again. A template's peak for weights of
-# 43: 98 to 102; 86: 158; 208: 446 to 491; 237: 457 to 473; 253: 549; 415: 780 to 814. What it needs to compute comes
-# later. Reading leaves holes where it converts.
-_PACKING_PERCENT, _READING_PERCENT = 140, 13
+# How a family packs its layers decides how much of them is there twice, and what is left of that is not used again. A
+# template's peak for BERT's and its like, for weights of 43: 98 to 102; 86: 158; 208: 422; 237: 442; 415: 780 to 814.
+# MPNet's, of 208: 494 to 544; DeBERTa's, of 351: 550; NomicBERT's with experts, of 906: 1,257; Jina v3's, of 1,091:
+# 1,545. All others pack one product or one layer at a time: 587: 793; 261: 322; 920: 1,109; 1,136: 1,292; but in
+# float32 2,273: 2,893.
+_PACKING_PERCENT = {"mpnet": 175, "jina-v3": 50, "deberta": 25, "nomic-moe": 25} | dict.fromkeys(
+    ("gte", "nomic", "modernbert", "eurobert", "qwen2", "qwen3", "mistral", "llama", "gemma3", "nv-embed"),
+    0,
+)
+_USUAL_PACKING_PERCENT, _FLOAT32_PACKING_PERCENT = 140, 35
 _LOADER_BYTES = 32 * MIB
 # Nothing rests at its peak: warming up leaves something free.
 _LEAST_PEAK_PERCENT = 10
 # And peaks at 243, 1,131 and 1,043: the model in float32 (and holes), samples of what its layers computed.
-_EXACT_PERCENT, _SAMPLES_PERCENT = 135, 100
+_EXACT_PERCENT, _SAMPLES_PERCENT = 140, 100
 # What a calibration computes at once.
 CALIBRATION_TOKENS = 1024
 # A forked worker when it is born: 4; with its threads and first vectors 9 to 14.
@@ -52,6 +58,8 @@ WORKER_FLOOR_BYTES = 16 * MIB
 # and in int8 at 198, since it takes holes of a template that calibrated for its own and has them copied.
 _KERNEL_BYTES = {1: 120 * MIB, 2: 80 * MIB, 4: 62 * MIB}
 _STREAM_BYTES = 10 * MIB
+# Experts see any number of tokens, which makes more of them: 288, and 587 before those numbers were rounded.
+_EXPERTS_KERNEL_BYTES = 40 * MIB
 # Tokenizers that remember words and their pieces (all but BERT's): 218 and 171 where BERT's formula gives 206 and 160.
 _WORD_CACHE_BYTES = 16 * MIB
 # The largest request's vectors are there whole before they are sent; those of MiniLM are in the above.
@@ -71,6 +79,16 @@ _PARAMETERS_IN_TIME = {1: 14_000_000_000, 2: 12_700_000_000, 4: 3_200_000_000}
 _FIRST_HELD, _FURTHER_HELD = {1: 5.8, 2: 6.5, 4: 11.8}, {1: 3.5, 2: 3.9, 4: 0.7}
 # Models of up to 256 tokens hold half of that.
 _LONG_TEXT, _SHORT_TEXT = 512, 256
+# A text of thousands of tokens is alone in its micro-batch, and more of what it takes comes from the system at once and
+# goes back: a thread then holds its heaps, and per token so many times the width of a layer and of its feed-forward
+# part. Measured with two threads, all texts of the longest length at the same time, in bfloat16: 8,192 tokens of GTE
+# 1,041, Jina 1,151, ModernBERT 913, Qwen3 of 0.6 B 1,736, gte-Qwen2 of 1.5 B 2,363; 2,048 of NomicBERT 488, Gemma 454.
+_VERY_LONG_TEXT = 1024
+_HEAP_BYTES = 64 * MIB
+_HELD_WIDTHS, _HELD_INTERMEDIATES = 26, 3
+# DeBERTa's class makes tensors of all scores of a batch (families/deberta.py): a worker of it held 357, where another
+# encoder of its shape and vocabulary would hold 238.
+_DEBERTA_SCORES, _DEBERTA_TENSORS, _DEBERTA_HEAD = 4 * 1024 * 1024, 8, 64
 
 # On a device, from the formula of published figures and not measured here: CUDA's context and torch's kernels.
 CUDA_CONTEXT_BYTES = 640 * MIB
@@ -102,6 +120,8 @@ class WeightsSummary:
     """Dimensions of the longest vectors that it gives."""
     sealed_bytes: int = 0
     """Of a copy of the file that is there while its tensors are made."""
+    attention_width: int = 0
+    """Of all heads' queries together; 0: as wide as a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +140,8 @@ class Workload:
 
 def worker_bytes(weights: WeightsSummary, workload: Workload) -> int:
     """What is private to a worker that was forked from a template: no weights, but everything it computes with."""
-    process = WORKER_FLOOR_BYTES + _KERNEL_BYTES[_kind(workload)] + workload.threads * _STREAM_BYTES
+    kernels = _KERNEL_BYTES[_kind(workload)] + (_EXPERTS_KERNEL_BYTES if weights.family == "nomic-moe" else 0)
+    process = WORKER_FLOOR_BYTES + kernels + workload.threads * _STREAM_BYTES
     tokenizer = _extra_words(weights) * _COPIED_WORD_BYTES + (_WORD_CACHE_BYTES if weights.family != "bert" else 0)
     answer = _MOST_TEXTS * 4 * max(0, weights.answer_dim - _USUAL_DIM)
     return process + tokenizer + answer + _held_for(weights, workload)
@@ -159,41 +180,26 @@ def template_bytes(weights: WeightsSummary, workload: Workload) -> int:
 
 def template_peak_bytes(weights: WeightsSummary, workload: Workload) -> int:
     """While it loads."""
-    at_rest = template_bytes(weights, workload) * (100 + _LEAST_PEAK_PERCENT) // 100
-    held = held_bytes(weights, workload)
-    if workload.element_bytes != _bytes_in_file(weights):
-        held += held * _READING_PERCENT // 100
-    tokenizer = _extra_words(weights) * _WORD_BYTES
-    return max(at_rest, tokenizer + held + _loading_bytes(weights, workload) + weights.sealed_bytes)
-
-
-def _loading_bytes(weights: WeightsSummary, workload: Workload) -> int:
-    """What a load needs beside what it leaves behind."""
-    reading = _extra_words(weights) * _READ_WORD_BYTES
+    rest = template_bytes(weights, workload)
+    loading = _extra_words(weights) * _READ_WORD_BYTES + _LOADER_BYTES + weights.sealed_bytes
+    held = held_bytes(weights, workload) + _extra_words(weights) * _WORD_BYTES
+    percent = _PACKING_PERCENT.get(weights.family, _USUAL_PACKING_PERCENT)
+    if percent == 0 and workload.element_bytes == 4:
+        percent = _FLOAT32_PACKING_PERCENT
+    packing = _layers(weights) * workload.element_bytes * percent // 100
     if workload.quantized:
-        # The model in float32, a second one in 8 bits to compare with it, samples of what it computed, activations.
-        exact = weights.parameters * 4 * _EXACT_PERCENT // 100
-        computing = CALIBRATION_TOKENS * _elements_per_token(weights) * 4
-        return (
-            _LOADER_BYTES
-            + _CALIBRATION_BYTES
-            + reading
-            + exact
-            + _layers(weights) * 4 * _SAMPLES_PERCENT // 100
-            + computing
-        )
-    packing = _layers(weights) * workload.element_bytes * _PACKING_PERCENT // 100
-    return max(_converting_bytes(weights, workload), _LOADER_BYTES + packing + reading)
+        peak = held + loading + _calibrating_bytes(weights)
+    else:
+        peak = (held if percent >= 100 else rest) + loading + packing
+    return max(rest * (100 + _LEAST_PEAK_PERCENT) // 100, peak)
 
 
-def _converting_bytes(weights: WeightsSummary, workload: Workload) -> int:
-    """The largest tensor as it lies in the file, while all others may be there already, converted."""
-    in_file = _bytes_in_file(weights)
-    return 0 if in_file == workload.element_bytes else _words(weights) * in_file
-
-
-def _bytes_in_file(weights: WeightsSummary) -> int:
-    return round(weights.file_bytes / weights.parameters)
+def _calibrating_bytes(weights: WeightsSummary) -> int:
+    """The model in float32, a second one in 8 bits to compare with it, samples of what it computed, activations."""
+    exact = weights.parameters * 4 * _EXACT_PERCENT // 100
+    samples = _layers(weights) * 4 * _SAMPLES_PERCENT // 100
+    computing = CALIBRATION_TOKENS * _elements_per_token(weights) * 4
+    return _CALIBRATION_BYTES + exact + samples + computing
 
 
 def held_bytes(weights: WeightsSummary, workload: Workload) -> int:
@@ -206,10 +212,24 @@ def held_bytes(weights: WeightsSummary, workload: Workload) -> int:
 def _held_for(weights: WeightsSummary, workload: Workload) -> int:
     """What computing makes a worker hold beyond its kernels."""
     kind = _kind(workload)
+    scores = workload.threads * _scores_bytes(weights, workload)
+    if weights.max_tokens > _VERY_LONG_TEXT:
+        width = (weights.hidden_size + (weights.attention_width or weights.hidden_size)) // 2
+        elements = _HELD_WIDTHS * width + _HELD_INTERMEDIATES * weights.intermediate_size
+        long_text = stream_tokens(weights, workload) * elements * max(2, kind)
+        return workload.threads * (_HEAP_BYTES + long_text) + scores
     per_element = _FIRST_HELD[kind] + (workload.threads - 1) * _FURTHER_HELD[kind]
     longest = min(max(weights.max_tokens, _SHORT_TEXT), _LONG_TEXT)
     elements = stream_tokens(weights, workload) * _elements_per_token(weights) * longest // _LONG_TEXT
-    return int(elements * per_element)
+    return int(elements * per_element) + scores
+
+
+def _scores_bytes(weights: WeightsSummary, workload: Workload) -> int:
+    """What one batch of DeBERTa's takes for scores, a text with more than are meant being alone."""
+    if weights.family != "deberta":
+        return 0
+    longest = weights.hidden_size // _DEBERTA_HEAD * weights.max_tokens**2
+    return max(_DEBERTA_SCORES, longest) * _DEBERTA_TENSORS * workload.element_bytes
 
 
 def stream_tokens(weights: WeightsSummary, workload: Workload) -> int:

@@ -79,6 +79,8 @@ class Body:
     layers: int
     attention_heads: int
     key_value_heads: int
+    attention_width: int
+    """Of all heads' queries together, which some configs state by the width of a head."""
     intermediate: int
     vocabulary: int
     """Rows of the table of words: some configs state a rounded number."""
@@ -94,13 +96,15 @@ def read_body(config: JsonFile, tensors: Sequence[TensorEntry]) -> Body:
     family = _family(config, tensors)
     _refuse_options(config, family)
     sizes = config.section("text_config") if family == "nv-embed" else config
+    hidden = _size(sizes, family, "hidden")
     heads, stated_words = _size(sizes, family, "attention_heads"), sizes.size("vocab_size")
     return Body(
         family=family,
-        hidden=_size(sizes, family, "hidden"),
+        hidden=hidden,
         layers=_size(sizes, family, "layers"),
         attention_heads=heads,
         key_value_heads=sizes.integer("num_key_value_heads") or heads,
+        attention_width=heads * (sizes.integer("head_dim") or hidden // heads),
         intermediate=_size(sizes, family, "intermediate"),
         vocabulary=_words(tensors) or stated_words,
         positions=_positions(sizes, family),

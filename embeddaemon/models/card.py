@@ -83,6 +83,8 @@ class ModelCard:
     layers: int = 0
     attention_heads: int = 0
     key_value_heads: int = 0
+    attention_width: int = 0
+    """Of all heads' queries together."""
     intermediate: int = 0
     gated: bool = False
     """Whether the feed-forward layers are gated (GLU): they activate more."""

@@ -126,6 +126,7 @@ def _card(spec: ModelSpec, folder: Path, source: Source, seen: _Seen, entry: Pub
         layers=body.layers,
         attention_heads=body.attention_heads,
         key_value_heads=body.key_value_heads,
+        attention_width=body.attention_width,
         intermediate=body.intermediate,
         gated=body.gated,
         source=str(source),

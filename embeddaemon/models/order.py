@@ -89,6 +89,7 @@ def card_from_map(values: Mapping[str, Any]) -> ModelCard:
         layers=fields.integer("layers"),
         attention_heads=fields.integer("attention_heads"),
         key_value_heads=fields.integer("key_value_heads"),
+        attention_width=fields.integer("attention_width"),
         intermediate=fields.integer("intermediate"),
         gated=fields.boolean("gated"),
         source=fields.text("source"),

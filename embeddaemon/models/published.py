@@ -23,6 +23,8 @@ class Shape:
     key_value_heads: int
     intermediate: int
     vocabulary: int
+    head_dim: int = 0
+    """0: a head's share of the hidden size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +214,8 @@ _OTHERS = (
     ),
     Published(
         name="embeddinggemma-300m", organisations=("google",), family="gemma3",
-        shape=Shape(768, 24, 3, 1, 1152, 262_144), dim=768, max_tokens=2048, licence="gemma", parameters=307_581_696,
+        shape=Shape(768, 24, 3, 1, 1152, 262_144, 256), dim=768, max_tokens=2048, licence="gemma",
+        parameters=307_581_696,
         pooling=Pooling.MEAN, normalizes=True, prompts=card_prompts.EMBEDDING_GEMMA, cut_dimensions=(512, 256, 128),
     ),
     *(
@@ -241,11 +244,11 @@ PUBLISHED: tuple[Published, ...] = (
     _instructed("gte-Qwen2-1.5B-instruct", "Alibaba-NLP", "qwen2", _QWEN2_1_5B, 1_543_268_864),
     _instructed("gte-Qwen2-7B-instruct", "Alibaba-NLP", "qwen2", Shape(3584, 28, 28, 4, 18944, 151_646), 7_069_121_024),
     _instructed(
-        "Qwen3-Embedding-0.6B", "Qwen", "qwen3", Shape(1024, 28, 16, 8, 3072, 151_669), 595_776_512,
+        "Qwen3-Embedding-0.6B", "Qwen", "qwen3", Shape(1024, 28, 16, 8, 3072, 151_669, 128), 595_776_512,
         prompts=card_prompts.QWEN3, is_cut_anywhere=True
     ),
     _instructed(
-        "Qwen3-Embedding-4B", "Qwen", "qwen3", Shape(2560, 36, 32, 8, 9728, 151_665), 4_021_774_336,
+        "Qwen3-Embedding-4B", "Qwen", "qwen3", Shape(2560, 36, 32, 8, 9728, 151_665, 128), 4_021_774_336,
         prompts=card_prompts.QWEN3, is_cut_anywhere=True
     ),
     _instructed(

@@ -81,6 +81,7 @@ def card_of(entry: Published) -> ModelCard:
         layers=shape.layers,
         attention_heads=shape.attention_heads,
         key_value_heads=shape.key_value_heads,
+        attention_width=shape.attention_heads * (shape.head_dim or shape.hidden // shape.attention_heads),
         intermediate=shape.intermediate,
         gated=is_gated(entry.family),
         source=entry.source,

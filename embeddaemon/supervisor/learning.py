@@ -60,6 +60,7 @@ def weights_of(card: ModelCard) -> WeightsSummary:
         heads_bytes=4 * card.head_parameters,
         answer_dim=max((card.dim, *card.dimensions)),
         sealed_bytes=card.weights_bytes if card.files.is_sealed else 0,
+        attention_width=card.attention_width,
     )
 
 
