@@ -15,12 +15,13 @@ import selectors
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from embeddaemon.supervisor import zmtp
 from embeddaemon.supervisor.authorisation import Access, Peer, User
+from embeddaemon.supervisor.connection import Connection
 from embeddaemon.supervisor.peers import peer_of
 from embeddaemon.supervisor.quotas import Room
 from embeddaemon.telemetry.logs import fields
@@ -36,8 +37,6 @@ STALLED_SECONDS = 30.0
 MOST_UNSENT_MESSAGES = 4096
 """Answers that one client has not taken; further ones are lost, and counted."""
 
-_RECEIVE_BYTES = 65_536
-_LARGE_RECEIVE_BYTES = 1 << 20
 _ACCEPTS_PER_TURN = 64
 _PAUSE_SECONDS = 0.1
 """Without accepting, after the system had no descriptor for us."""
@@ -69,22 +68,6 @@ class Left:
     client: bytes
 
 
-@dataclass(slots=True, eq=False)
-class _Connection:
-    name: bytes
-    socket: socket.socket
-    user: User
-    inbound: zmtp.Inbound
-    since: float
-    progress_at: float
-    unsent: deque[memoryview] = field(default_factory=deque)
-    unsent_bytes: int = 0
-    unsent_messages: int = 0
-    has_asked: bool = False
-    events: int = selectors.EVENT_READ
-    is_closed: bool = False
-
-
 class Front:
     """Everything that is connected to the daemon's own socket."""
 
@@ -101,11 +84,11 @@ class Front:
         self._selector = selectors.DefaultSelector()
         self._listening: socket.socket | None = None
         self._accept_again_at = float("inf")
-        self._connections: dict[bytes, _Connection] = {}
-        self._ready: deque[tuple[_Connection | None, int]] = deque()
-        self._greeting: deque[_Connection] = deque()
-        self._in_message: dict[_Connection, None] = {}
-        self._blocked: dict[_Connection, None] = {}
+        self._connections: dict[bytes, Connection] = {}
+        self._ready: deque[tuple[Connection | None, int]] = deque()
+        self._greeting: deque[Connection] = deque()
+        self._in_message: dict[Connection, None] = {}
+        self._blocked: dict[Connection, None] = {}
         self._is_room_free = False
         """Somebody's room to receive in has become free, and those who wait for some were not asked yet."""
         self._serial = 0
@@ -224,7 +207,7 @@ class Front:
             lambda size: self._receiving.hold(user.name, size),
             lambda size: self._release(user, size),
         )
-        connection = _Connection(name, accepted, user, inbound, now, now)
+        connection = Connection(name, accepted, user, inbound, now, now)
         try:
             accepted.send(zmtp.WELCOME)
             self._selector.register(accepted, selectors.EVENT_READ, connection)
@@ -240,7 +223,7 @@ class Front:
         self._receiving.release(user.name, size)
         self._is_room_free = True
 
-    def _serve(self, connection: _Connection, mask: int) -> Iterator[Arrived | Left]:
+    def _serve(self, connection: Connection, mask: int) -> Iterator[Arrived | Left]:
         if connection.is_closed:
             return
         if mask & selectors.EVENT_WRITE and not self._flush(connection):
@@ -249,7 +232,7 @@ class Front:
         if not mask & selectors.EVENT_READ:
             return
         try:
-            items = self._receive(connection)
+            items = connection.receive(self._clock())
         except zmtp.Violation as error:
             self._note("protocol_violation", user=connection.user.name, error=str(error))
             items = None
@@ -258,30 +241,12 @@ class Front:
             return
         yield from self._hand_on(connection, items)
 
-    def _left(self, connection: _Connection) -> Iterator[Left]:
+    def _left(self, connection: Connection) -> Iterator[Left]:
         self._close(connection)
         if connection.has_asked:
             yield Left(connection.name)
 
-    def _receive(self, connection: _Connection) -> list[zmtp.Message | zmtp.Ping] | None:
-        """What has come; None when the peer is gone. Raises Violation."""
-        target, chunk = connection.inbound.target(), b""
-        try:
-            if target is None:
-                chunk = connection.socket.recv(_RECEIVE_BYTES)
-                count = len(chunk)
-            else:
-                count = connection.socket.recv_into(target[:_LARGE_RECEIVE_BYTES])
-        except BlockingIOError:
-            return []
-        except OSError:
-            return None
-        if not count:
-            return None
-        connection.progress_at = self._clock()
-        return connection.inbound.feed(chunk) if target is None else connection.inbound.filled(count)
-
-    def _hand_on(self, connection: _Connection, items: Sequence[zmtp.Message | zmtp.Ping]) -> Iterator[Arrived | Left]:
+    def _hand_on(self, connection: Connection, items: Sequence[zmtp.Message | zmtp.Ping]) -> Iterator[Arrived | Left]:
         inbound = connection.inbound
         if inbound.is_in_message:
             self._in_message[connection] = None
@@ -320,52 +285,32 @@ class Front:
         self._write(connection, zmtp.frames_out(views))
         return Undelivered.GONE if connection.is_closed else None
 
-    def _write(self, connection: _Connection, buffers: Sequence[bytes | memoryview]) -> None:
-        sent = 0
-        if not connection.unsent:
-            try:
-                sent = connection.socket.sendmsg(buffers)
-            except BlockingIOError:
-                pass
-            except OSError:
-                self._close(connection)
-                return
-        size = sum(len(each) for each in buffers) - sent
-        if not size:
+    def _write(self, connection: Connection, buffers: Sequence[bytes | memoryview]) -> None:
+        try:
+            left = connection.send(buffers)
+        except OSError:
+            self._close(connection)
             return
-        if not self._sending.hold(connection.user.name, size):
+        if left and not self._sending.hold(connection.user.name, left):
+            connection.unsent_bytes -= left
             self._drop(connection, "does_not_read")
             return
-        connection.unsent_bytes += size
-        connection.unsent_messages += 1
-        for each in buffers:
-            view = memoryview(each)
-            if sent < len(view):
-                connection.unsent.append(view[sent:])
-            sent = max(0, sent - len(view))
         self._watch(connection)
 
-    def _flush(self, connection: _Connection) -> bool:
+    def _flush(self, connection: Connection) -> bool:
         """Send on what could not go at once. False: the peer is gone."""
-        while connection.unsent:
-            batch = [connection.unsent[place] for place in range(min(len(connection.unsent), 64))]
-            try:
-                sent = connection.socket.sendmsg(batch)
-            except BlockingIOError:
-                return True
-            except OSError:
-                return False
-            connection.unsent_bytes -= sent
-            self._sending.release(connection.user.name, sent)
-            while connection.unsent and sent >= len(connection.unsent[0]):
-                sent -= len(connection.unsent.popleft())
-            if sent:
-                connection.unsent[0] = connection.unsent[0][sent:]
-        connection.unsent_messages = 0
+        before = connection.unsent_bytes
+        try:
+            connection.flush()
+        except OSError:
+            return False
+        finally:
+            if connection.unsent_bytes < before:
+                self._sending.release(connection.user.name, before - connection.unsent_bytes)
         self._watch(connection)
         return True
 
-    def _watch(self, connection: _Connection) -> None:
+    def _watch(self, connection: Connection) -> None:
         """For what there is to do: read unless it is blocked, write if something is unsent."""
         if connection.is_closed:
             return
@@ -381,11 +326,11 @@ class Front:
             self._selector.modify(connection.socket, events, connection)
         connection.events = events
 
-    def _drop(self, connection: _Connection, why: str) -> None:
+    def _drop(self, connection: Connection, why: str) -> None:
         self._note(why, user=connection.user.name, client=connection.name.hex())
         self._close(connection)
 
-    def _close(self, connection: _Connection) -> None:
+    def _close(self, connection: Connection) -> None:
         if connection.is_closed:
             return
         connection.is_closed = True

@@ -17,6 +17,7 @@ SHELLS = {
     "embeddaemon/supervisor": {
         "budgets",
         "clients",
+        "connection",
         "descriptors",
         "execution",
         "file_looks",
