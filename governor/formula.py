@@ -82,10 +82,11 @@ _LONG_TEXT, _SHORT_TEXT = 512, 256
 # A text of thousands of tokens is alone in its micro-batch, and more of what it takes comes from the system at once and
 # goes back: a thread then holds its heaps, and per token so many times the width of a layer and of its feed-forward
 # part. Measured with two threads, all texts of the longest length at the same time, in bfloat16: 8,192 tokens of GTE
-# 1,041, Jina 1,151, ModernBERT 913, Qwen3 of 0.6 B 1,736, gte-Qwen2 of 1.5 B 2,363; 2,048 of NomicBERT 488, Gemma 454.
+# 1,041, Jina 1,151, ModernBERT 913, Qwen3 of 0.6 B 1,736, gte-Qwen2 of 1.5 B 2,363; 2,048 of NomicBERT 488, Gemma 454;
+# in float32 NomicBERT 710.
 _VERY_LONG_TEXT = 1024
-_HEAP_BYTES = 64 * MIB
-_HELD_WIDTHS, _HELD_INTERMEDIATES = 26, 3
+_HEAP_BYTES = 72 * MIB
+_HELD_WIDTHS, _HELD_INTERMEDIATES = 27, 3
 # DeBERTa's class makes tensors of all scores of a batch (families/deberta.py): a worker of it held 357, where another
 # encoder of its shape and vocabulary would hold 238.
 _DEBERTA_SCORES, _DEBERTA_TENSORS, _DEBERTA_HEAD = 4 * 1024 * 1024, 8, 64

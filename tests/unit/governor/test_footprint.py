@@ -62,6 +62,7 @@ DEBERTA = replace(BASE, family="deberta", file_bytes=735_326_208, parameters=183
 GTE = replace(
     BASE, family="gte", file_bytes=610_736_640, parameters=305_368_320, gated=True, vocabulary=250_048, max_tokens=8192
 )
+GTE_BASE = replace(GTE, file_bytes=547_000_000, parameters=136_776_192, vocabulary=30_528)
 STELLA = replace(
     LARGE, family="gte", file_bytes=1_736_000_000, parameters=434_136_064, gated=True, heads_bytes=92_000_000,
     answer_dim=8192,
@@ -127,13 +128,15 @@ MEASURED_TEMPLATES = [
     (GEMMA, FORKED, 793, 731),
     (QWEN3, FORKED, 1292, 1228),
     (QWEN3, EXACT, 2893, 2357),
+    (GTE, EXACT, 1392, 1331),
     (JINA, FORKED, 538, 317),
     (JINA_V3, FORKED, 1545, 1226),
 ]
 MEASURED_WORKERS = [
     (DISTILBERT, _two(FORKED), 200),
     (EXPERTS, _two(FORKED), 288),
-    (GTE, _two(FORKED), 1041),
+    (GTE_BASE, _two(FORKED), 1041),
+    (NOMIC, _two(EXACT), 710),
     (JINA, _two(FORKED), 1152),
     (MODERNBERT, _two(FORKED), 913),
     (GEMMA, _two(FORKED), 454),
