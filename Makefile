@@ -20,7 +20,8 @@ help:
 	@echo "make bench        every benchmark with its peers, quick form, one table (bench-full: the form to quote)"
 	@echo "make bench-gpu    the same question on a GPU (ARGS='--source path:DIR'); test it first: make test-gpu"
 	@echo "make bench-governor  is memory governed while everything goes wrong? five minutes (ARGS='--minutes 0.5')"
-	@echo "make soak         the long trials"
+	@echo "make soak         the long trials, but for those of make chaos"
+	@echo "make chaos        an hour of faults on purpose and hostile peers (EMBEDDAEMON_CHAOS_MINUTES=3: shorter)"
 	@echo "make format       format the code and apply the linter's safe repairs"
 	@echo "make clean        remove caches and build products; distclean removes .venv too"
 
@@ -90,7 +91,7 @@ bench-governor: $(BIN)/.tools
 
 # ---- Checking ----
 
-.PHONY: test test-gpu check soak lint types arrows format
+.PHONY: test test-gpu check soak chaos lint types arrows format
 test: lint types arrows
 	@$(BIN)/python -m pytest -q -m "not soak" $(ARGS)
 
@@ -101,7 +102,10 @@ test-gpu: $(BIN)/.tools
 	@$(BIN)/python -m pytest -q -m gpu tests/model/test_gpu.py tests/model/test_gpu_mps.py $(ARGS)
 
 soak: $(BIN)/.tools
-	@$(BIN)/python -m pytest -q -m soak -o faulthandler_timeout=3600 $(ARGS)
+	@$(BIN)/python -m pytest -q -m soak -o faulthandler_timeout=3600 --ignore tests/chaos $(ARGS)
+
+chaos: $(BIN)/.tools
+	@$(BIN)/python -m pytest -q -s -m soak -o faulthandler_timeout=7200 tests/chaos $(ARGS)
 
 lint: $(BIN)/.tools
 	@$(BIN)/ruff format --quiet --check --output-format concise .

@@ -1,7 +1,7 @@
 """The real daemon with the stub engine: a program, ``python tests/support/stub_daemon.py SETTINGS``.
 
 SETTINGS is JSON: the fields of ``Settings`` by name, ``models`` a list of the fields of ``ModelSpec``; ``engine`` is
-``stub`` (the default) or ``torch``.
+``stub`` (the default), ``torch``, or ``obedient``: torch that obeys the stub's commands.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ def main(argument: str) -> int:
     service = service_of(os.environ, os.getpid())
     if engine == "torch":
         return run(settings, service=service)
+    if engine == "obedient":
+        command = (sys.executable, str(_SUPPORT / "obedient_fork_server.py"))
+        return run(settings, fork_server_command=command, service=service)
     return run(
         settings,
         fork_server_command=(sys.executable, str(_SUPPORT / "stub_fork_server.py")),

@@ -110,7 +110,7 @@ class StubModel:
             for number in its:
                 if int(number) in self._commands:
                     self._note(self._commands[int(number)])
-                    _obey(self._commands[int(number)], rows[place])
+                    obey(self._commands[int(number)], rows[place])
         if self._bad:
             rows[:] = np.nan
         return rows
@@ -144,7 +144,8 @@ def plain_vector(text: str, dim: int, *, vocabulary: int = 30_000) -> Rows:
     return vector([START, *words, END], dim)
 
 
-def _obey(command: str, row: Rows) -> None:
+def obey(command: str, row: Rows) -> None:
+    """Carry out a command; ``row`` is the vector of its text."""
     match command.split():
         case ["crash", *_]:
             os.abort()
