@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -81,6 +82,21 @@ def test_refused_user_gets_a_handshake_error_that_every_zmtp_client_understands(
 
     with as_user(STRANGER, (STRANGER,), handshake) as outcome:
         assert outcome == zmtp.refusal("400")
+
+
+@needs_root
+def test_user_whom_the_permissions_keep_out_is_told_which_group_is_missing(socket_folder: Path) -> None:
+    path = socket_folder / "s"
+    socket_folder.chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        path.chmod(0o660)
+        os.chown(path, -1, GROUP)
+        with as_user(STRANGER, (STRANGER,), lambda: embed_code(f"ipc://{path}")) as outcome:
+            assert outcome.startswith(b"DaemonUnreachable")
+            assert f"usermod -aG {GROUP}".encode() in outcome
+    path.unlink()
 
 
 def private_mib(daemon: RunningDaemon) -> float:

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from embeddaemon.cli.console import Exit
-from embeddaemon.config.environment import CONFIG_VARIABLE, DEBUG_VARIABLE, MODELS_VARIABLE
+from embeddaemon.config.environment import (
+    CONFIG_VARIABLE,
+    DEBUG_VARIABLE,
+    KEY_FILE_VARIABLE,
+    MODELS_VARIABLE,
+    SERVER_KEY_VARIABLE,
+)
 from embeddaemon.config.file import flatten
 from embeddaemon.config.options import ACCESS, DAEMON, LIMITS, MODEL, PER_USER
 from embeddaemon.errors import CODES
@@ -25,7 +31,17 @@ def test_every_key_has_its_row(key: str) -> None:
     assert f"\n| `{key}`" in CONFIGURATION
 
 
-@pytest.mark.parametrize("name", [CONFIG_VARIABLE, DEBUG_VARIABLE, MODELS_VARIABLE, "EMBEDDAEMON_ENDPOINT"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        CONFIG_VARIABLE,
+        DEBUG_VARIABLE,
+        MODELS_VARIABLE,
+        SERVER_KEY_VARIABLE,
+        KEY_FILE_VARIABLE,
+        "EMBEDDAEMON_ENDPOINT",
+    ],
+)
 def test_every_other_variable_has_its_row(name: str) -> None:
     assert f"\n| `{name}`" in CONFIGURATION
 
