@@ -7,6 +7,8 @@ text in pieces, which are joined in joining.py. What a request may carry is chec
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,11 @@ _BYTES_PER_BYTE = 2304
 """The most that was measured for a byte of text, ids included: 2,231 for U+FDFA by NFKC (11 bytes for one) and BPE of
 bytes, 775 for it by Unigram, 674 for U+0390 by NFD and BPE, 419 for full stops by BERT, some 100 for English prose."""
 
+_AS_THE_FILE_IS = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
+"""Classes of transformers that take tokenizer.json as it is, whatever the settings beside it say."""
+
+_ADDED = re.compile(r'"added_tokens"\s*:\s*\[')
+
 _BYTES_AT_LEAST = 1024 * 1024
 """What must be there as well before the library is called, which aborts the process when it gets no memory."""
 
@@ -59,8 +66,7 @@ class Tokenizer:
     """The tokenizer of one model."""
 
     def __init__(self, rust: RustTokenizer, *, counts_prompts: bool, pools_last_prompt_token: bool = False) -> None:
-        rust.no_padding()
-        rust.no_truncation()
+        """``rust`` must not pad or cut."""
         self._rust = rust
         self._counts_prompts = counts_prompts
         self._frame = _frame_of(rust)
@@ -181,8 +187,8 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
     folder = Path(card.transformer_folder)
     settings = read_json(folder / "tokenizer_config.json")
     if (folder / "tokenizer.json").exists():
-        rust = _from_json(folder / "tokenizer.json")
-        if isinstance(rust.model, WordPiece):
+        rust = _from_json(folder / "tokenizer.json", card.vocabulary)
+        if isinstance(rust.model, WordPiece) and settings.text("tokenizer_class") not in _AS_THE_FILE_IS:
             _follow_settings(rust, settings)
     elif (folder / "vocab.txt").exists():
         rust = _from_vocabulary(folder / "vocab.txt", settings)
@@ -190,7 +196,8 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
         raise CorruptModel(f"{folder} has no tokenizer: neither tokenizer.json nor vocab.txt")
     if read_pipeline(Path(card.folder)).sentence.boolean("do_lower_case", default=False):
         _lower_case_first(rust)
-    highest = max(rust.get_vocab(with_added_tokens=True).values(), default=0)
+    frame = _frame_of(rust)
+    highest = max([_highest_id(rust), *frame.before, *frame.behind])
     if highest >= card.vocabulary:
         raise CorruptModel(
             f"{folder}: the tokenizer has the token id {highest}, the model's ids are below {card.vocabulary}"
@@ -200,11 +207,37 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
     return Tokenizer(rust, counts_prompts=not card.include_prompt, pools_last_prompt_token=card.pools_last_prompt_token)
 
 
-def _from_json(path: Path) -> RustTokenizer:
+def _from_json(path: Path, vocabulary: int) -> RustTokenizer:
+    """What the file has, but never pads or cuts. Raises CorruptModel."""
     try:
-        return RustTokenizer.from_buffer(path.read_bytes())
+        raw = path.read_bytes()
+        rust = RustTokenizer.from_buffer(raw)
+        if _highest_id(rust) >= vocabulary:
+            rust = RustTokenizer.from_buffer(_without_added(raw, vocabulary))
     except Exception as error:  # all that the library raises is a plain Exception
         raise CorruptModel(f"{path} is not a tokenizer: {str(error)[:200]}") from error
+    rust.no_padding()
+    rust.no_truncation()
+    return rust
+
+
+def _without_added(raw: bytes, vocabulary: int) -> bytes:
+    """A tokenizer.json without added tokens whose ids are ``vocabulary`` or more: texts that say them are plain texts.
+
+    EmbeddingGemma's has one for images (262,144), for which its model has no row.
+    """
+    file = raw.decode()
+    found = _ADDED.search(file)
+    if found is None:
+        return raw
+    begin = found.end() - 1
+    tokens, end = json.JSONDecoder().raw_decode(file, begin)  # the whole file may have tens of megabytes
+    kept = [token for token in tokens if token["id"] < vocabulary]
+    return (file[:begin] + json.dumps(kept) + file[end:]).encode()
+
+
+def _highest_id(rust: RustTokenizer) -> int:
+    return max(rust.get_vocab(with_added_tokens=True).values(), default=0)
 
 
 def _follow_settings(rust: RustTokenizer, settings: JsonFile) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from embeddaemon.models.jsonfile import read_json
-from embeddaemon.workers.engines.torch_engine import attention, varlen
+from embeddaemon.workers.engines.torch_engine import attention, linear, varlen
+from embeddaemon.workers.engines.torch_engine.compiling import compiled
 from embeddaemon.workers.engines.torch_engine.families import family_of, rotary
 from embeddaemon.workers.engines.torch_engine.row import positions_of
 from tests.support.embedding import card_of
@@ -50,3 +52,20 @@ def test_layers_leave_the_model_and_nothing_is_held_twice(name: str, tmp_path: P
     assert weights[0][0].data_ptr() == module.embeddings.word_embeddings.weight.data_ptr()
     assert weights[1][-1].data_ptr() == bias
     assert not [name for name, _ in module.named_parameters() if name.startswith("layers")]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="there is no TorchScript")
+def test_forward_is_compiled() -> None:
+    """Guards: a way of writing that TorchScript does not know, with which everything is right, and slow."""
+    assert isinstance(compiled(rotary.forward), torch.jit.ScriptFunction)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_linear_layers_of_the_functional_forward_are_packed(name: str, tmp_path: Path) -> None:
+    """Guards: weights that went through unpacked, with which everything is right, and slow."""
+    if not linear.can_pack(torch.float32):
+        pytest.skip("this processor or this torch packs nothing")
+    card = card_of(TINY[name].write(tmp_path))
+    module: Any = family_of(card).build(read_json(tmp_path / "config.json").values, card, torch.float32)
+    for layer in rotary.take_weights(module)[1:]:
+        assert [place for place, tensor in enumerate(layer) if tensor.is_mkldnn] == [0, 2, 6, 7, 9]

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.models import BPE, Unigram
-from tokenizers.normalizers import NFC, NFD, NFKC, Normalizer
+from tokenizers.normalizers import NFC, NFD, NFKC, BertNormalizer, Normalizer
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace
+from transformers import AutoTokenizer
 
 from embeddaemon.errors import CorruptModel
 from embeddaemon.protocol.messages import Embed, TokenIds
@@ -29,9 +30,9 @@ from embeddaemon.workers.tokenization import (
     Tokenizer,
     load_tokenizer,
 )
-from tests.support.checkpoints import TinyBert, word_piece
+from tests.support.checkpoints import TinyBert, word_piece, write_json
 from tests.support.embedding import card_of, embedder_of
-from tests.support.families.decoder_tokenizers import END, byte_pairs, pieces
+from tests.support.families.decoder_tokenizers import END, byte_pairs, pieces, template
 from tests.support.families.decoders import TinyGemma, TinyMistral, TinyQwen2, TinyQwen3
 from tests.support.roberta_checkpoints import TinyRoberta
 
@@ -343,6 +344,62 @@ def test_model_whose_last_token_its_tokenizer_does_not_have_is_corrupt(tmp_path:
     folder = TinyQwen2(tokenizer_config={"add_eos_token": True, "eos_token": {"content": "</none>"}}).write(tmp_path)
     with pytest.raises(CorruptModel, match="</none>"):
         load_tokenizer(card_of(folder))
+
+
+def test_last_token_is_put_behind_texts_of_a_file_that_pads_and_cuts(tmp_path: Path) -> None:
+    """Guards: what the file pads a short text with taken for what stands behind every text. Qwen pads with its last."""
+    folder = TinyQwen2().write(tmp_path)
+    file = str(folder / "tokenizer.json")
+    rust = RustTokenizer.from_file(file)
+    last = rust.token_to_id(END)
+    rust.enable_truncation(3)
+    rust.enable_padding(length=6, pad_id=last, pad_token=END)
+    rust.save(file)
+    (encoded,) = load_tokenizer(card_of(folder)).encode(["the red planet of the sea"], prompt="", max_tokens=64)
+    assert encoded.ids.tolist() == [*byte_pairs(closes=False).encode("the red planet of the sea").ids, last]
+
+
+def test_added_token_that_the_model_has_no_row_for_is_plain_text(tmp_path: Path) -> None:
+    """EmbeddingGemma's tokenizer has one for images, its id the number of rows."""
+    folder = TinyGemma().write(tmp_path)
+    expected = load_tokenizer(card_of(folder)).encode(["the <image> red"], prompt="", max_tokens=64)
+    rust = RustTokenizer.from_file(str(folder / "tokenizer.json"))
+    rust.add_special_tokens(["<image>"])
+    rust.save(str(folder / "tokenizer.json"))
+    card = card_of(folder)
+    assert rust.token_to_id("<image>") == card.vocabulary
+    found = load_tokenizer(card).encode(["the <image> red"], prompt="", max_tokens=64)
+    assert found[0].ids.tolist() == expected[0].ids.tolist()
+    assert found[0].ids.max() < card.vocabulary
+
+
+def test_frame_with_a_token_that_the_model_has_no_row_for_is_corrupt(tmp_path: Path) -> None:
+    folder = TinyGemma().write(tmp_path)
+    rust = RustTokenizer.from_file(str(folder / "tokenizer.json"))
+    rust.add_special_tokens(["<last>"])
+    rust.post_processor = template(rust, "<bos> $A <last>")
+    rust.save(str(folder / "tokenizer.json"))
+    card = card_of(folder)
+    with pytest.raises(CorruptModel, match=f"the token id {card.vocabulary}, the model's ids are below"):
+        load_tokenizer(card)
+
+
+@pytest.mark.parametrize(
+    ("name", "lowers"),
+    [("BertTokenizer", True), (None, True), ("PreTrainedTokenizerFast", False), ("TokenizersBackend", False)],
+)
+def test_settings_go_before_the_file_only_for_classes_that_read_them(
+    name: str | None, lowers: bool, tmp_path: Path
+) -> None:
+    """As transformers 5.23 does it. Its general classes take the file as it is: here one that keeps capitals."""
+    folder = TinyBert().write(tmp_path)
+    rust = RustTokenizer.from_file(str(folder / "tokenizer.json"))
+    rust.normalizer = BertNormalizer(lowercase=False)
+    rust.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {} if name is None else {"tokenizer_class": name})
+    (found,) = load_tokenizer(card_of(folder)).encode(["RED"], prompt="", max_tokens=8)
+    theirs = AutoTokenizer.from_pretrained(str(folder))("RED")["input_ids"]
+    assert found.ids.tolist() == theirs[:3] == word_piece().encode("red" if lowers else "[UNK]").ids
 
 
 def test_token_ids_of_a_request_keep_the_last_token_too(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import BertConfig, CamembertConfig, PreTrainedConfig, RobertaConfig, XLMRobertaConfig
 from transformers.models.bert.modeling_bert import BertModel
@@ -22,6 +21,7 @@ from embeddaemon.models.card import ModelCard
 from embeddaemon.workers import checkpoint
 from embeddaemon.workers.engines.torch_engine import attention
 from embeddaemon.workers.engines.torch_engine.families import Family, roberta
+from embeddaemon.workers.engines.torch_engine.families.native import NOT_BUILT, prepare
 
 # By the card's family: its configuration, and its class given one.
 _CLASSES: dict[str, tuple[type[PreTrainedConfig], type[nn.Module]]] = {
@@ -47,11 +47,12 @@ def build(config: Mapping[str, object], card: ModelCard, dtype: torch.dtype) -> 
     config_class, model_class = _CLASSES[card.family]
     try:
         bert_config: Any = config_class.from_dict(dict(config))  # each class has fields of its own
-        bert_config._attn_implementation = attention.NAME  # noqa: SLF001 (where transformers looks for it)
+        prepare(bert_config)
+        bert_config.chunk_size_feed_forward = 0  # pieces of so many tokens, which a packed row is no multiple of
         # On meta nothing is allocated and nothing initialised: the checkpoint's tensors become the parameters.
         with torch.device("meta"):
             model: Any = model_class(bert_config, add_pooling_layer=False)
-    except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
+    except NOT_BUILT as error:
         raise CorruptModel(f"{card.transformer_folder}/config.json makes no {card.family}: {error}") from error
     checkpoint.assign(model, checkpoint.read_tensors(card, dtype), card, prefixes=_PREFIXES)
     # Buffers that no checkpoint has; transformers fills them when a model is built with memory.

@@ -21,6 +21,12 @@ from embeddaemon.workers.engines.torch_engine import attention
 
 Tensors = dict[str, torch.Tensor]
 
+NOT_BUILT = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+    StrictDataclassError,
+)
+"""What transformers and torch raise, in building, for a config that makes no sense to them."""
+
 
 def _as_it_is(tensors: Tensors) -> Tensors:
     return tensors
@@ -57,11 +63,11 @@ class Native:
         try:
             native_config: Any = self.config_class.from_dict(self.translate(config))  # each class has its own fields
             native_config.vocab_size = card.vocabulary  # some configs state a rounded number
-            native_config._attn_implementation = attention.NAME  # noqa: SLF001 (where transformers looks for it)
+            prepare(native_config)
             # On meta nothing is allocated and nothing initialised: the checkpoint's tensors become the parameters.
             with torch.device("meta"):
                 model: Any = self.model_class(native_config, **(self.arguments or {}))
-        except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
+        except NOT_BUILT as error:
             raise CorruptModel(f"{card.transformer_folder}/config.json makes no {card.family}: {error}") from error
         tensors = checkpoint.read_tensors(card, dtype)
         named = {checkpoint.our_name(name, self.prefixes): tensors.pop(name) for name in list(tensors)}
@@ -72,6 +78,13 @@ class Native:
         model.train(mode=False)
         built: nn.Module = model
         return built
+
+
+def prepare(config: PreTrainedConfig) -> None:
+    """What goes for every class here, whatever a folder asks for: our attention, the last states and nothing else."""
+    config._attn_implementation = attention.NAME  # noqa: SLF001 (where transformers looks for it)
+    config.output_attentions = config.output_hidden_states = False
+    config.return_dict = True
 
 
 def make_buffers(model: nn.Module, config: PreTrainedConfig) -> None:
