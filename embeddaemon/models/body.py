@@ -1,8 +1,8 @@
 """What a transformer is by its config.json and its tensors' names: the family, and the sizes that memory follows from.
 
 The order of the tests and what each family's config calls its sizes: model cards, and the classes of transformers 5.
-Tensors' names do not lie where a config was rewritten. What is no embedding model, or an option that is not served, is
-refused here; how a family is computed is the engine's business.
+Tensors' names do not lie where a config was rewritten. What is no embedding model is refused here, an option that is
+not served in options.py; how a family is computed is the engine's business.
 """
 
 from __future__ import annotations
@@ -94,7 +94,6 @@ def read_body(config: JsonFile, tensors: Sequence[TensorEntry]) -> Body:
     """What the transformer is. Raises CorruptModel and UnsupportedModel."""
     refuse_other_task(config, tensors)
     family = _family(config, tensors)
-    _refuse_options(config, family)
     sizes = config.section("text_config") if family == "nv-embed" else config
     hidden = _size(sizes, family, "hidden")
     heads, stated_words = _size(sizes, family, "attention_heads"), sizes.size("vocab_size")
@@ -169,23 +168,6 @@ def _is_jina(config: JsonFile, tensors: Sequence[TensorEntry]) -> bool:
         return True
     marks = (".mlp.gated_layers.weight", ".mlp.up_gated_layer.weight", ".attention.self.layer_norm_q.weight")
     return _any_ends(tensors, *marks)
-
-
-def _refuse_options(config: JsonFile, family: str) -> None:
-    """Raises UnsupportedModel for what has the family's name and is something else."""
-    if config.boolean("is_decoder", default=False) and family not in _DECODERS:
-        raise UnsupportedModel(f"{config.path}: a {family} that is a decoder is not served")
-    if family == "xlm-roberta" and "xlm-roberta-flash-implementation" in f"{config.mapping('auto_map')}":
-        raise UnsupportedModel(
-            f"{config.path}: the original layout of Jina v3, whose adapters need its own code, is not served; "
-            "the converted one is (jinaai/jina-embeddings-v3-hf)"
-        )
-    if family in {"bert", "roberta", "xlm-roberta", "camembert"}:
-        positions = config.text("position_embedding_type")
-        if positions not in {None, "absolute"}:
-            raise UnsupportedModel(
-                f"{config.path}: position_embedding_type {positions!r} is not served; served is absolute"
-            )
 
 
 def _is_bidirectional(config: JsonFile) -> bool:

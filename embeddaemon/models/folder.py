@@ -28,6 +28,7 @@ from embeddaemon.models.fileset import FileSet, read_fileset
 from embeddaemon.models.jsonfile import JsonFile, read_json
 from embeddaemon.models.licences import licence_of_folder
 from embeddaemon.models.notes import family_notes, length_notes, licence_notes, prompt_notes, table_notes
+from embeddaemon.models.options import refuse_options
 from embeddaemon.models.other_kinds import refuse_other_files
 from embeddaemon.models.pipeline import Pipeline, read_pipeline
 from embeddaemon.models.published import Published
@@ -76,13 +77,15 @@ def _look(spec: ModelSpec, folder: Path) -> _Seen:
     names = find_weights(pipeline.transformer)
     headers = read_headers(pipeline.transformer, names)
     within = pipeline.transformer.relative_to(folder)
+    body = read_body(config, [entry for header in headers for entry in header.tensors])
+    refuse_options(config, body.family)
     return _Seen(
         files=files,
         pipeline=pipeline,
         config=config,
         weights_files=tuple(str(within / name) for name in names),
         headers=headers,
-        body=read_body(config, [entry for header in headers for entry in header.tensors]),
+        body=body,
     )
 
 

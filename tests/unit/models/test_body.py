@@ -119,14 +119,6 @@ def test_family_is_told_by_config_and_tensors(config: dict[str, Any], names: tup
     [
         ({}, UnsupportedModel, "None is not served; served are bert"),
         (of("t5"), UnsupportedModel, "'t5' is not served"),
-        (of("bert", is_decoder=True), UnsupportedModel, "decoder"),
-        (of("bert", position_embedding_type="relative_key"), UnsupportedModel, "'relative_key' is not served"),
-        (of("xlm-roberta", position_embedding_type="rotary"), UnsupportedModel, "'rotary' is not served"),
-        (
-            of("xlm-roberta", auto_map={"AutoModel": "jinaai/xlm-roberta-flash-implementation--modeling_lora.X"}),
-            UnsupportedModel,
-            "jina-embeddings-v3-hf",
-        ),
         (of("bert", hidden_size=0), CorruptModel, "'hidden_size' is missing or 0"),
         (of("bert", num_hidden_layers="many"), CorruptModel, "'num_hidden_layers' must be a whole number"),
         (of("bert", vocab_size=None), CorruptModel, "'vocab_size' is missing"),

@@ -39,9 +39,10 @@ def test_transformer_of_another_task_is_refused_by_what_it_is(
 
 def test_token_classifier_without_labels_is_no_reason_to_refuse(tmp_path: Path) -> None:
     """Guards: gte-multilingual-base names NewForTokenClassification among its architectures and is an encoder."""
-    config = {"architectures": ["NewModel", "NewForTokenClassification"], "model_type": "new"}
+    rotated = {"model_type": "new", "position_embedding_type": "rope"}
+    config = {**rotated, "architectures": ["NewModel", "NewForTokenClassification"]}
     assert card(TinyBert(config=config).write(tmp_path / "several")).family == "gte"
-    alone = {"architectures": ["NewForTokenClassification"], "model_type": "new"}
+    alone = {**rotated, "architectures": ["NewForTokenClassification"]}
     assert card(TinyBert(config=alone).write(tmp_path / "alone")).family == "gte"
 
 

@@ -175,7 +175,8 @@ def test_folder_of_another_family_takes_nothing_from_the_entry_of_its_name(tmp_p
 
 
 def test_either_variant_of_jina_v2_is_a_jina_v2(tmp_path: Path) -> None:
-    folder = TinyBert(config={"position_embedding_type": "alibi"}).write(tmp_path / "jina-embeddings-v2-base-code")
+    config = {"position_embedding_type": "alibi", "feed_forward_type": "geglu"}
+    folder = TinyBert(config=config).write(tmp_path / "jina-embeddings-v2-base-code")
     assert card(folder).licence == "apache-2.0"
 
 
@@ -209,7 +210,7 @@ def test_prompts_of_the_table_fill_in_and_never_mix_with_others(
 
 def test_stellas_query_stays_as_sentence_transformers_has_it(tmp_path: Path) -> None:
     """Guards: `encode_query` of sentence-transformers puts nothing before a query of Stella, and neither do we."""
-    config = {"model_type": "new", "architectures": ["NewModel"]}
+    config = {"model_type": "new", "architectures": ["NewModel"], "position_embedding_type": "rope"}
     own = {"s2p_query": f"Instruct: {WEB_SEARCH}.\nQuery: ", "query": "", "document": ""}
     read = card(TinyBert(config=config, prompts=own).write(tmp_path / "stella_en_400M_v5"))
     assert read.prompts["query"] == read.prompts["document"] == ""

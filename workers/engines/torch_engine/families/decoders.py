@@ -17,39 +17,16 @@ from transformers.models.mistral.modeling_mistral import MistralModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
-from embeddaemon.errors import CorruptModel
 from embeddaemon.models.card import ModelCard
 from embeddaemon.workers.engines.torch_engine.attention import LengthGroup
 from embeddaemon.workers.engines.torch_engine.families import Family
 from embeddaemon.workers.engines.torch_engine.families.native import Native
-from embeddaemon.workers.engines.torch_engine.families.options import refuse_others
-
-_ROPE_TYPES = ("default", "linear", "yarn", "llama3")
-"""Whose rotation of a token follows from its position alone. With ``dynamic`` and ``longrope`` it follows from the
-longest text beside it as well."""
 
 
 def translated(config: Mapping[str, object], kind: str) -> dict[str, object]:
-    """What the config class ``kind`` reads. Raises UnsupportedModel for what its class computes otherwise or not."""
-    refuse_others(config, {"partial_rotary_factor": (1.0, 1, None)})
-    for key in ("rope_scaling", "rope_parameters"):
-        for rope in _ropes(config, key):
-            refuse_others(rope, {"rope_type": _ROPE_TYPES, "type": _ROPE_TYPES, "partial_rotary_factor": (1.0, 1)})
+    """What the config class ``kind`` reads."""
     # The id of the padding token only says whose gradient is nought.
     return {**config, "model_type": kind, "pad_token_id": None, "use_cache": False}
-
-
-def _ropes(config: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
-    """The settings of rotations under ``key``: one for all layers, or one for each kind of layer. Raises CorruptModel.
-
-    In new folders they hold theta too; in old ones it stands beside them.
-    """
-    settings = config.get(key)
-    if settings is None:
-        return []
-    if not isinstance(settings, dict):
-        raise CorruptModel(f"config.json: {key!r} must be a map, not {str(settings)[:80]!r}")
-    return [settings, *(value for value in settings.values() if isinstance(value, dict))]
 
 
 def _native(config_class: type[PreTrainedConfig], model_class: type) -> Native:

@@ -17,7 +17,7 @@ from transformers.models.electra.modeling_electra import ElectraModel
 from embeddaemon.models.card import ModelCard
 from embeddaemon.workers.engines.torch_engine.families import Family
 from embeddaemon.workers.engines.torch_engine.families.native import Native, Tensors, forward
-from embeddaemon.workers.engines.torch_engine.families.options import whole
+from embeddaemon.workers.engines.torch_engine.families.numbers import whole
 
 _TYPE_TABLE = "embeddings.token_type_embeddings.weight"
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from transformers import EuroBertConfig
 from transformers.models.eurobert.modeling_eurobert import EuroBertModel
 
 from embeddaemon.workers.engines.torch_engine.families import Family
 from embeddaemon.workers.engines.torch_engine.families.decoders import translated
 from embeddaemon.workers.engines.torch_engine.families.native import Native, forward
-from embeddaemon.workers.engines.torch_engine.families.options import refuse_others
-
-
-def _translated(config: Mapping[str, object]) -> dict[str, object]:
-    """Raises CorruptModel, UnsupportedModel."""
-    refuse_others(config, {"is_causal": (None, False)})
-    return translated(config, "eurobert")
 
 
 def family(_: str) -> Family:
     """See families/__init__.py."""
-    native = Native(config_class=EuroBertConfig, model_class=EuroBertModel, translate=_translated, prefixes=("model.",))
+    native = Native(
+        config_class=EuroBertConfig,
+        model_class=EuroBertModel,
+        translate=lambda config: translated(config, "eurobert"),
+        prefixes=("model.",),
+    )
     return Family(build=native.build, forward=forward)

@@ -19,14 +19,6 @@ from embeddaemon.models.card import ModelCard
 from embeddaemon.workers.engines.torch_engine.families import Family
 from embeddaemon.workers.engines.torch_engine.families.decoders import translated
 from embeddaemon.workers.engines.torch_engine.families.native import Native, forward
-from embeddaemon.workers.engines.torch_engine.families.options import refuse_others
-
-
-def _translated(config: Mapping[str, object]) -> dict[str, object]:
-    # Who sees in both directions says so by the family's own key; then the other one may say what it wants.
-    is_causal = (None, True, False) if config.get("use_bidirectional_attention") is True else (None, True)
-    refuse_others(config, {"is_causal": is_causal, "attn_logit_softcapping": (None,)})
-    return translated(config, "gemma3_text")
 
 
 def _scale_words(model: nn.Module) -> None:
@@ -37,7 +29,7 @@ def _scale_words(model: nn.Module) -> None:
 _NATIVE = Native(
     config_class=Gemma3TextConfig,
     model_class=Gemma3TextModel,
-    translate=_translated,
+    translate=lambda config: translated(config, "gemma3_text"),
     prefixes=("model.",),
     finish=_scale_words,
 )

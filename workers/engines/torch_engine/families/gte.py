@@ -11,18 +11,9 @@ from collections.abc import Mapping
 from transformers import GteConfig
 from transformers.models.gte.modeling_gte import GteModel
 
-from embeddaemon.errors import CorruptModel
 from embeddaemon.workers.engines.torch_engine.families import Family, rotary
 from embeddaemon.workers.engines.torch_engine.families.native import Native, Tensors, forward
-from embeddaemon.workers.engines.torch_engine.families.options import number, refuse_others, whole
-
-# Options that only change how the published code computes (unpad_inputs, use_memory_efficient_attention) are passed by.
-_SERVED: Mapping[str, tuple[object, ...]] = {
-    "position_embedding_type": ("rope",),
-    "layer_norm_type": ("layer_norm",),
-    "logn_attention_scale": (False,),
-    "logn_attention_clip1": (False,),
-}
+from embeddaemon.workers.engines.torch_engine.families.numbers import number, section, whole
 
 # In the order in which a name is looked through: published to the class's.
 _RENAMED = (
@@ -48,8 +39,7 @@ def family(_: str) -> Family:
 
 
 def translate(config: Mapping[str, object]) -> dict[str, object]:
-    """The published config.json as GteConfig reads it. Raises CorruptModel, UnsupportedModel."""
-    refuse_others(config, _SERVED)
+    """The published config.json as GteConfig reads it. Raises CorruptModel."""
     return {
         **{key: value for key, value in config.items() if key not in {"auto_map", "rope_scaling", "rope_theta"}},
         "model_type": "gte",
@@ -63,27 +53,17 @@ def rope(config: Mapping[str, object]) -> dict[str, object]:
 
     With theta b, factor s and d dimensions per head its i-th frequency is (b s)^(-2i/d) / s^(2/d) at every length: what
     is elsewhere a linear stretch by s^(2/d) with theta b s (model card of gte-large-en-v1.5; TEI and vLLM do the same).
-    Raises CorruptModel, UnsupportedModel.
+    Raises CorruptModel.
     """
-    newer = _section(config, "rope_parameters")
+    newer = section(config, "rope_parameters")
     if newer:
-        refuse_others(newer, {"rope_type": ("default", "linear")})
         return {**newer, "rope_theta": number(newer, "rope_theta")}
-    theta, scaling = number(config, "rope_theta"), _section(config, "rope_scaling")
+    theta, scaling = number(config, "rope_theta"), section(config, "rope_scaling")
     if not scaling:
         return {"rope_type": "default", "rope_theta": theta}
-    refuse_others({"rope_scaling.type": scaling.get("type", scaling.get("rope_type"))}, {"rope_scaling.type": ("ntk",)})
-    refuse_others({"rope_scaling.mixed_b": scaling.get("mixed_b")}, {"rope_scaling.mixed_b": (None,)})
     head_dim = whole(config, "hidden_size") // whole(config, "num_attention_heads")
     factor = number(scaling, "factor")
     return {"rope_type": "linear", "rope_theta": theta * factor, "factor": factor ** (2 / head_dim)}
-
-
-def _section(config: Mapping[str, object], key: str) -> Mapping[str, object]:
-    section = config.get(key)
-    if section is not None and not isinstance(section, dict):
-        raise CorruptModel(f"config.json: {key!r} must be a map, not {str(section)[:80]!r}")
-    return section or {}
 
 
 def rename(tensors: Tensors) -> Tensors:

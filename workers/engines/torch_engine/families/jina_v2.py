@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding, layer_norm
 
-from embeddaemon.errors import UnsupportedModel
 from embeddaemon.models.card import ModelCard
 from embeddaemon.workers.engines.torch_engine.attention import LengthGroup
 from embeddaemon.workers.engines.torch_engine.compiling import compiled
@@ -35,16 +34,11 @@ from embeddaemon.workers.engines.torch_engine.families.named_weights import (
     linear_shapes,
     norm_shapes,
 )
-from embeddaemon.workers.engines.torch_engine.families.options import number, refuse_others, whole
+from embeddaemon.workers.engines.torch_engine.families.numbers import number, whole
 from embeddaemon.workers.engines.torch_engine.linear import linear, linear_gelu, linear_plus, packed
 from embeddaemon.workers.engines.torch_engine.model import Encode
 
 _CODE = "jina-v2-code"
-
-_MUST_BE = {"position_embedding_type": "alibi", "feed_forward_type": "geglu"}
-"""What no forward may take for granted: the published classes compute something else where it is absent."""
-
-_SERVED: Mapping[str, tuple[object, ...]] = {"hidden_act": ("gelu",)}
 
 
 def family(_: str) -> Family:
@@ -53,14 +47,7 @@ def family(_: str) -> Family:
 
 
 def build(config: Mapping[str, object], card: ModelCard, dtype: torch.dtype) -> nn.Module:
-    """The weights, on the CPU. Raises CorruptModel, UnsupportedModel."""
-    for option, value in _MUST_BE.items():
-        if config.get(option) != value:
-            raise UnsupportedModel(
-                f"{card.transformer_folder}/config.json: {option} is {str(config.get(option))[:80]!r}, which is not "
-                f"served for {card.family}; served is {value}"
-            )
-    refuse_others(config, _SERVED)
+    """The weights, on the CPU. Raises CorruptModel."""
     number(config, "layer_norm_eps")
     whole(config, "max_position_embeddings")
     return named_weights.build(

@@ -14,7 +14,6 @@ from transformers.models.jina_embeddings_v3.modeling_jina_embeddings_v3 import J
 from embeddaemon.workers.engines.torch_engine.families import Family
 from embeddaemon.workers.engines.torch_engine.families.decoders import translated
 from embeddaemon.workers.engines.torch_engine.families.native import Native, Tensors, forward
-from embeddaemon.workers.engines.torch_engine.families.options import refuse_others
 
 # Published to the class's, as transformers' conversion_mapping.py has them.
 _RENAMED = (
@@ -42,8 +41,7 @@ def family(_: str) -> Family:
 
 
 def translate(config: Mapping[str, object]) -> dict[str, object]:
-    """What JinaEmbeddingsV3Config reads. Raises CorruptModel, UnsupportedModel."""
-    refuse_others(config, {"is_causal": (None, False)})
+    """What JinaEmbeddingsV3Config reads."""
     values = translated(config, "jina_embeddings_v3")
     if "rotary_emb_base" in config:  # theta, as the code that came with the first files called it
         values.setdefault("rope_theta", config["rotary_emb_base"])

@@ -14,7 +14,7 @@ from transformers.models.modernbert.modeling_modernbert import ModernBertModel
 from embeddaemon.errors import CorruptModel
 from embeddaemon.workers.engines.torch_engine.families import Family
 from embeddaemon.workers.engines.torch_engine.families.native import Native, forward
-from embeddaemon.workers.engines.torch_engine.families.options import refuse_others, whole
+from embeddaemon.workers.engines.torch_engine.families.numbers import section, whole
 
 # What the published code reads, and may be left out; so where it stands, it has to be what it should.
 _WHOLE = ("global_attn_every_n_layers", "local_attention")
@@ -30,8 +30,7 @@ def family(_: str) -> Family:
 
 
 def translate(config: Mapping[str, object]) -> dict[str, object]:
-    """The published config.json as ModernBertConfig reads it. Raises CorruptModel, UnsupportedModel."""
-    refuse_others(config, {"is_causal": (None, False), "rope_scaling": (None,)})
+    """The published config.json as ModernBertConfig reads it. Raises CorruptModel."""
     for key in _WHOLE:
         if key in config:
             whole(config, key)
@@ -40,17 +39,7 @@ def translate(config: Mapping[str, object]) -> dict[str, object]:
         del values["local_rope_theta"]
         if "global_rope_theta" in config:
             values["local_rope_theta"] = config["global_rope_theta"]
-    _check_rotations(config.get("rope_parameters"))
-    return values
-
-
-def _check_rotations(parameters: object) -> None:
-    """As newer folders have them, by the kind of layer. Raises CorruptModel, UnsupportedModel."""
-    if parameters is None:
-        return
-    if not isinstance(parameters, dict) or not parameters.keys() <= set(_KINDS):
-        raise CorruptModel(f"config.json: rope_parameters must be by kind of layer, not {str(parameters)[:80]!r}")
-    for rotation in parameters.values():
-        if not isinstance(rotation, dict):
-            raise CorruptModel(f"config.json: rope_parameters has no map but {str(rotation)[:80]!r}")
-        refuse_others(rotation, {"rope_type": ("default", "linear")})
+    if not section(config, "rope_parameters").keys() <= set(_KINDS):
+        raise CorruptModel("config.json: rope_parameters must be by kind of layer")
+    # The id of the padding token only says whose gradient is nought.
+    return {**values, "pad_token_id": None}

@@ -28,7 +28,7 @@ from embeddaemon.workers.engines.torch_engine.families.named_weights import (
     linear_shapes,
     norm_shapes,
 )
-from embeddaemon.workers.engines.torch_engine.families.options import number, refuse_others, whole
+from embeddaemon.workers.engines.torch_engine.families.numbers import number, whole
 from embeddaemon.workers.engines.torch_engine.families.roberta import positions_behind
 from embeddaemon.workers.engines.torch_engine.linear import linear, linear_gelu, linear_plus
 from embeddaemon.workers.engines.torch_engine.model import Encode
@@ -38,12 +38,6 @@ _BUCKETS = 32
 _FARTHEST = 128
 """Tokens farther apart than this share the last bucket of their direction."""
 
-_SERVED: Mapping[str, tuple[object, ...]] = {
-    "hidden_act": ("gelu",),
-    "pad_token_id": (_PAD,),
-    "relative_attention_num_buckets": (_BUCKETS,),
-}
-
 
 def family(_: str) -> Family:
     """See families/__init__.py."""
@@ -51,8 +45,7 @@ def family(_: str) -> Family:
 
 
 def build(config: Mapping[str, object], card: ModelCard, dtype: torch.dtype) -> nn.Module:
-    """The weights, on the CPU. Raises CorruptModel, UnsupportedModel."""
-    refuse_others(config, _SERVED)
+    """The weights, on the CPU. Raises CorruptModel."""
     number(config, "layer_norm_eps")
     shapes = _shapes(card, whole(config, "max_position_embeddings"))
     return named_weights.build(shapes, config, card, dtype, prefixes=("mpnet.",))

@@ -13,28 +13,7 @@ from transformers.models.nomic_bert.modeling_nomic_bert import NomicBertModel
 
 from embeddaemon.workers.engines.torch_engine.families import Family, rotary
 from embeddaemon.workers.engines.torch_engine.families.native import Native, Tensors, forward
-from embeddaemon.workers.engines.torch_engine.families.options import number, refuse_others, whole
-
-SERVED: Mapping[str, tuple[object, ...]] = {
-    "causal": (False,),
-    "parallel_block": (False,),
-    "prenorm": (False,),
-    "rotary_emb_fraction": (1.0, 1),
-    "rotary_emb_interleaved": (False,),
-    "rotary_emb_scale_base": (None,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "scale_attn_weights": (True,),
-    "use_rms_norm": (False, None),
-}
-"""With experts or without. ``rotary_scaling_factor`` only changes what lies beyond the trained length, which the card
-does not go to."""
-_SERVED_HERE: Mapping[str, tuple[object, ...]] = {
-    **SERVED,
-    "activation_function": ("swiglu",),
-    "mlp_fc1_bias": (False,),
-    "mlp_fc2_bias": (False,),
-    "qkv_proj_bias": (False,),
-}
+from embeddaemon.workers.engines.torch_engine.families.numbers import number, section, whole
 
 # Where both are there, the first is what the published code reads.
 _SIZES = (
@@ -73,13 +52,12 @@ def family(_: str) -> Family:
 
 
 def translate(config: Mapping[str, object]) -> dict[str, object]:
-    """The published config.json as NomicBertConfig reads it. Raises CorruptModel, UnsupportedModel."""
-    refuse_others(config, _SERVED_HERE)
+    """The published config.json as NomicBertConfig reads it. Raises CorruptModel."""
     return {**common(config), "chunk_size_feed_forward": 0, "hidden_act": "silu"}
 
 
 def common(config: Mapping[str, object]) -> dict[str, object]:
-    """What a NomicBERT with experts has too, as NomicBertConfig reads it. Raises CorruptModel, UnsupportedModel."""
+    """What a NomicBERT with experts has too, as NomicBertConfig reads it. Raises CorruptModel."""
     return {
         **{ours: whole(config, _first(config, theirs, ours)) for theirs, ours in _SIZES},
         "layer_norm_eps": number(config, _first(config, "layer_norm_epsilon", "layer_norm_eps")),
@@ -90,11 +68,10 @@ def common(config: Mapping[str, object]) -> dict[str, object]:
 
 
 def _theta(config: Mapping[str, object]) -> float:
-    """The base of the rotation's angles. Raises CorruptModel, UnsupportedModel."""
-    newer = config.get("rope_parameters")
-    if "rotary_emb_base" in config or not isinstance(newer, dict):
+    """The base of the rotation's angles. Raises CorruptModel."""
+    newer = section(config, "rope_parameters")
+    if "rotary_emb_base" in config or not newer:
         return number(config, "rotary_emb_base")
-    refuse_others(newer, {"rope_type": ("default",)})
     return number(newer, "rope_theta")
 
 

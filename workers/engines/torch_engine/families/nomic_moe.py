@@ -22,20 +22,8 @@ from embeddaemon.errors import CorruptModel
 from embeddaemon.workers.engines.torch_engine.attention import LengthGroup
 from embeddaemon.workers.engines.torch_engine.families import Family, nomic
 from embeddaemon.workers.engines.torch_engine.families.native import Native, Tensors
-from embeddaemon.workers.engines.torch_engine.families.options import refuse_others, whole
+from embeddaemon.workers.engines.torch_engine.families.numbers import whole
 from embeddaemon.workers.engines.torch_engine.rounding import rounded_up
-
-_SERVED: Mapping[str, tuple[object, ...]] = {
-    **nomic.SERVED,
-    "activation_function": ("gelu",),
-    "expert_choice_router": (False,),
-    "ffn_div": (1.0, 1),
-    "mlp_fc1_bias": (True,),
-    "mlp_fc2_bias": (True,),
-    "moe_normalize_expert_weights": (False,),
-    "num_shared_experts": (0,),
-    "qkv_proj_bias": (True,),
-}
 
 _ROUTER = ".router.layer.weight"
 
@@ -47,8 +35,7 @@ def family(_: str) -> Family:
 
 
 def translate(config: Mapping[str, object]) -> dict[str, object]:
-    """The published config.json with the keys that ``NomicMoe`` reads. Raises CorruptModel, UnsupportedModel."""
-    refuse_others(config, _SERVED)
+    """The published config.json with the keys that ``NomicMoe`` reads. Raises CorruptModel."""
     experts, per_token = whole(config, "num_experts"), whole(config, "moe_top_k")
     if per_token > experts:
         raise CorruptModel(f"config.json: moe_top_k is {per_token}, there are {experts} experts")

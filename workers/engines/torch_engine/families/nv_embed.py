@@ -22,7 +22,7 @@ from embeddaemon.workers.engines.torch_engine.attention import LengthGroup
 from embeddaemon.workers.engines.torch_engine.families import Family
 from embeddaemon.workers.engines.torch_engine.families.decoders import translated
 from embeddaemon.workers.engines.torch_engine.families.native import Native, forward
-from embeddaemon.workers.engines.torch_engine.families.options import whole
+from embeddaemon.workers.engines.torch_engine.families.numbers import whole
 
 _WIDENING = 4
 """The layers behind the latents are so many times as wide as a token, and twice that with the gates."""
