@@ -28,6 +28,9 @@ HALF_RECEIVED_BYTES = 64 * 1024 * 1024
 UNSENT_BYTES = 256 * 1024 * 1024
 """Of one user: answers that he does not take. Beyond it the connection that has one more is closed."""
 
+ALL_USERS = 4
+"""All users together may have so many times what one may; however many they are, each may have one frame."""
+
 
 def open_clients(listener: Listener, context: zmq.Context[zmq.Socket[bytes]], settings: Settings) -> Clients:
     """Bind, listen, and let in whom the settings allow. Raises ConfigError."""
@@ -51,8 +54,14 @@ def _open(
         connections=most,
         connections_of_user=settings.per_user.connections,
         bytes_of_user=max(HALF_RECEIVED_BYTES, max_body_bytes),
+        bytes_of_all=ALL_USERS * HALF_RECEIVED_BYTES,
     )
-    sending = Room(connections=most, connections_of_user=None, bytes_of_user=UNSENT_BYTES)
+    sending = Room(
+        connections=most,
+        connections_of_user=None,
+        bytes_of_user=UNSENT_BYTES,
+        bytes_of_all=ALL_USERS * UNSENT_BYTES,
+    )
     access = access_of(settings.access, listener.group)
     state_folder = None if settings.state_folder is None else Path(settings.state_folder)
     network = open_network(context, settings.access, settings.limits, state_folder, most)

@@ -129,12 +129,15 @@ class Usage:
 class Room:
     """Connections, and the bytes that are received or not yet sent, of all and of each user."""
 
-    def __init__(self, *, connections: int, connections_of_user: int | None, bytes_of_user: int) -> None:
+    def __init__(
+        self, *, connections: int, connections_of_user: int | None, bytes_of_user: int, bytes_of_all: int
+    ) -> None:
         """``connections_of_user``: configured for everybody; None is a quarter of all, and all for us and root."""
         self.connections: Counter[str] = Counter()
         self.most = connections
         self._configured_of_user = connections_of_user
         self._bytes_of_user = bytes_of_user
+        self._bytes_of_all = bytes_of_all
         self._held: Counter[str] = Counter()
 
     def has_place(self, user: str, *, is_admin: bool) -> bool:
@@ -154,7 +157,8 @@ class Room:
 
     def hold(self, user: str, size: int) -> bool:
         """Whether so many bytes more may be held for a user, who may always have one frame; if so, they are."""
-        if self._held[user] and self._held[user] + size > self._bytes_of_user:
+        held = self._held[user]
+        if held and (held + size > self._bytes_of_user or self._held.total() + size > self._bytes_of_all):
             return False
         self._held[user] += size
         return True

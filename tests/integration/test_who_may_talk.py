@@ -207,7 +207,7 @@ def test_client_that_leaves_is_noticed_at_once(daemon: RunningDaemon) -> None:
         with daemon.client() as client:
             client.ask(["stall 5"])
             wait_until(lambda: other.status()["open"] == 1)
-        wait_until(lambda: other.status()["open"] == 0, seconds(0.9))
+        wait_until(lambda: other.status()["open"] == 0, 0.9)
 
 
 def test_second_request_beyond_a_users_quota_is_busy_with_the_numbers(socket_folder: Path, tmp_path: Path) -> None:

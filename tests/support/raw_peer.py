@@ -28,9 +28,14 @@ class RawPeer:
     def __init__(self, path: Path, *, greets: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(seconds(5))
-        self.socket.connect(str(path))
+        try:
+            self.socket.connect(str(path))
+        except OSError:
+            self.socket.close()
+            raise
         if greets:
-            self.socket.sendall(zmtp.GREETING + READY)
+            with contextlib.suppress(BrokenPipeError):  # refused already: what it was told can still be read
+                self.socket.sendall(zmtp.GREETING + READY)
 
     def __enter__(self) -> Self:
         return self

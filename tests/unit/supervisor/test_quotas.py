@@ -80,7 +80,7 @@ def test_status_shows_who_holds_what() -> None:
 
 
 def test_connections_of_one_user_leave_places_for_others() -> None:
-    room = Room(connections=8, connections_of_user=None, bytes_of_user=100)
+    room = Room(connections=8, connections_of_user=None, bytes_of_user=100, bytes_of_all=2000)
     for _ in range(2):
         assert room.has_place("uid:1", is_admin=False)
         room.came("uid:1")
@@ -95,11 +95,13 @@ def test_connections_of_one_user_leave_places_for_others() -> None:
 
 
 def test_bytes_are_held_up_to_the_bound_and_one_frame_always() -> None:
-    room = Room(connections=8, connections_of_user=None, bytes_of_user=100)
+    room = Room(connections=8, connections_of_user=None, bytes_of_user=100, bytes_of_all=2000)
     assert room.hold("uid:1", 1000)
     assert not room.hold("uid:1", 1)
     assert room.hold("uid:2", 60)
     assert not room.hold("uid:2", 60)
+    assert room.hold("uid:3", 900)
+    assert not room.hold("uid:2", 40 + 1)
     room.release("uid:1", 1000)
     assert room.hold("uid:1", 50)
     assert room.hold("uid:1", 50)
