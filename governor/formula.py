@@ -35,7 +35,7 @@ _WORD_BYTES, _COPIED_WORD_BYTES, _READ_WORD_BYTES = 460, 190, 200
 _CALIBRATION_BYTES = 14 * MIB
 _CALIBRATION_PERCENT = 7
 # How a family packs its layers decides how much of them is there twice, and what is left of that is not used again. A
-# template's peak for BERT's and its like, for weights of 43: 98 to 102; 86: 158; 208: 422; 237: 442; 415: 780 to 814.
+# template's peak for BERT's and its like, for weights of 43: 98 to 102; 86: 158; 208: 422; 237: 442 to 479; 415: 780 to 814.
 # MPNet's, of 208: 494 to 544; DeBERTa's, of 351: 550; NomicBERT's with experts, of 906: 1,257; Jina v3's, of 1,091:
 # 1,545. All others pack one product or one layer at a time: 587: 793; 261: 322; 920: 1,109; 1,136: 1,292; but in
 # float32 2,273: 2,893.
@@ -54,7 +54,7 @@ CALIBRATION_TOKENS = 1024
 # A forked worker when it is born: 4; with its threads and first vectors 9 to 14.
 WORKER_FLOOR_BYTES = 16 * MIB
 # Beside its floor: compiled kernels (AMX's are large), and 26 for bodies of 8 MiB, which are tokenized in slices.
-# A worker of MiniLM peaks at 125 with one thread, 132 to 143 with two in bfloat16, at 100 with two in float32,
+# A worker of MiniLM peaks at 125 with one thread, 132 to 161 with two in bfloat16, at 100 with two in float32,
 # and in int8 at 198, since it takes holes of a template that calibrated for its own and has them copied.
 _KERNEL_BYTES = {1: 120 * MIB, 2: 80 * MIB, 4: 62 * MIB}
 _STREAM_BYTES = 10 * MIB
@@ -80,12 +80,12 @@ _FIRST_HELD, _FURTHER_HELD = {1: 5.8, 2: 6.5, 4: 11.8}, {1: 3.5, 2: 3.9, 4: 0.7}
 # Models of up to 256 tokens hold half of that.
 _LONG_TEXT, _SHORT_TEXT = 512, 256
 # A text of thousands of tokens is alone in its micro-batch, and more of what it takes comes from the system at once and
-# goes back: a thread then holds its heaps, and per token so many times the width of a layer and of its feed-forward
-# part. Measured with two threads, all texts of the longest length at the same time, in bfloat16: 8,192 tokens of GTE
-# 1,041, Jina 1,151, ModernBERT 913, Qwen3 of 0.6 B 1,736, gte-Qwen2 of 1.5 B 2,363; 2,048 of NomicBERT 488, Gemma 454;
-# in float32 NomicBERT 710.
+# goes back: threads then hold heaps, the first one twice as many, and per token so many times the width of a layer and
+# of its feed-forward part. Measured with two threads, all texts of the longest length at once, in bfloat16: 8,192 tokens
+# of GTE 1,041, Jina 1,151, ModernBERT 913, Qwen3 of 0.6 B 1,736, gte-Qwen2 of 1.5 B 2,363; 2,048 of NomicBERT 488, Gemma 454;
+# in float32 NomicBERT 710; with one thread in bfloat16 317.
 _VERY_LONG_TEXT = 1024
-_HEAP_BYTES = 72 * MIB
+_HEAP_BYTES = 48 * MIB
 _HELD_WIDTHS, _HELD_INTERMEDIATES = 27, 3
 # DeBERTa's class makes tensors of all scores of a batch (families/deberta.py): a worker of it held 357, where another
 # encoder of its shape and vocabulary would hold 238.
@@ -218,7 +218,7 @@ def _held_for(weights: WeightsSummary, workload: Workload) -> int:
         width = (weights.hidden_size + (weights.attention_width or weights.hidden_size)) // 2
         elements = _HELD_WIDTHS * width + _HELD_INTERMEDIATES * weights.intermediate_size
         long_text = stream_tokens(weights, workload) * elements * max(2, kind)
-        return workload.threads * (_HEAP_BYTES + long_text) + scores
+        return (1 + workload.threads) * _HEAP_BYTES + workload.threads * long_text + scores
     per_element = _FIRST_HELD[kind] + (workload.threads - 1) * _FURTHER_HELD[kind]
     longest = min(max(weights.max_tokens, _SHORT_TEXT), _LONG_TEXT)
     elements = stream_tokens(weights, workload) * _elements_per_token(weights) * longest // _LONG_TEXT
