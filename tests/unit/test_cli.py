@@ -101,7 +101,7 @@ def test_version_is_shown() -> None:
         (["embed", "x", "--timeout", "0"], "--timeout"),
         (["bench", "--seconds", "0"], "--seconds"),
         (["bench", "--clients", "0"], "--clients"),
-        (["embed", "x", "--endpoint", "tcp://1.2.3.4:5"], "must be an absolute path, or ipc://"),
+        (["embed", "x", "--endpoint", "tcp://1.2.3.4:5"], "needs server_key"),
         (["serve", "--model", "mini"], "must be NAME=SOURCE"),
         (["serve", "--memory-budget", "lots"], "flag --memory-budget: daemon.memory_budget = 'lots'"),
         (["serve", "--config", "/nowhere.toml"], "/nowhere.toml"),
