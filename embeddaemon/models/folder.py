@@ -77,7 +77,10 @@ def _look(spec: ModelSpec, folder: Path) -> _Seen:
     names = find_weights(pipeline.transformer)
     headers = read_headers(pipeline.transformer, names)
     within = pipeline.transformer.relative_to(folder)
-    body = read_body(config, [entry for header in headers for entry in header.tensors])
+    tensors = [entry for header in headers for entry in header.tensors]
+    body = read_body(config, tensors)
+    if body.layers > len(tensors):  # thousands of layers take minutes to build, before any tensor is missed
+        raise CorruptModel(f"{config.path} has {body.layers} layers, there are {len(tensors)} tensors")
     refuse_options(config, body.family)
     return _Seen(
         files=files,

@@ -82,6 +82,13 @@ def test_packed_layers_compute_what_the_public_operators_do(dtype: torch.dtype, 
     assert (linear.linear_plus(rows, layer, bias, residual) - (expected + residual)).abs().max() < tolerance
 
 
+def test_layers_are_packed_where_torch_has_onednn() -> None:
+    """Guards: operators that went away or compute something else, with which everything is right, and slow."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch gives it no types
+        pytest.skip("this torch has no oneDNN")
+    assert linear.can_pack(torch.float32)
+
+
 def test_operator_that_is_missing_is_replaced_by_the_public_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_: torch.Tensor) -> torch.Tensor:
         raise AttributeError("no such operator in this torch")

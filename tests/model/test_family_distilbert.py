@@ -35,6 +35,16 @@ def test_vectors_equal_the_reference(kind: str, tmp_path: Path) -> None:
 
 
 @each
+def test_norms_have_the_epsilon_of_the_family(kind: str, tmp_path: Path) -> None:
+    """Guards: an epsilon that is not the published class's, which only shows where what is normed is small."""
+    path = TINY[kind].write(tmp_path) / "model.safetensors"
+    tensors = load_file(path)
+    small = {name: values * (1e-3 if "_embeddings" in name else 1) for name, values in tensors.items()}
+    save_weights(path, {name: values.astype(tensors[name].dtype) for name, values in small.items()})
+    check_family(embedder_of(tmp_path), reference(tmp_path, TEXTS))
+
+
+@each
 def test_card_has_the_sizes_that_memory_follows_from(kind: str, tmp_path: Path) -> None:
     tiny = TINY[kind]
     card = card_of(tiny.write(tmp_path))

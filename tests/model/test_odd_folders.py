@@ -123,6 +123,25 @@ def test_file_of_halves_gives_nearly_the_same_vectors(name: str, tmp_path: Path)
     assert cosines(embedder_of(folder).embed(TEXTS), expected).min() > 0.9999
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("gte", "layer_norm_eps"),
+        ("nomic", "layer_norm_epsilon"),
+        ("jina", "layer_norm_eps"),
+        ("modernbert", "norm_eps"),
+        ("qwen2", "rms_norm_eps"),
+        ("gemma", "rms_norm_eps"),
+    ],
+)
+def test_epsilon_is_the_one_of_the_config(name: str, key: str, tmp_path: Path) -> None:
+    """Guards: one that is taken for granted, which hardly shows with the usual weights."""
+    folder = TINY[name].write(tmp_path)
+    usual = embedder_of(folder).embed(TEXTS)
+    say(folder, **{key: 0.3})
+    assert np.abs(embedder_of(folder).embed(TEXTS) - usual).max(axis=1).min() > 1e-3
+
+
 @pytest.mark.parametrize("tiny", [TinyBert(), TINY["gte"], TINY["gemma"]], ids=["bert", "gte", "gemma"])
 def test_config_that_transformers_cannot_take_is_corrupt(tiny: TinyBert, tmp_path: Path) -> None:
     """Guards: an error that is none of ours, which looks like a crash of the worker and has it started again."""

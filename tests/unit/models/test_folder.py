@@ -205,6 +205,12 @@ def test_jina_whose_config_says_that_it_is_a_bert_is_refused(tmp_path: Path) -> 
         card(tmp_path)
 
 
+def test_layers_that_no_tensors_are_there_for_are_corrupt(tmp_path: Path) -> None:
+    folder = TinyBert(config={"num_hidden_layers": 1_000_000}).write(tmp_path)
+    with pytest.raises(CorruptModel, match=r"config\.json has 1000000 layers, there are \d\d tensors"):
+        card(folder)
+
+
 @pytest.mark.parametrize(
     ("kinds", "named"),
     [

@@ -17,6 +17,7 @@ from embeddaemon.models.sources import parse_source
 from embeddaemon.models.spec import ModelSpec, Pooling
 from embeddaemon.models.table import default_spec, known, published
 from tests.support.checkpoints import TinyBert
+from tests.support.families.nomic import TinyNomic, TinyNomicMoe
 
 WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
 PASSAGES = "Represent this sentence for searching relevant passages: "
@@ -186,6 +187,15 @@ def test_dimensions_to_cut_to_are_the_tables_only_where_the_vectors_are(tmp_path
     assert card(folder).dimensions == (768, 256)
     assert card(folder, dimensions=(64,)).dimensions == (768, 256, 64)
     assert card(TinyBert().write(tmp_path / "tiny" / name)).dimensions == (32,)
+
+
+@pytest.mark.parametrize(("name", "normed"), [("v1.5", True), ("v2-moe", False)])
+def test_nomic_v1_5_is_normed_as_a_layer_before_it_is_cut(name: str, normed: bool, tmp_path: Path) -> None:
+    """Guards: the step of its card that sentence-transformers does not have."""
+    tiny = TinyNomic(hidden=768, heads=12, layers=1, intermediate=8) if normed else TinyNomicMoe(hidden=768, heads=12)
+    folder = tiny.write(tmp_path / f"nomic-embed-text-{name}")
+    assert 256 in card(folder).dimensions
+    assert card(folder).cut_after_layer_norm is normed
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,6 @@ def family(_: str) -> Family:
 def build(config: Mapping[str, object], card: ModelCard, dtype: torch.dtype) -> nn.Module:
     """The weights, on the CPU. Raises CorruptModel."""
     number(config, "layer_norm_eps")
-    whole(config, "max_position_embeddings")
     return named_weights.build(
         _shapes(card, whole(config, "type_vocab_size")), config, card, dtype, prefixes=("bert.",)
     )
@@ -94,7 +93,7 @@ def functional(weights: nn.Module) -> Encode:
     heads, eps = weights.card.attention_heads, number(weights.published, "layer_norm_eps")
     tensors = [_embeddings(weights), *(_layer(weights, index) for index in range(weights.card.layers))]
     words = tensors[0][0]
-    bias = DistanceBias(by_distance(heads, whole(weights.published, "max_position_embeddings")).to(words))
+    bias = DistanceBias(by_distance(heads, weights.card.max_tokens).to(words))
     compute = compiled(forward) if words.device.type == "cpu" else forward
 
     def encode(ids: torch.Tensor, _: torch.Tensor, groups: Sequence[LengthGroup]) -> torch.Tensor:
