@@ -35,9 +35,9 @@ _WORD_BYTES, _COPIED_WORD_BYTES, _READ_WORD_BYTES = 460, 190, 200
 _CALIBRATION_BYTES = 14 * MIB
 _CALIBRATION_PERCENT = 7
 # How a family packs its layers decides how much of them is there twice, and what is left of that is not used again. A
-# template's peak for BERT's and its like, for weights of 43: 98 to 102; 86: 158; 208: 422; 237: 442 to 479; 415: 780 to 814.
-# MPNet's, of 208: 494 to 544; DeBERTa's, of 351: 550; NomicBERT's with experts, of 906: 1,257; Jina v3's, of 1,091:
-# 1,545. All others pack one product or one layer at a time: 587: 793; 261: 322; 920: 1,109; 1,136: 1,292; but in
+# template's peak for BERT's and its like, for weights of 43: 98 to 102; 86: 158; 208: 422; 237: 442 to 479; 415: 780 to
+# 814. MPNet's, of 208: 494 to 544; DeBERTa's, of 351: 550; NomicBERT's with experts, of 906: 1,257; Jina v3's, of
+# 1,091: 1,545. All others pack one product or one layer at a time: 587: 793; 261: 322; 920: 1,109; 1,136: 1,292; but in
 # float32 2,273: 2,893.
 _PACKING_PERCENT = {"mpnet": 175, "jina-v3": 50, "deberta": 25, "nomic-moe": 25} | dict.fromkeys(
     ("gte", "nomic", "modernbert", "eurobert", "qwen2", "qwen3", "mistral", "llama", "gemma3", "nv-embed"),
@@ -81,9 +81,9 @@ _FIRST_HELD, _FURTHER_HELD = {1: 5.8, 2: 6.5, 4: 11.8}, {1: 3.5, 2: 3.9, 4: 0.7}
 _LONG_TEXT, _SHORT_TEXT = 512, 256
 # A text of thousands of tokens is alone in its micro-batch, and more of what it takes comes from the system at once and
 # goes back: threads then hold heaps, the first one twice as many, and per token so many times the width of a layer and
-# of its feed-forward part. Measured with two threads, all texts of the longest length at once, in bfloat16: 8,192 tokens
-# of GTE 1,041, Jina 1,151, ModernBERT 913, Qwen3 of 0.6 B 1,736, gte-Qwen2 of 1.5 B 2,363; 2,048 of NomicBERT 488, Gemma 454;
-# in float32 NomicBERT 710; with one thread in bfloat16 317.
+# of its feed-forward part. Measured with two threads, each with a text of the longest length, in bfloat16: 8,192 tokens
+# of GTE 1,041, Jina 1,151, ModernBERT 913, Qwen3 of 0.6 B 1,736, gte-Qwen2 of 1.5 B 2,363; 2,048 of NomicBERT 488 (with
+# one thread 317, in float32 710), Gemma 454.
 _VERY_LONG_TEXT = 1024
 _HEAP_BYTES = 48 * MIB
 _HELD_WIDTHS, _HELD_INTERMEDIATES = 27, 3
