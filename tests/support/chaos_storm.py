@@ -26,7 +26,7 @@ from tests.support.waiting import seconds, wait_until
 
 _CLIENT = Path(__file__).with_name("chaos_client.py")
 _MIB = 1 << 20
-_MOST_GROWTH_BYTES = 20 * _MIB
+MOST_GROWTH_BYTES = 20 * _MIB
 _RECOVERY_SECONDS = 60
 
 ALLOWED = ("worker_crashed", "backing_off", "expired", "busy", "load_failed", "draining", "unreachable")
@@ -83,7 +83,7 @@ class Report:
             found.append(f"{self.tally.lost_connections} connections were lost, and no supervisor was killed")
         if self.slowest_end_seconds > seconds(1):
             found.append(f"{self.slowest_end_seconds:.2f} s until nothing was left of a killed supervisor")
-        if self.growth_bytes is not None and self.growth_bytes > _MOST_GROWTH_BYTES:
+        if self.growth_bytes is not None and self.growth_bytes > MOST_GROWTH_BYTES:
             found.append(f"the supervisor grew by {self.growth_bytes / _MIB:.0f} MiB")
         if self.exit_code != 0:
             found.append(f"exit code {self.exit_code}")
