@@ -137,6 +137,11 @@ def test_experts_that_the_config_tells_wrong_are_refused(config: dict[str, Any],
         embedder_of(TinyNomicMoe(config=config).write(tmp_path))
 
 
+def test_heads_that_do_not_divide_the_dimensions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorruptModel, match="32 dimensions, 3 heads"):
+        embedder_of(TinyNomicMoe(config={"n_head": 3}).write(tmp_path))
+
+
 def test_mixture_in_other_layers_than_the_config_tells_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptModel, match="fc1"):
         embedder_of(TinyNomicMoe(config={"moe_every_n_layers": 3}).write(tmp_path))

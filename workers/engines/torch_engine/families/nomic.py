@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from transformers import NomicBertConfig
 from transformers.models.nomic_bert.modeling_nomic_bert import NomicBertModel
 
+from embeddaemon.errors import CorruptModel
 from embeddaemon.workers.engines.torch_engine.families import Family, rotary
 from embeddaemon.workers.engines.torch_engine.families.native import Native, Tensors, forward
 from embeddaemon.workers.engines.torch_engine.families.numbers import number, section, whole
@@ -58,8 +59,11 @@ def translate(config: Mapping[str, object]) -> dict[str, object]:
 
 def common(config: Mapping[str, object]) -> dict[str, object]:
     """What a NomicBERT with experts has too, as NomicBertConfig reads it. Raises CorruptModel."""
+    sizes = {ours: whole(config, _first(config, theirs, ours)) for theirs, ours in _SIZES}
+    if sizes["hidden_size"] % sizes["num_attention_heads"]:
+        raise CorruptModel(f"config.json: {sizes['hidden_size']} dimensions, {sizes['num_attention_heads']} heads")
     return {
-        **{ours: whole(config, _first(config, theirs, ours)) for theirs, ours in _SIZES},
+        **sizes,
         "layer_norm_eps": number(config, _first(config, "layer_norm_epsilon", "layer_norm_eps")),
         "pad_token_id": config.get("pad_token_id") or 0,
         "rope_parameters": {"rope_type": "default", "rope_theta": _theta(config)},
