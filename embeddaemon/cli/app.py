@@ -26,6 +26,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "health": ("health", "Say whether the daemon and its models are well; for probes."),
     "load": ("daemon", "Bring a model into memory."),
     "unload": ("daemon", "Give a model's memory back."),
+    "reload": ("daemon", "Have the daemon read its configuration again."),
     "plan": ("plan", "Say whether models would fit, and what would be evicted."),
     "bench": ("bench", "Measure the running daemon on this machine."),
     "doctor": ("doctor", "Say what this machine has, and what is wrong with it."),

@@ -142,13 +142,43 @@ def _model_row(model: ModelInfo, default: str | None) -> tuple[str, ...]:
 
 @click.command(name="load", short_help="Bring a model into memory.")
 @click.argument("name")
+@click.option(
+    "--force", is_flag=True, help="Load it anew if it is loaded, and at once if it is held back after failures."
+)
 @connect.endpoint_option
 @connect.timeout_option(LOAD_TIMEOUT_SECONDS)
-def load_command(*, name: str, endpoint: str | None, timeout: float) -> None:
-    """Bring the model NAME into memory, so that the next request need not wait for it."""
+def load_command(*, name: str, force: bool, endpoint: str | None, timeout: float) -> None:
+    """Bring the model NAME into memory, so that the next request need not wait for it.
+
+    With --force one that is loaded gets new workers, from its files as they are now. They take over without a gap: the
+    old ones answer what they hold.
+    """
     with Client(endpoint, timeout=timeout) as client:
-        client.load(name)
+        client.load(name, force=force)
     say(f"{name} is loaded")
+
+
+@click.command(name="reload", short_help="Have the daemon read its configuration again.")
+@click.option("--json", "as_json", is_flag=True, help="What changed, for programs.")
+@connect.endpoint_option
+@connect.timeout_option()
+def reload_command(*, as_json: bool, endpoint: str | None, timeout: float) -> None:
+    """Have the daemon read its configuration again, as SIGHUP does, and say what changed.
+
+    It reads the files, the environment and the flags of its start. A configuration that is wrong changes nothing (exit
+    code 2). Models that need new workers get them without a gap; `embeddaemon load NAME --force` does that by hand.
+    """
+    with Client(endpoint, timeout=timeout) as client:
+        changes = client.reload()
+    if as_json:
+        put_json(changes)
+        return
+    put(f"read     {', '.join(changes.get('files', [])) or 'no file'}")
+    for what in ("added", "removed", "replaced", "changed"):
+        if changes.get(what):
+            put(f"{what:<8} {', '.join(changes[what])}")
+    for key, reason in changes.get("restart_needed", {}).items():
+        say(f"{key} stays as it is until the daemon is started again: {reason}")
 
 
 @click.command(name="unload", short_help="Give a model's memory back.")

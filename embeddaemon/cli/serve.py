@@ -8,6 +8,9 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -85,9 +88,11 @@ def serve_command(
         parent_pid=parent_pid,
     )
     refuse_client_install()
-    loaded = load(config_file=config_file, environment=os.environ, flags=flags)
+    # As it is now: what is read again on SIGHUP is read with the environment and from the folder of the start.
+    read = partial(load, config_file=config_file, environment=dict(os.environ), flags=flags, folder=Path.cwd())
+    loaded = read()
     logs.setup(loaded.settings.log_format.value, loaded.settings.log_level)
-    sys.exit(_run(loaded))
+    sys.exit(_run(loaded, read))
 
 
 def stop_when_told_as_pid_1() -> None:
@@ -110,8 +115,9 @@ def refuse_client_install() -> None:
         )
 
 
-def _run(loaded: Loaded) -> int:
+def _run(loaded: Loaded, read: Callable[[], Loaded]) -> int:
     # Here and not above: the base install has no supervisor's dependencies, and `serve --help` needs none.
+    from embeddaemon.supervisor.configuration import Source  # noqa: PLC0415
     from embeddaemon.supervisor.loop import run  # noqa: PLC0415
     from embeddaemon.supervisor.service import service_of  # noqa: PLC0415
 
@@ -119,9 +125,10 @@ def _run(loaded: Loaded) -> int:
     faulthandler.enable()
     try:
         service = service_of(os.environ, os.getpid())
-        if service.passed is not None:
-            _refuse_two_endpoints(loaded, service.passed.endpoint)
-        return run(loaded.settings, service=service)
+        passed_endpoint = None if service.passed is None else service.passed.endpoint
+        settings = _at(loaded, passed_endpoint).settings
+        source = Source(lambda: _at(read(), passed_endpoint), tuple(str(path) for path in loaded.files))
+        return run(settings, service=service, source=source)
     except EmbedDaemonError:
         raise  # a place that is taken, a model that cannot fit: the message says all
     except Exception:
@@ -130,8 +137,13 @@ def _run(loaded: Loaded) -> int:
         return Exit.FAILED
 
 
-def _refuse_two_endpoints(loaded: Loaded, passed_endpoint: str) -> None:
-    """Raises ConfigError when the service manager listens elsewhere than where somebody told us to."""
+def _at(loaded: Loaded, passed_endpoint: str | None) -> Loaded:
+    """With the endpoint at which the service manager listens for us, if it does.
+
+    Raises ConfigError when that is elsewhere than where somebody told us to.
+    """
+    if passed_endpoint is None:
+        return loaded
     given = loaded.given.get(("daemon", "endpoint"))
     if given is not None and loaded.settings.endpoint != passed_endpoint:
         raise mistake(
@@ -140,3 +152,4 @@ def _refuse_two_endpoints(loaded: Loaded, passed_endpoint: str) -> None:
             f"is not where the service manager listens for the daemon, {passed_endpoint}: leave the key out, or change "
             "ListenStream= in the .socket unit",
         )
+    return replace(loaded, settings=replace(loaded.settings, endpoint=passed_endpoint))

@@ -18,7 +18,7 @@ from embeddaemon.errors import (
 from embeddaemon.governor.core import Never, Wait
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.offers import check_dimensions, check_precision, check_prompt, check_task
-from embeddaemon.protocol.messages import Load, ModelRequest, Unload
+from embeddaemon.protocol.messages import Load, ModelRequest, Reload, Unload
 from embeddaemon.supervisor.events import RequestReceived
 from embeddaemon.supervisor.quotas import quota_of
 from embeddaemon.supervisor.state import ModelState, State
@@ -28,8 +28,8 @@ def model_of(state: State, name: str | None) -> ModelState:
     """The configured model that a request names, or the default. Raises UnknownModel with the list."""
     wanted = state.settings.default_model if name is None else name
     model = state.models.get(wanted)
-    if model is None:
-        known = sorted(state.models)
+    if model is None or model.is_removed:
+        known = sorted(name for name, each in state.models.items() if not each.is_removed)
         raise UnknownModel(f"unknown model {wanted!r}; known are {', '.join(known)}", details={"known": known})
     return model
 
@@ -45,10 +45,11 @@ def deadline_of(state: State, deadline_ms: int | None, now: float) -> float:
     return now + deadline_ms / 1000
 
 
-def check_admin(event: RequestReceived, request: Load | Unload) -> None:
+def check_admin(event: RequestReceived, request: Load | Unload | Reload) -> None:
     """Raises Forbidden unless the daemon's own user or root asks."""
     if not event.is_admin:
-        raise Forbidden(f"only the daemon's own user or root may {type(request).__name__.lower()} a model")
+        what = "the configuration" if isinstance(request, Reload) else "a model"
+        raise Forbidden(f"only the daemon's own user or root may {type(request).__name__.lower()} {what}")
 
 
 def check_open(state: State) -> None:

@@ -157,5 +157,8 @@ def _template_ready(state: State, child: Child, ready: control.TemplateReady, no
 def _fetched(state: State, child: Child, fetched: control.Fetched, now: float) -> None:
     assert child.kind is ChildKind.FETCHER
     model = state.models[child.model or ""]
-    model.folder = fetched.folder
+    if child.number == model.watch.fetcher:
+        model.watch.folder = fetched.folder
+    else:
+        model.folder = fetched.folder
     state.log("info", "fetched", model=model.name, folder=fetched.folder, seconds=round(now - child.started_at, 1))

@@ -45,7 +45,11 @@ LENGTH_TOLERANCE = 0.01
 def ask(state: State, event: RequestReceived, request: Health, now: float) -> None:
     """Answer at once; or, where models are to embed something, when they have. Raises EmbedDaemonError."""
     is_named = request.model is not None
-    models = [admission.model_of(state, request.model)] if is_named else [*state.models.values()]
+    models = (
+        [admission.model_of(state, request.model)]
+        if is_named
+        else [each for each in state.models.values() if not each.is_removed]
+    )
     deadline = admission.deadline_of(state, request.deadline_ms, now)
     if request.wake and not event.is_admin:
         raise Forbidden("only the daemon's own user or root may have a model loaded for a health check")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from embeddaemon.config.settings import Settings
 from embeddaemon.models.order import LoadOrder
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.protocol import link
@@ -170,6 +171,23 @@ class LookAtFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """Read the configuration again, and compare it with the settings that are in force."""
+
+    settings: Settings
+    asker: tuple[bytes, int] | None
+    """The client that asked for it, and the id of its request."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetLog:
+    """How the log looks from now on, and the least important lines in it."""
+
+    format: str
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
 class TakeSample:
     """Measure memory now."""
 
@@ -209,6 +227,8 @@ Command = (
     | Forget
     | ReadCard
     | LookAtFiles
+    | ReadSettings
+    | SetLog
     | TakeSample
     | Log
     | Exit

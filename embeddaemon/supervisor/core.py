@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, assert_never
 
 from embeddaemon.config.settings import Settings
-from embeddaemon.errors import EmbedDaemonError, InvalidInput
+from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.core import Governor
 from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.samples import Observation
@@ -51,9 +51,12 @@ from embeddaemon.supervisor.events import (
     ForkerSaid,
     KernelKilled,
     ProcessEvent,
+    ReloadRequested,
     RequestMalformed,
     RequestReceived,
     SampleTaken,
+    SettingsRead,
+    SettingsWrong,
     StallNoticed,
     StartFailed,
     TimePassed,
@@ -63,8 +66,10 @@ from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS, is_anythin
 from embeddaemon.supervisor.learning import card_learned
 from embeddaemon.supervisor.leases import lease_cache
 from embeddaemon.supervisor.needs import fork_server_bytes, settle_footprint
+from embeddaemon.supervisor.reconfiguration import read_again, settings_read, settings_wrong
 from embeddaemon.supervisor.relief import relieve
 from embeddaemon.supervisor.reload import check_queue, files_seen, reload_failed, successor_read
+from embeddaemon.supervisor.replacement import by_hand
 from embeddaemon.supervisor.requests import accept, expire, pump, refuse
 from embeddaemon.supervisor.staffing import staff, staff_all
 from embeddaemon.supervisor.state import Machine, ModelState, State, Waiter
@@ -84,18 +89,19 @@ class Supervisor:
         random: Callable[[], float],
         learned: Learned | None = None,
     ) -> None:
-        models = {spec.name: ModelState(spec=spec) for spec in settings.models}
         learned = Learned(machine.version) if learned is None else learned
         self._state = State(
             settings=settings,
             machine=machine,
             governor=governor,
             random=random,
-            models=models,
+            models={},
             cache=Cache(settings.cache_bytes),
             learned=learned,
             fork_server_bytes=fork_server_bytes(learned),
         )
+        for spec in settings.models:
+            self._state.models[spec.name] = ModelState(spec=spec, number=self._state.next_model())
         self._is_watching = False
 
     def learn_card(self, card_read: CardRead) -> None:
@@ -109,6 +115,10 @@ class Supervisor:
     def learn_error(self, card_failed: CardFailed) -> None:
         """Before the start: what is wrong with a folder. It is read again by the first request."""
         self._state.models[card_failed.model].error = card_failed.error
+
+    def learn_files(self, files: tuple[str, ...]) -> None:
+        """Before the start: which files the settings came from, for ``status``."""
+        self._state.configuration.files = files
 
     def learn_hard_limits(self, kind: str) -> None:
         """Before the start: what stops a worker that allocates without bound, for ``status``."""
@@ -149,6 +159,12 @@ class Supervisor:
             case SampleTaken():
                 self._state.governor.measured(CACHE, self._state.cache.used_bytes)
                 self._sampled(event.observation, now)
+            case ReloadRequested():
+                read_again(self._state, None)
+            case SettingsRead():
+                settings_read(self._state, event, now)
+            case SettingsWrong():
+                settings_wrong(self._state, event, now)
             case StallNoticed():
                 self._state.commands.append(TakeSample())
             case DrainRequested():
@@ -215,7 +231,9 @@ class Supervisor:
             case Load() | Unload():
                 self._load_or_unload(event, request, now)
             case Reload():
-                raise InvalidInput("this daemon was not told where its settings came from: it cannot read them again")
+                admission.check_admin(event, request)
+                admission.check_open(state)
+                read_again(state, (event.client, request.id))
             case Cancel():
                 document = {"cancelled": cancel(state, event.client, request.ids)}
                 state.commands.append(Reply(event.client, Document(id=request.id), document))
@@ -233,7 +251,9 @@ class Supervisor:
             since=now,
             deadline=admission.deadline_of(state, request.deadline_ms, now),
         )
-        if isinstance(request, Load):
+        if isinstance(request, Load) and request.force and model.serving and not model.is_unloading:
+            by_hand(state, model, waiter, now)
+        elif isinstance(request, Load):
             self._load(model, waiter, now)
         else:
             self._unload(model, waiter, now)
@@ -296,7 +316,9 @@ class Supervisor:
                 state.counts["stale_messages"] += 1
 
     def _card_event(self, event: CardEvent, now: float) -> None:
-        state, model = self._state, self._state.models[event.model]
+        state, model = self._state, self._state.models.get(event.model)
+        if model is None:
+            return  # removed meanwhile
         match event:
             case FilesSeen():
                 files_seen(state, event, now)

@@ -19,8 +19,9 @@ def unload(state: State, model: ModelState, now: float) -> None:
     model.is_unloading = True
     if model.fetcher is not None:
         end_child(state, state.children[model.fetcher], DeathClass.STOPPED, now)
-    if (successor := state.children.get(model.watch.successor or 0)) is not None:
-        end_child(state, successor, DeathClass.STOPPED, now)
+    for number in (model.watch.successor, model.watch.fetcher):
+        if (beside := state.children.get(number or 0)) is not None:
+            end_child(state, beside, DeathClass.STOPPED, now)
     model.watch.abandon()
     for worker in list(model.workers.values()):
         drain(state, worker, now)

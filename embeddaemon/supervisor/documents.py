@@ -39,7 +39,7 @@ def models(state: State, now: float) -> dict[str, Any]:
     """Which models are configured, and what is known of each."""
     return {
         "default_model": state.settings.default_model,
-        "models": [_model(state, model, now) for model in state.models.values()],
+        "models": [_model(state, model, now) for model in state.models.values() if not model.is_removed],
     }
 
 
@@ -99,7 +99,7 @@ def state_of(model: ModelState, now: float) -> str:
 
     What failed stays failed until it is tried again and loads: a model that cannot be loaded is never "available".
     """
-    if model.is_unloading:
+    if model.is_unloading or model.is_removed:
         return "unloading"
     if model.serving:
         return "ready"
@@ -119,6 +119,7 @@ def status(state: State, now: float) -> dict[str, Any]:
         "pid": state.machine.pid,
         "uptime_seconds": now - state.machine.started_at,
         "draining": state.is_draining,
+        "config": _config(state, now),
         "queued": sum(len(model.queue) for model in state.models.values()),
         "open": len(state.open),
         "requests": {
@@ -144,6 +145,18 @@ def status(state: State, now: float) -> dict[str, Any]:
         ],
         "processes": processes(state, now),
         "memory": memory(state, now),
+    }
+
+
+def _config(state: State, now: float) -> dict[str, Any]:
+    known = state.configuration
+    return {
+        "files": list(known.files),
+        "age_seconds": now - (state.machine.started_at if known.read_at is None else known.read_at),
+        "reloads": known.reloads,
+        "error": None if known.error is None else error_to_map(known.error),
+        "error_age_seconds": None if known.error is None or known.tried_at is None else now - known.tried_at,
+        "restart_needed": dict(known.restart_needed),
     }
 
 

@@ -9,7 +9,7 @@ from embeddaemon.supervisor.learning import needs_fork_server
 from embeddaemon.supervisor.leases import release
 from embeddaemon.supervisor.lifecycle import BLAMELESS, DeathClass, Worker, WorkerState, classify, explain
 from embeddaemon.supervisor.needs import needs_more
-from embeddaemon.supervisor.reload import end_outgoing, successor_gone
+from embeddaemon.supervisor.reload import end_outgoing, fetched_for_successor, successor_gone
 from embeddaemon.supervisor.requests import answer_unloaded, fail_all, pump, refuse_waiters, take_back
 from embeddaemon.supervisor.staffing import staff_all
 from embeddaemon.supervisor.state import Child, ChildKind, ModelState, State
@@ -194,6 +194,10 @@ def _template_gone(state: State, child: Child, death: DeathClass, exit_code: int
 
 def _fetcher_gone(state: State, child: Child, death: DeathClass, exit_code: int | None, now: float) -> None:
     model = state.models[child.model or ""]
+    if child.number != model.fetcher:
+        if child.number == model.watch.fetcher:
+            fetched_for_successor(state, model, child, death, exit_code)
+        return
     model.fetcher = None
     if death not in BLAMELESS and model.folder is None:
         text = f"fetching {model.spec.source} {explain(death, exit_code)}"

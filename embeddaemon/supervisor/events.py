@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from embeddaemon.config.changes import Changes
 from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.samples import Observation
 from embeddaemon.models.card import ModelCard
@@ -134,6 +136,32 @@ class KernelKilled:
 
 
 @dataclass(frozen=True, slots=True)
+class ReloadRequested:
+    """SIGHUP: the configuration is to be read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsRead:
+    """The configuration was read again."""
+
+    changes: Changes
+    """Against the settings that were in force."""
+    cards: Mapping[str, CardRead | CardFailed]
+    """What the folders of models say that are new, or are to be loaded anew."""
+    files: tuple[str, ...]
+    asker: tuple[bytes, int] | None
+    """The client that asked for it, and the id of its request."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsWrong:
+    """The configuration was read again and cannot be used."""
+
+    error: EmbedDaemonError
+    asker: tuple[bytes, int] | None
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """A timer of the core is due."""
 
@@ -148,4 +176,5 @@ class DrainRequested:
 ClientEvent = RequestReceived | RequestMalformed | ClientGone
 ProcessEvent = WorkerSaid | ForkerSaid | ControlLost | KernelKilled | ChildReaped | StartFailed
 CardEvent = CardRead | CardFailed | FilesSeen
-Event = ClientEvent | ProcessEvent | CardEvent | SampleTaken | StallNoticed | TimePassed | DrainRequested
+ConfigEvent = ReloadRequested | SettingsRead | SettingsWrong
+Event = ClientEvent | ProcessEvent | CardEvent | ConfigEvent | SampleTaken | StallNoticed | TimePassed | DrainRequested

@@ -18,10 +18,12 @@ from embeddaemon.protocol.messages import Document, Waiting
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor import footprint_file
 from embeddaemon.supervisor.clients import Clients
+from embeddaemon.supervisor.configuration import Source, read_settings
 from embeddaemon.supervisor.events import CardFailed, CardRead, ClientGone, Event, SampleTaken
 from embeddaemon.supervisor.file_looks import FileLooks
 from embeddaemon.supervisor.front import Undelivered
 from embeddaemon.supervisor.process import Processes
+from embeddaemon.telemetry import logs
 from embeddaemon.telemetry.logs import fields
 
 log = logging.getLogger(__name__)
@@ -42,9 +44,11 @@ class Executor:
         probe: Probe,
         looks: FileLooks,
         *,
+        source: Source,
         state_folder: Path | None,
     ) -> None:
         self._looks = looks
+        self._source = source
         self._state_folder = state_folder
         self._clients = clients
         self._workers = workers
@@ -109,6 +113,10 @@ class Executor:
                 return read(command)
             case do.LookAtFiles():
                 return self._looks.start(command)
+            case do.ReadSettings():
+                return read_settings(self._source, command, read)
+            case do.SetLog():
+                logs.setup(command.format, command.level)
             case do.TakeSample():
                 return self._sample()
             case do.Exit():

@@ -9,6 +9,7 @@ from embeddaemon.supervisor.departures import drain, end_child, give_up, unload
 from embeddaemon.supervisor.endings import write_off
 from embeddaemon.supervisor.lifecycle import COMING, DeathClass, Worker, WorkerState
 from embeddaemon.supervisor.needs import keep_when_due
+from embeddaemon.supervisor.reconfiguration import retire
 from embeddaemon.supervisor.relief import relieve
 from embeddaemon.supervisor.reload import look_at_files
 from embeddaemon.supervisor.requests import refuse
@@ -48,6 +49,8 @@ def look_after(state: State, now: float) -> None:
     _end_forkers_that_stand_still(state, now)
     write_off(state, now)
     look_at_files(state, now)
+    for model in list(state.models.values()):
+        retire(state, model, now)
     ask_who_is_there(state, now)
     if state.children and now - state.sampled_at >= SAMPLE_SECONDS:
         state.sampled_at = now
@@ -113,6 +116,14 @@ def _expire_waiters(state: State, model: ModelState, now: float) -> None:
     for waiter in [each for each in model.load_waiters if now >= each.deadline]:
         model.load_waiters.remove(waiter)
         refuse(state, waiter.client, waiter.id, admission.expiry_of(model, is_dispatched=False))
+    for waiter in [each for each in model.replace_waiters if now >= each.deadline]:
+        model.replace_waiters.remove(waiter)
+        error = Expired(
+            f"the deadline passed while new workers of model {model.name!r} were being made; they take over when they "
+            "are ready",
+            details={"waited_for": "load"},
+        )
+        refuse(state, waiter.client, waiter.id, error)
     for waiter in [each for each in model.unload_waiters if now >= each.deadline]:
         model.unload_waiters.remove(waiter)
         error = Expired(

@@ -64,6 +64,12 @@ def weights_of(card: ModelCard) -> WeightsSummary:
     )
 
 
+def check_estimate(state: State, spec: ModelSpec, card: ModelCard) -> None:
+    """Raises ConfigError when what a configuration declares cannot be right for a model as its folder has it."""
+    model = ModelState(spec=spec)
+    _footprint(model, weights_of(card), _workload(state, model), spec.estimate)
+
+
 def card_learned(state: State, model: ModelState, card: ModelCard) -> None:
     """Note what the folder says. Raises ConfigError when the declared estimate cannot be right."""
     weights = weights_of(card)

@@ -32,6 +32,7 @@ from embeddaemon.supervisor import footprint_file
 from embeddaemon.supervisor.budgets import governor_for
 from embeddaemon.supervisor.cache import MAX_CACHED_BODY_BYTES, digest
 from embeddaemon.supervisor.clients import open_clients
+from embeddaemon.supervisor.configuration import Source
 from embeddaemon.supervisor.core import Supervisor
 from embeddaemon.supervisor.descriptors import open_standard_descriptors
 from embeddaemon.supervisor.events import (
@@ -40,6 +41,7 @@ from embeddaemon.supervisor.events import (
     ClientGone,
     DrainRequested,
     Event,
+    ReloadRequested,
     RequestMalformed,
     RequestReceived,
     TimePassed,
@@ -77,14 +79,19 @@ def run(
     spawn_command: Sequence[str] = SPAWN_COMMAND,
     probe: Probe | None = None,
     service: Service = NO_SERVICE,
+    source: Source | None = None,
 ) -> int:
     """Serve until told to stop; returns the exit code. Raises ConfigError when it cannot start.
 
-    ``service`` says what the service manager gave us: where to report, and a socket that takes the endpoint's place.
+    ``service`` says what the service manager gave us: where to report, and a socket that takes the endpoint's place;
+    ``source`` where the settings came from, and can be read again.
     """
     if service.passed is not None:
         settings = replace(settings, endpoint=service.passed.endpoint)
-    daemon = Daemon(settings, probe or probe_for_this_machine(), fork_server_command, spawn_command, service)
+    source = source or Source()
+    daemon = Daemon(
+        settings, probe or probe_for_this_machine(), fork_server_command, spawn_command, service, source=source
+    )
     try:
         return daemon.serve()
     finally:
@@ -101,12 +108,15 @@ class Daemon:
         fork_server_command: Sequence[str],
         spawn_command: Sequence[str],
         service: Service,
+        *,
+        source: Source,
     ) -> None:
         self._settings = settings
         governor = governor_for(settings, probe)
         self._core = Supervisor(settings, this_machine(), governor, random.random, _learned(settings))
         open_standard_descriptors()
         self._learn_cards()
+        self._core.learn_files(source.files)
         self._wakeup = _catch_signals()
         self._parent = _parent_watch(settings)
         self._is_orphan = False
@@ -132,7 +142,7 @@ class Daemon:
         state_folder = None if settings.state_folder is None else Path(settings.state_folder)
         self._looks = FileLooks()
         self._executor = Executor(
-            self._clients, self._workers, processes, probe, self._looks, state_folder=state_folder
+            self._clients, self._workers, processes, probe, self._looks, source=source, state_folder=state_folder
         )
         self._stalls = StallWatch(probe.stall_trigger())
         names = ",".join(spec.name for spec in settings.models)
@@ -268,7 +278,7 @@ class Daemon:
 
     def _reload(self) -> None:
         with self._notifier.reloading(time.monotonic()):
-            log.info(fields("signal_ignored", signal="SIGHUP"))
+            self._handle(ReloadRequested())
 
     def _drain(self, reason: str) -> None:
         self._notifier.stopping(time.monotonic())

@@ -6,16 +6,18 @@ this: its folder is read again before it is loaded.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from embeddaemon.errors import EmbedDaemonError, FailedLoad, ModelChanged
 from embeddaemon.models.card import ModelCard
 from embeddaemon.supervisor import admission
-from embeddaemon.supervisor.commands import LookAtFiles, ReadCard
+from embeddaemon.supervisor.commands import LookAtFiles
 from embeddaemon.supervisor.departures import drain, end_child, unload
 from embeddaemon.supervisor.events import FilesSeen
-from embeddaemon.supervisor.learning import card_learned, device_of, footprint_for, has_template, memory_of
+from embeddaemon.supervisor.learning import device_of, footprint_for, has_template, memory_of
 from embeddaemon.supervisor.lifecycle import BLAMELESS, SERVING, DeathClass, explain
-from embeddaemon.supervisor.needs import settle_footprint
-from embeddaemon.supervisor.requests import end_with_error
+from embeddaemon.supervisor.replacement import answer_replaced, learn, read_again_if_ordered, read_successor
+from embeddaemon.supervisor.requests import end_with_error, refuse
 from embeddaemon.supervisor.room import fits_now, is_loading
 from embeddaemon.supervisor.staffing import start_successor, wants_of_successor
 from embeddaemon.supervisor.state import Child, ChildKind, ModelState, State
@@ -26,6 +28,7 @@ def look_at_files(state: State, now: float) -> None:
     interval_seconds = state.settings.file_check_seconds
     for model in state.models.values():
         end_outgoing(state, model, now)
+        read_again_if_ordered(state, model, now)
         _advance(state, model, now)
         if not interval_seconds or state.is_draining or not model.serving or model.is_unloading:
             continue
@@ -44,9 +47,9 @@ def files_seen(state: State, event: FilesSeen, now: float) -> None:
     if event.marks is None or model.card is None or not model.serving or model.is_unloading or watch.is_at_work:
         return
     if watch.notices(model.card.files.marks, event.marks):
-        watch.tried, watch.is_reading = event.marks, True
+        watch.tried = event.marks
         state.log("info", "model_files_changed", model=model.name, folder=model.card.folder)
-        state.commands.append(ReadCard(model.spec, model.card.folder, is_successor=True))
+        read_successor(state, model, now)
 
 
 def successor_read(state: State, model: ModelState, card: ModelCard, now: float) -> None:
@@ -62,22 +65,30 @@ def _advance(state: State, model: ModelState, now: float) -> None:
     card = model.watch.card
     if card is None or model.watch.successor is not None or state.is_draining:
         return
-    loads_on = memory_of(device_of(state, model.spec))
+    goal = _goal(model)
+    loads_on = memory_of(device_of(state, goal.spec))
     if is_loading(state, loads_on):
         return
     try:
-        wants = wants_of_successor(state, model, footprint_for(state, model, card))
+        wants = wants_of_successor(state, goal, footprint_for(state, goal, card))
     except EmbedDaemonError as error:
         reload_failed(state, model, error)
         return
-    if not fits_now(state, wants, now):
+    # What is forked and what loads for itself do not go together in one model.
+    is_alike = has_template(state, goal) == has_template(state, model)
+    if not is_alike or not fits_now(state, wants, now):
         state.log("info", "reload_drains_first", model=model.name)
         unload(state, model, now)
         model.is_wanted = True
         return
-    child = start_successor(state, model, card, wants, now)
+    child = start_successor(state, goal, card, wants, now)
     if child is not None:
         model.watch.successor = child.number
+
+
+def _goal(model: ModelState) -> ModelState:
+    """The model as it is to be: with its new configuration, where that has changed and nothing serves it yet."""
+    return model if model.watch.spec is None else replace(model, spec=model.watch.spec, footprint=None)
 
 
 def take_over(state: State, model: ModelState) -> None:
@@ -91,10 +102,11 @@ def take_over(state: State, model: ModelState) -> None:
             watch.leaving.add(model.template)
         model.template = watch.successor
     card = watch.card
+    model.take_up_spec()
     watch.abandon()
     watch.forget()
-    card_learned(state, model, card)
-    settle_footprint(state, model)
+    watch.is_ordered = False
+    learn(state, model, card)
     state.log("info", "model_reloaded", model=model.name, revision=card.revision)
     check_queue(state, model)
 
@@ -104,6 +116,7 @@ def relieve_outgoing(state: State, model: ModelState, now: float) -> None:
     for worker in list(model.workers.values()):
         if worker.child in model.watch.leaving and worker.state in SERVING:
             drain(state, worker, now)
+    answer_replaced(state, model, now)
 
 
 def end_outgoing(state: State, model: ModelState, now: float) -> None:
@@ -135,12 +148,25 @@ def successor_gone(state: State, model: ModelState, child: Child, death: DeathCl
     reload_failed(state, model, child.load_error or FailedLoad(text))
 
 
+def fetched_for_successor(
+    state: State, model: ModelState, child: Child, death: DeathClass, exit_code: int | None
+) -> None:
+    """What brings the successor's files has ended; if it brought them they are read at the next look around."""
+    model.watch.fetcher = None
+    if model.watch.folder is None and death not in BLAMELESS:
+        text = f"fetching for model {model.name!r} {explain(death, exit_code)}"
+        reload_failed(state, model, child.load_error or FailedLoad(text))
+
+
 def reload_failed(state: State, model: ModelState, error: EmbedDaemonError) -> None:
     """The new files are no good: nothing changes but what is told about them."""
     model.watch.abandon()
     if not model.serving:
         return
-    model.watch.error = error
+    model.watch.error, model.watch.is_ordered = error, False
+    for waiter in model.replace_waiters:
+        refuse(state, waiter.client, waiter.id, error)
+    model.replace_waiters.clear()
     if isinstance(error, ModelChanged):
         model.watch.tried = None
     state.log("error", "reload_failed", model=model.name, code=error.code, error=str(error))

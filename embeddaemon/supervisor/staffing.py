@@ -23,7 +23,7 @@ from embeddaemon.supervisor.learning import (
 )
 from embeddaemon.supervisor.leases import give_back_reserved, new_child, reserve_first_worker
 from embeddaemon.supervisor.lifecycle import SERVING, Worker
-from embeddaemon.supervisor.room import has_room, has_room_beside, has_room_for_fork_server
+from embeddaemon.supervisor.room import fits_now, has_room, has_room_beside, has_room_for_fork_server
 from embeddaemon.supervisor.state import Child, ChildKind, ModelState, State
 
 FETCHER_BYTES = 128 * 1024 * 1024
@@ -65,6 +65,8 @@ def staff(state: State, model: ModelState, now: float) -> None:
         model.stop_waiting()
         return
     template = state.template_of(model)
+    if model.is_absent:
+        model.take_up_spec()
     if model.card is None or model.footprint is None or (model.is_absent and not model.is_card_fresh):
         _learn(state, model, now)
     elif not has_template(state, model):
@@ -109,6 +111,18 @@ def _start_fetcher(state: State, model: ModelState, now: float) -> None:
     model.fetcher = child.number
     state.commands.append(StartFetcher(child.number, model.spec.source))
     state.log("info", "fetching", model=model.name, source=model.spec.source)
+
+
+def fetch_for_successor(state: State, model: ModelState, source: str, now: float) -> Child | None:
+    """Bring what is to be loaded beside what serves; None: it cannot begin now."""
+    wants = [Want(f"fetcher:{model.name}", FETCHER_BYTES)]
+    fork_server = usable_fork_server(state, now) if fits_now(state, wants, now) else None
+    if fork_server is None:
+        return None
+    child = new_child(state, ChildKind.FETCHER, FETCHER_BYTES, now, model=model.name, parent=fork_server.number)
+    state.commands.append(StartFetcher(child.number, source))
+    state.log("info", "fetching", model=model.name, source=source)
+    return child
 
 
 def _start_template(state: State, model: ModelState, now: float) -> None:
@@ -265,7 +279,7 @@ def _wants(state: State, model: ModelState, footprint: Footprint) -> list[Want]:
 def _next_incarnation(state: State, model: ModelState, slot: int, child: Child, now: float) -> Worker:
     model.incarnations[slot] += 1
     worker = Worker(
-        number=list(state.models).index(model.name) * MAX_WORKERS_PER_MODEL + slot,
+        number=model.number * MAX_WORKERS_PER_MODEL + slot,
         slot=slot,
         incarnation=model.incarnations[slot],
         child=child.number,

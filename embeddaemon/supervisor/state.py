@@ -138,6 +138,10 @@ class ModelState:
     """One configured model and everything that serves it now."""
 
     spec: ModelSpec
+    number: int = 0
+    """Distinct from that of every other model; what the numbers of its workers begin with."""
+    is_removed: bool = False
+    """No longer configured: what was accepted is finished, then it goes."""
     card: ModelCard | None = None
     is_card_fresh: bool = False
     """Read since the model was last loaded: a folder may have changed since then."""
@@ -194,6 +198,8 @@ class ModelState:
     """Since when work has waited for that memory; None also when nobody asked."""
     load_waiters: list[Waiter] = field(default_factory=list)
     unload_waiters: list[Waiter] = field(default_factory=list)
+    replace_waiters: list[Waiter] = field(default_factory=list)
+    """Those who asked for new workers beside the old ones."""
     wakers: int = 0
     """Health checks that wait until it is loaded and has embedded a text."""
     facts: dict[str, object] = field(default_factory=dict)
@@ -229,9 +235,39 @@ class ModelState:
         self.facts = dict(facts)
         self.fingerprint = b"" if self.card is None else fingerprint(self.card, facts)
 
+    def take_up_spec(self) -> None:
+        """From now on it is what it is configured to be: nothing that was made for what it was serves any more."""
+        if self.watch.spec is None:
+            return
+        if self.watch.spec.source != self.spec.source:
+            self.folder = self.watch.folder
+        self.spec, self.watch.spec, self.watch.folder = self.watch.spec, None, None
+        self.card = self.computed = self.footprint = self.automatic = self.error = None
+        self.is_card_fresh = self.is_estimate_warned = False
+
+    @property
+    def waiters(self) -> tuple[list[Waiter], ...]:
+        """Everybody who waits for something to be done to it."""
+        return (self.load_waiters, self.unload_waiters, self.replace_waiters)
+
     def stop_waiting(self) -> None:
         """It does not wait for memory (any more)."""
         self.waiting = self.demand = self.waiting_since = None
+
+
+@dataclass(slots=True)
+class Configuration:
+    """What is known of the files that the settings came from. Times are monotonic seconds."""
+
+    files: tuple[str, ...] = ()
+    read_at: float | None = None
+    """When what is in force was read; None: at the start."""
+    tried_at: float | None = None
+    error: EmbedDaemonError | None = None
+    """Why what was read last is not in force."""
+    restart_needed: Mapping[str, str] = field(default_factory=dict)
+    """Keys with another value than the one in force, and why."""
+    reloads: int = 0
 
 
 @dataclass(slots=True)
@@ -288,6 +324,8 @@ class State:
     asked_who_is_there_at: float = float("-inf")
     looked_at: float = float("inf")
     """When time was last looked at; what comes much later than it should says that we ourselves stood still."""
+    configuration: Configuration = field(default_factory=Configuration)
+    _models: int = 0
     _numbers: int = 0
     _serials: int = 0
 
@@ -297,6 +335,10 @@ class State:
 
     def template_of(self, model: ModelState) -> Child | None:
         return None if model.template is None else self.children[model.template]
+
+    def next_model(self) -> int:
+        self._models += 1
+        return self._models - 1
 
     def next_child(self) -> int:
         self._numbers += 1

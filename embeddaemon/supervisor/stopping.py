@@ -52,9 +52,9 @@ def _tell_all_to_go(state: State, now: float) -> None:
     for model in state.models.values():
         model.is_wanted = False
         model.stop_waiting()
-        for waiter in [*model.load_waiters, *model.unload_waiters]:
-            refuse(state, waiter.client, waiter.id, Draining("the daemon is stopping"))
-        model.load_waiters.clear()
-        model.unload_waiters.clear()
+        for waiters in model.waiters:
+            for waiter in waiters:
+                refuse(state, waiter.client, waiter.id, Draining("the daemon is stopping"))
+            waiters.clear()
         for worker in list(model.workers.values()):
             drain(state, worker, now)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.models.card import ModelCard
+from embeddaemon.models.spec import ModelSpec
 
 
 @dataclass(slots=True)
@@ -32,11 +33,19 @@ class Watch:
     """Children that have loaded the files of before: they serve until a worker of the successor's does."""
     error: EmbedDaemonError | None = None
     """Why the files that lie there are not loaded."""
+    spec: ModelSpec | None = None
+    """What the model is configured to be by now, while what serves it was made for what it was."""
+    fetcher: int | None = None
+    """The child that brings what is to be loaded from the hub."""
+    folder: str | None = None
+    """Where it was brought to."""
+    is_ordered: bool = False
+    """A successor was asked for, whatever the files are, and has not taken over."""
 
     @property
     def is_at_work(self) -> bool:
-        """Whether a successor is being read, waits, or loads."""
-        return self.is_reading or self.card is not None or self.successor is not None
+        """Whether a successor is being fetched or read, waits, or loads."""
+        return self.is_reading or any(each is not None for each in (self.fetcher, self.card, self.successor))
 
     def is_due(self, now: float, interval_seconds: float) -> bool:
         """Whether it is time for a look."""
@@ -45,7 +54,8 @@ class Watch:
     def notices(self, loaded: str, marks: str) -> bool:
         """Whether files with these marks are to be read: others than those that are loaded, still, not tried yet."""
         if marks == loaded:
-            self.forget()
+            if self.spec is None:  # else it is not the files that are wrong
+                self.forget()
             return False
         is_still, self.seen = marks == self.seen, marks
         return is_still and marks != self.tried
@@ -56,4 +66,5 @@ class Watch:
 
     def abandon(self) -> None:
         """No successor any more."""
-        self.is_reading, self.card, self.successor = False, None, None
+        self.is_reading = False
+        self.fetcher = self.card = self.successor = None

@@ -73,7 +73,7 @@ def _waits(state: State) -> Iterator[_Wait]:
     for entry in state.open.values():
         yield _Wait(entry.received_at, entry.client, entry.model)
     for model in state.models.values():
-        for waiter in (*model.load_waiters, *model.unload_waiters):
+        for waiter in (each for waiters in model.waiters for each in waiters):
             yield _Wait(waiter.since, waiter.client, model.name)
 
 
@@ -103,7 +103,7 @@ def _take_waiters(state: State, client: bytes, ids: Container[int] | None) -> li
     """Those of a client that wait for a load or an unload, all of them or by their ids; they wait no more."""
     taken = []
     for model in state.models.values():
-        for waiters in (model.load_waiters, model.unload_waiters):
+        for waiters in model.waiters:
             its = [each for each in waiters if each.client == client and (ids is None or each.id in ids)]
             taken += its
             waiters[:] = [each for each in waiters if each not in its]

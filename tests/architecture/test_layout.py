@@ -17,6 +17,7 @@ SHELLS = {
     "embeddaemon/supervisor": {
         "budgets",
         "clients",
+        "configuration",
         "connection",
         "descriptors",
         "execution",

@@ -1,7 +1,10 @@
 """The real daemon with the stub engine: a program, ``python tests/support/stub_daemon.py SETTINGS``.
 
 SETTINGS is JSON: the fields of ``Settings`` by name, ``models`` a list of the fields of ``ModelSpec``; ``engine`` is
-``stub`` (the default), ``torch``, or ``obedient``: torch that obeys the stub's commands.
+        return run(settings, service=service, source=source)
+    if engine == "obedient":
+        command = (sys.executable, str(_SUPPORT / "obedient_fork_server.py"))
+        return run(settings, fork_server_command=command, service=service, source=source)
 """
 
 from __future__ import annotations
@@ -9,15 +12,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # a program: its own folder is on the path, the root is not
 
+from embeddaemon.config.flags import Flags  # noqa: E402
+from embeddaemon.config.loading import load  # noqa: E402
 from embeddaemon.config.settings import AccessSettings, HardLimits, Quotas, Settings, StartMethod  # noqa: E402
 from embeddaemon.models.spec import ModelSpec, WorkerBounds  # noqa: E402
 from embeddaemon.protocol.limits import Limits  # noqa: E402
+from embeddaemon.supervisor.configuration import Source  # noqa: E402
 from embeddaemon.supervisor.loop import run  # noqa: E402
 from embeddaemon.supervisor.service import service_of  # noqa: E402
 from embeddaemon.telemetry.logs import setup  # noqa: E402
@@ -33,6 +40,8 @@ def _spec(values: dict[str, Any]) -> ModelSpec:
 
 def main(argument: str) -> int:
     values = json.loads(argument)
+    if "config_file" in values:
+        return configured(values)
     engine = values.pop("engine", "stub")
     values["models"] = tuple(_spec(model) for model in values["models"])
     values.setdefault("default_model", values["models"][0].name)
@@ -48,17 +57,36 @@ def main(argument: str) -> int:
         values["hard_limits"] = HardLimits(values["hard_limits"])
     setup("text", "debug")
     settings = Settings(**values)
+    return _run(settings, Source(), engine)
+
+
+def configured(values: dict[str, Any]) -> int:
+    """A daemon that reads its configuration from a file, and may read it again."""
+    path = Path(values["config_file"])
+    read = partial(
+        load,
+        config_file=path,
+        environment={"STATE_DIRECTORY": str(path.parent)},
+        flags=Flags(endpoint=values["endpoint"]),
+    )
+    loaded = read()
+    setup("text", loaded.settings.log_level)
+    return _run(loaded.settings, Source(read, (str(path),)), values.get("engine", "stub"))
+
+
+def _run(settings: Settings, source: Source, engine: str) -> int:
     service = service_of(os.environ, os.getpid())
     if engine == "torch":
-        return run(settings, service=service)
+        return run(settings, service=service, source=source)
     if engine == "obedient":
         command = (sys.executable, str(_SUPPORT / "obedient_fork_server.py"))
-        return run(settings, fork_server_command=command, service=service)
+        return run(settings, fork_server_command=command, service=service, source=source)
     return run(
         settings,
         fork_server_command=(sys.executable, str(_SUPPORT / "stub_fork_server.py")),
         spawn_command=(sys.executable, str(_SUPPORT / "stub_spawned_worker.py"), "--spawn"),
         service=service,
+        source=source,
     )
 
 

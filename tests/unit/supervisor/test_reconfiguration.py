@@ -1,0 +1,443 @@
+"""A new configuration: what is applied at once, which models come, go and are made anew. No request is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from embeddaemon.config.changes import compare
+from embeddaemon.config.settings import LogFormat
+from embeddaemon.errors import ConfigError, CorruptModel
+from embeddaemon.governor.budget import MIB
+from embeddaemon.models.spec import ModelSpec
+from embeddaemon.protocol.messages import Health, Load, Models, Reload
+from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.documents import status
+from embeddaemon.supervisor.events import CardFailed, CardRead, ReloadRequested, SettingsRead, SettingsWrong
+from embeddaemon.supervisor.state import ChildKind
+from tests.support.supervisor_story import CLIENT, Story, settings_for, spec
+from tests.support.supervisor_world import Process, card_read
+
+NEW_TOKENS = {"token_budget": 4096}
+
+
+def served(*specs: ModelSpec, **fields: object) -> Story:
+    story = Story(*specs, **fields)  # type: ignore[arg-type]  # as Story takes them
+    story.load()
+    story.run()
+    return story
+
+
+def reconfigure(
+    story: Story,
+    *specs: ModelSpec,
+    asker: tuple[bytes, int] | None = None,
+    cards: dict[str, CardRead | CardFailed] | None = None,
+    **fields: object,
+) -> None:
+    """The files say something else, and are read again."""
+    changes = compare(story.state.settings, settings_for(*specs, **fields))
+    read: dict[str, CardRead | CardFailed] = {each.name: card_read(each.name) for each in changes.to_be_read}
+    story.tell(SettingsRead(changes, read | (cards or {}), ("/etc/e.toml",), asker))
+
+
+def settle(story: Story) -> None:
+    """Until all that was begun is done."""
+    for _ in range(5):
+        story.answer_everything()
+        story.pass_time(0.3)
+
+
+def loading(story: Story) -> Process:
+    number = story.model().watch.successor
+    assert number is not None, "nothing is loaded beside what serves"
+    return story.world.processes[number]
+
+
+def test_hangup_and_reload_have_the_files_read_and_compared_with_what_is_in_force() -> None:
+    story = Story()
+    story.tell(ReloadRequested())
+    id_ = story._next_id()
+    story.send(Reload(id=id_))
+    reads = [each for each in story.commands if isinstance(each, do.ReadSettings)]
+    assert [each.asker for each in reads] == [None, (CLIENT, id_)]
+    assert all(each.settings is story.state.settings for each in reads)
+
+
+def test_reload_is_for_the_owner_alone() -> None:
+    story = Story()
+    story.send(Reload(id=1), is_admin=False)
+    assert story.error(1).code == "forbidden"
+    assert story.count(do.ReadSettings) == 0
+
+
+def test_what_needs_no_worker_is_in_force_at_once_and_disturbs_nobody() -> None:
+    story = served()
+    worker = story.one(ChildKind.WORKER)
+    reconfigure(
+        story,
+        spec(keep_alive_seconds=5.0, pinned=True),
+        max_queued_requests=3,
+        log_level="debug",
+        log_format=LogFormat.JSON,
+    )
+    assert story.model().spec.pinned
+    assert story.state.settings.max_queued_requests == 3
+    assert do.SetLog("json", "debug") in story.commands
+    story.pass_time(20.0)
+    settle(story)
+    assert story.one(ChildKind.WORKER) is worker
+
+
+def test_shorter_keep_alive_holds_for_a_model_that_is_loaded() -> None:
+    story = served(spec(keep_alive_seconds=1000.0))
+    reconfigure(story, spec(keep_alive_seconds=1.0))
+    story.pass_time(2.0)
+    settle(story)
+    assert not story.living(ChildKind.WORKER)
+
+
+def test_model_whose_workers_were_made_otherwise_gets_new_ones_without_a_gap() -> None:
+    story = served()
+    old = story.one(ChildKind.WORKER)
+    held = story.ask()
+    reconfigure(story, spec(**NEW_TOKENS))
+    story.pass_time(0.3)
+    assert story.model().spec.token_budget != 4096, "what serves was made for the old value"
+    order = [each for each in story.commands if isinstance(each, do.StartTemplate)][-1].order
+    assert order.token_budget == 4096
+    meanwhile = story.ask()
+    story.answer(old)
+    assert (story.outcome(held), story.outcome(meanwhile)) == ("ok", "ok")
+    last = story.ask()
+    settle(story)
+    assert story.outcome(last) == "ok"
+    assert story.model().spec.token_budget == 4096
+    assert not old.is_alive
+    assert len(story.living(ChildKind.TEMPLATE)) == len(story.living(ChildKind.WORKER)) == 1
+    assert story.model().watch.spec is None
+    assert story.count(do.ReadSettings) == 0
+
+
+def test_without_memory_for_both_the_old_workers_go_first_and_requests_wait() -> None:
+    story = served(budget_bytes=700 * MIB)
+    held = story.ask()
+    reconfigure(story, spec(**NEW_TOKENS))
+    story.pass_time(0.3)
+    assert story.logged("reload_drains_first")
+    waiting = story.ask()
+    settle(story)
+    assert (story.outcome(held), story.outcome(waiting)) == ("ok", "ok")
+    assert story.model().spec.token_budget == 4096
+
+
+def test_model_that_is_not_loaded_is_what_it_is_to_be_at_once() -> None:
+    story = Story()
+    reconfigure(story, spec(**NEW_TOKENS))
+    assert story.model().spec.token_budget == 4096
+    assert story.model().card is not None
+    assert not story.living(ChildKind.FORK_SERVER)
+
+
+def test_model_that_is_being_loaded_is_loaded_anew_and_whoever_waits_is_answered() -> None:
+    story = Story()
+    id_ = story.ask()
+    story.run_until_ordered(ChildKind.TEMPLATE)
+    reconfigure(story, spec(**NEW_TOKENS))
+    settle(story)
+    assert story.outcome(id_) == "ok"
+    orders = [each.order.token_budget for each in story.commands if isinstance(each, do.StartTemplate)]
+    assert orders[-1] == 4096
+
+
+def test_new_model_can_be_asked_and_is_loaded_at_once_if_it_is_to_be_preloaded() -> None:
+    story = served()
+    reconfigure(story, spec(), spec("second"), spec("third", preload=True))
+    settle(story)
+    assert story.model("third").serving
+    assert not story.model("second").serving
+    id_ = story.ask("second")
+    settle(story)
+    assert story.outcome(id_) == "ok"
+    numbers = [worker.number for worker in story.state.workers.values()]
+    assert len(set(numbers)) == len(numbers) == 3
+
+
+def test_removed_model_finishes_what_was_accepted_takes_nothing_new_and_goes() -> None:
+    story = served(spec("mini"), spec("other"))
+    story.load("other")
+    settle(story)
+    busy, waiting = story.ask("other"), [story.ask("other", body_bytes=100_000) for _ in range(8)]
+    reconfigure(story, spec("mini"))
+    refused = story.ask("other")
+    assert story.error(refused).code == "unknown_model"
+    assert story.error(refused).details["known"] == ["mini"]
+    document = story.send(Models(id=story._next_id()))
+    (reply,) = story.answers[CLIENT, document]
+    assert isinstance(reply, do.Reply)
+    assert [each["name"] for each in (reply.document or {})["models"]] == ["mini"]
+    settle(story)
+    assert {story.outcome(id_) for id_ in (busy, *waiting)} == {"ok"}
+    assert list(story.state.models) == ["mini"]
+    assert len(story.living(ChildKind.WORKER)) == 1
+    assert not [holder for holder in story.leased() if "other" in holder]
+
+
+def test_removed_model_that_is_not_there_is_forgotten_at_once_and_may_come_back() -> None:
+    story = Story(spec("mini"), spec("other"))
+    reconfigure(story, spec("mini"))
+    assert list(story.state.models) == ["mini"]
+    reconfigure(story, spec("mini"), spec("other"))
+    id_ = story.ask("other")
+    settle(story)
+    assert story.outcome(id_) == "ok"
+
+
+def test_removed_model_that_comes_back_while_it_finishes_stays_as_it_was() -> None:
+    story = served(spec("other"), spec("mini"))
+    story.ask("other")
+    settle(story)
+    held = story.ask("other")
+    workers = len(story.living(ChildKind.WORKER))
+    reconfigure(story, spec("mini"))
+    story.pass_time(1.0)
+    reconfigure(story, spec("mini"), spec("other"))
+    after = story.ask("other")
+    settle(story)
+    assert (story.outcome(held), story.outcome(after)) == ("ok", "ok")
+    assert len(story.living(ChildKind.WORKER)) == workers
+
+
+def test_change_that_is_taken_back_while_it_is_made_leaves_what_serves() -> None:
+    story = served()
+    worker = story.one(ChildKind.WORKER)
+    reconfigure(story, spec(**NEW_TOKENS))
+    story.pass_time(0.3)
+    beside = loading(story)
+    reconfigure(story, spec())
+    settle(story)
+    assert not beside.is_alive
+    assert story.one(ChildKind.WORKER) is worker
+    assert len(story.living(ChildKind.TEMPLATE)) == 1
+
+
+def test_second_change_while_the_first_is_made_is_the_one_that_counts() -> None:
+    story = served()
+    reconfigure(story, spec(**NEW_TOKENS))
+    story.pass_time(0.3)
+    first = loading(story)
+    reconfigure(story, spec(token_budget=2048))
+    settle(story)
+    assert not first.is_alive
+    assert story.model().spec.token_budget == 2048
+    assert len(story.living(ChildKind.TEMPLATE)) == len(story.living(ChildKind.WORKER)) == 1
+
+
+def test_change_of_what_needs_no_worker_does_not_disturb_a_change_under_way() -> None:
+    story = served()
+    reconfigure(story, spec(**NEW_TOKENS))
+    story.pass_time(0.3)
+    beside = loading(story)
+    reconfigure(story, spec(pinned=True, **NEW_TOKENS))
+    assert loading(story) is beside
+    assert story.model().spec.pinned
+    settle(story)
+    assert (story.model().spec.pinned, story.model().spec.token_budget) == (True, 4096)
+
+
+def test_change_that_cannot_be_loaded_leaves_what_serves_and_is_told_and_tried_at_the_next_reload() -> None:
+    story = served()
+    worker = story.one(ChildKind.WORKER)
+    reconfigure(story, spec(**NEW_TOKENS))
+    story.pass_time(0.3)
+    story.fail_to_load(loading(story), CorruptModel("half of it is missing"))
+    settle(story)
+    assert story.one(ChildKind.WORKER) is worker
+    shown = status(story.state, story.now)["models"][0]
+    assert (shown["state"], shown["error"]["code"]) == ("ready", "model_corrupt")
+    assert not story.model().watch.is_at_work
+    reconfigure(story, spec(**NEW_TOKENS))
+    settle(story)
+    assert story.model().spec.token_budget == 4096
+    assert status(story.state, story.now)["models"][0]["error"] is None
+
+
+def test_successor_that_is_killed_by_nobodys_fault_is_begun_again() -> None:
+    story = served()
+    reconfigure(story, spec(**NEW_TOKENS))
+    story.pass_time(0.3)
+    story.kill(story.one(ChildKind.FORK_SERVER))
+    id_ = story.ask()
+    settle(story)
+    story.pass_time(2.0)
+    settle(story)
+    assert story.outcome(id_) == "ok"
+    assert story.model().spec.token_budget == 4096
+
+
+def test_fewer_workers_are_told_to_go_and_more_may_come() -> None:
+    story = served(spec(workers=(3, 3), threads=1))
+    story.run()
+    assert len(story.living(ChildKind.WORKER)) == 3
+    reconfigure(story, spec(workers=(1, 1), threads=1))
+    settle(story)
+    assert len(story.living(ChildKind.WORKER)) == 1
+    reconfigure(story, spec(workers=(2, 2), threads=1))
+    settle(story)
+    assert len(story.living(ChildKind.WORKER)) == 2
+    assert story.count(do.StartTemplate) == 1, "threads are given: the template is the same"
+
+
+def test_model_that_moves_to_the_card_is_drained_first() -> None:
+    story = served(spec(), card_bytes=2048 * MIB)
+    held = story.ask()
+    reconfigure(story, spec(device="cuda"))
+    story.pass_time(0.3)
+    assert story.logged("reload_drains_first")
+    later = story.ask()
+    settle(story)
+    assert (story.outcome(held), story.outcome(later)) == ("ok", "ok")
+    assert not story.living(ChildKind.TEMPLATE)
+    assert story.model().spec.device == "cuda"
+
+
+def test_model_of_another_repository_is_fetched_beside_what_serves() -> None:
+    story = served()
+    worker = story.one(ChildKind.WORKER)
+    reconfigure(story, spec(source="hub:org/name"))
+    assert len(story.living(ChildKind.FETCHER)) == 1
+    id_ = story.ask()
+    story.answer(worker)
+    assert story.outcome(id_) == "ok", "what serves goes on while it is fetched"
+    settle(story)
+    assert story.model().spec.source == "hub:org/name"
+    assert story.model().folder is not None
+    assert story.one(ChildKind.WORKER) is not worker
+    assert not story.living(ChildKind.FETCHER)
+
+
+@pytest.mark.parametrize("wrong", ["card", "estimate"])
+def test_wrong_configuration_changes_nothing_and_says_so(wrong: str) -> None:
+    story = served()
+    before = story.state.settings
+    asker = (CLIENT, story._next_id())
+    if wrong == "card":
+        bad = CardFailed("second", ConfigError("models.second.pooling = 3: must be …"))
+        reconfigure(story, spec(keep_alive_seconds=1.0), spec("second"), asker=asker, cards={"second": bad})
+    else:
+        reconfigure(story, spec(keep_alive_seconds=1.0), spec("second", estimate=1), asker=asker)
+    assert story.state.settings is before
+    assert list(story.state.models) == ["mini"]
+    assert story.model().spec.keep_alive_seconds != 1.0
+    assert story.error(asker[1]).code == "config"
+    config = status(story.state, story.now)["config"]
+    assert config["error"]["code"] == "config"
+    assert (config["reloads"], config["files"]) == (0, [])
+    assert story.logged("configuration_wrong")
+    reconfigure(story, spec(keep_alive_seconds=1.0))
+    config = status(story.state, story.now)["config"]
+    assert (config["error"], config["reloads"], config["files"]) == (None, 1, ["/etc/e.toml"])
+
+
+def test_file_that_cannot_be_read_changes_nothing_and_says_so() -> None:
+    story = served()
+    story.tell(SettingsWrong(ConfigError("/etc/e.toml: is not TOML"), None))
+    assert status(story.state, story.now)["config"]["error"]["message"] == "/etc/e.toml: is not TOML"
+    assert story.model().serving
+
+
+def test_what_waits_for_the_next_start_is_told_and_stays() -> None:
+    story = Story()
+    asker = (CLIENT, story._next_id())
+    reconfigure(story, spec(), cache_bytes=1 << 20, asker=asker)
+    assert story.state.settings.cache_bytes == 0
+    (kept,) = story.logged("restart_needed")
+    assert kept["key"] == "daemon.cache_size"
+    (reply,) = story.answers[asker]
+    assert isinstance(reply, do.Reply)
+    assert list((reply.document or {})["restart_needed"]) == ["daemon.cache_size"]
+    assert list(status(story.state, story.now)["config"]["restart_needed"]) == ["daemon.cache_size"]
+    reconfigure(story, spec())
+    assert status(story.state, story.now)["config"]["restart_needed"] == {}
+
+
+def test_daemon_that_stops_reads_nothing_again() -> None:
+    story = served()
+    story.ask()
+    story.stop()
+    story.tell(ReloadRequested())
+    assert story.count(do.ReadSettings) == 0
+    id_ = story._next_id()
+    story.send(Reload(id=id_))
+    assert story.error(id_).code == "draining"
+
+
+# By hand: ``load --force``.
+
+
+def force(story: Story, *, deadline_ms: int | None = None) -> int:
+    return story.send(Load(id=story._next_id(), model="mini", force=True, deadline_ms=deadline_ms))
+
+
+def test_forced_load_gives_a_model_new_workers_without_a_gap_and_is_answered_when_they_serve() -> None:
+    story = served()
+    old = story.one(ChildKind.WORKER)
+    id_, held = force(story), story.ask()
+    assert story.outcome(id_) == "open"
+    story.answer(old)
+    assert story.outcome(held) == "ok"
+    settle(story)
+    assert story.outcome(id_) == "ok"
+    assert not old.is_alive
+    assert story.model().serving
+    assert not story.model().replace_waiters
+
+
+def test_forced_load_of_a_model_that_is_not_there_just_loads_it() -> None:
+    story = Story()
+    id_ = force(story)
+    settle(story)
+    assert story.outcome(id_) == "ok"
+    assert story.count(do.StartTemplate) == 1
+
+
+def test_forced_load_of_bad_files_leaves_what_serves_and_says_why() -> None:
+    story = served()
+    worker = story.one(ChildKind.WORKER)
+    story.card_errors["mini"] = CorruptModel("half of it is missing")
+    id_ = force(story)
+    assert story.error(id_).code == "model_corrupt"
+    assert story.one(ChildKind.WORKER) is worker
+
+
+def test_forced_load_without_memory_for_both_is_answered_after_the_old_ones_went() -> None:
+    story = served(budget_bytes=700 * MIB)
+    id_ = force(story)
+    settle(story)
+    assert story.outcome(id_) == "ok"
+    assert story.logged("reload_drains_first")
+
+
+def test_forced_load_that_takes_too_long_ends_at_its_deadline() -> None:
+    story = served()
+    id_ = force(story, deadline_ms=1000)
+    story.pass_time(2.0)
+    assert story.error(id_).code == "expired"
+    settle(story)
+    assert story.outcome(story.ask()) == "open"
+
+
+def test_forced_load_whose_client_left_holds_nothing() -> None:
+    story = served()
+    id_ = force(story)
+    story.cancel(id_)
+    assert story.outcome(id_) == "cancelled"
+    assert not story.model().replace_waiters
+
+
+def test_health_of_a_model_that_is_removed_meanwhile_is_answered() -> None:
+    story = Story(spec("mini"), spec("other"))
+    id_ = story.send(Health(id=story._next_id(), model="other", deep=True, wake=True))
+    reconfigure(story, spec("mini"))
+    settle(story)
+    story.pass_time(40.0)
+    assert story.outcome(id_) == "ok"
