@@ -17,7 +17,7 @@ from embeddaemon.supervisor.state import ChildKind
 from tests.support.supervisor_story import CLIENT, Story, settings_for, spec
 from tests.support.supervisor_world import Process, card_read
 
-NEW_TOKENS = {"token_budget": 4096}
+NEW_TOKENS = 4096
 
 
 def served(*specs: ModelSpec, **fields: object) -> Story:
@@ -100,7 +100,7 @@ def test_model_whose_workers_were_made_otherwise_gets_new_ones_without_a_gap() -
     story = served()
     old = story.one(ChildKind.WORKER)
     held = story.ask()
-    reconfigure(story, spec(**NEW_TOKENS))
+    reconfigure(story, spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     assert story.model().spec.token_budget != 4096, "what serves was made for the old value"
     order = [each for each in story.commands if isinstance(each, do.StartTemplate)][-1].order
@@ -121,7 +121,7 @@ def test_model_whose_workers_were_made_otherwise_gets_new_ones_without_a_gap() -
 def test_without_memory_for_both_the_old_workers_go_first_and_requests_wait() -> None:
     story = served(budget_bytes=700 * MIB)
     held = story.ask()
-    reconfigure(story, spec(**NEW_TOKENS))
+    reconfigure(story, spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     assert story.logged("reload_drains_first")
     waiting = story.ask()
@@ -132,7 +132,7 @@ def test_without_memory_for_both_the_old_workers_go_first_and_requests_wait() ->
 
 def test_model_that_is_not_loaded_is_what_it_is_to_be_at_once() -> None:
     story = Story()
-    reconfigure(story, spec(**NEW_TOKENS))
+    reconfigure(story, spec(token_budget=NEW_TOKENS))
     assert story.model().spec.token_budget == 4096
     assert story.model().card is not None
     assert not story.living(ChildKind.FORK_SERVER)
@@ -142,7 +142,7 @@ def test_model_that_is_being_loaded_is_loaded_anew_and_whoever_waits_is_answered
     story = Story()
     id_ = story.ask()
     story.run_until_ordered(ChildKind.TEMPLATE)
-    reconfigure(story, spec(**NEW_TOKENS))
+    reconfigure(story, spec(token_budget=NEW_TOKENS))
     settle(story)
     assert story.outcome(id_) == "ok"
     orders = [each.order.token_budget for each in story.commands if isinstance(each, do.StartTemplate)]
@@ -210,7 +210,7 @@ def test_removed_model_that_comes_back_while_it_finishes_stays_as_it_was() -> No
 def test_change_that_is_taken_back_while_it_is_made_leaves_what_serves() -> None:
     story = served()
     worker = story.one(ChildKind.WORKER)
-    reconfigure(story, spec(**NEW_TOKENS))
+    reconfigure(story, spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     beside = loading(story)
     reconfigure(story, spec())
@@ -222,7 +222,7 @@ def test_change_that_is_taken_back_while_it_is_made_leaves_what_serves() -> None
 
 def test_second_change_while_the_first_is_made_is_the_one_that_counts() -> None:
     story = served()
-    reconfigure(story, spec(**NEW_TOKENS))
+    reconfigure(story, spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     first = loading(story)
     reconfigure(story, spec(token_budget=2048))
@@ -234,10 +234,10 @@ def test_second_change_while_the_first_is_made_is_the_one_that_counts() -> None:
 
 def test_change_of_what_needs_no_worker_does_not_disturb_a_change_under_way() -> None:
     story = served()
-    reconfigure(story, spec(**NEW_TOKENS))
+    reconfigure(story, spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     beside = loading(story)
-    reconfigure(story, spec(pinned=True, **NEW_TOKENS))
+    reconfigure(story, spec(pinned=True, token_budget=NEW_TOKENS))
     assert loading(story) is beside
     assert story.model().spec.pinned
     settle(story)
@@ -247,7 +247,7 @@ def test_change_of_what_needs_no_worker_does_not_disturb_a_change_under_way() ->
 def test_change_that_cannot_be_loaded_leaves_what_serves_and_is_told_and_tried_at_the_next_reload() -> None:
     story = served()
     worker = story.one(ChildKind.WORKER)
-    reconfigure(story, spec(**NEW_TOKENS))
+    reconfigure(story, spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     story.fail_to_load(loading(story), CorruptModel("half of it is missing"))
     settle(story)
@@ -255,7 +255,7 @@ def test_change_that_cannot_be_loaded_leaves_what_serves_and_is_told_and_tried_a
     shown = status(story.state, story.now)["models"][0]
     assert (shown["state"], shown["error"]["code"]) == ("ready", "model_corrupt")
     assert not story.model().watch.is_at_work
-    reconfigure(story, spec(**NEW_TOKENS))
+    reconfigure(story, spec(token_budget=NEW_TOKENS))
     settle(story)
     assert story.model().spec.token_budget == 4096
     assert status(story.state, story.now)["models"][0]["error"] is None
@@ -263,7 +263,7 @@ def test_change_that_cannot_be_loaded_leaves_what_serves_and_is_told_and_tried_a
 
 def test_successor_that_is_killed_by_nobodys_fault_is_begun_again() -> None:
     story = served()
-    reconfigure(story, spec(**NEW_TOKENS))
+    reconfigure(story, spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     story.kill(story.one(ChildKind.FORK_SERVER))
     id_ = story.ask()
