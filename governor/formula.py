@@ -80,12 +80,13 @@ _FIRST_HELD, _FURTHER_HELD = {1: 5.8, 2: 6.5, 4: 11.8}, {1: 3.5, 2: 3.9, 4: 0.7}
 # Models of up to 256 tokens hold half of that.
 _LONG_TEXT, _SHORT_TEXT = 512, 256
 # A text of thousands of tokens is alone in its micro-batch, and more of what it takes comes from the system at once and
-# goes back: threads then hold heaps, the first one twice as many, and per token so many times the width of a layer and
-# of its feed-forward part. Measured with two threads, each with a text of the longest length, in bfloat16: 8,192 tokens
-# of GTE 1,041, Jina 1,151, ModernBERT 913, Qwen3 of 0.6 B 1,736, gte-Qwen2 of 1.5 B 2,363; 2,048 of NomicBERT 488 (with
-# one thread 317, in float32 710), Gemma 454.
+# goes back: threads then hold heaps, and per token so many times the width of a layer and of its feed-forward part, the
+# first thread more. With one thread GTE held 869 after three minutes, and 585 after fifteen texts. Measured with two
+# threads, each with a text of the longest length, in bfloat16: 8,192 tokens of GTE 1,041, Jina 1,151, ModernBERT 913,
+# Qwen3 of 0.6 B 1,736, gte-Qwen2 of 1.5 B 2,363; 2,048 of NomicBERT 488 (one thread: 317, float32: 710), Gemma 454.
 _VERY_LONG_TEXT = 1024
-_HEAP_BYTES = 48 * MIB
+_HEAP_BYTES = 72 * MIB
+_FIRST_LONG, _FURTHER_LONG = 1.5, 0.5
 _HELD_WIDTHS, _HELD_INTERMEDIATES = 27, 3
 # DeBERTa's class makes tensors of all scores of a batch (families/deberta.py): a worker of it held 357, where another
 # encoder of its shape and vocabulary would hold 238.
@@ -218,7 +219,8 @@ def _held_for(weights: WeightsSummary, workload: Workload) -> int:
         width = (weights.hidden_size + (weights.attention_width or weights.hidden_size)) // 2
         elements = _HELD_WIDTHS * width + _HELD_INTERMEDIATES * weights.intermediate_size
         long_text = stream_tokens(weights, workload) * elements * max(2, kind)
-        return (1 + workload.threads) * _HEAP_BYTES + workload.threads * long_text + scores
+        threads = _FIRST_LONG + (workload.threads - 1) * _FURTHER_LONG
+        return workload.threads * _HEAP_BYTES + int(threads * long_text) + scores
     per_element = _FIRST_HELD[kind] + (workload.threads - 1) * _FURTHER_HELD[kind]
     longest = min(max(weights.max_tokens, _SHORT_TEXT), _LONG_TEXT)
     elements = stream_tokens(weights, workload) * _elements_per_token(weights) * longest // _LONG_TEXT
