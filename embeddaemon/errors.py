@@ -18,6 +18,8 @@
         │   ├── Draining            the daemon (or the model) is stopping         draining
         │   ├── NoHeadroom          the memory budget does not allow it           no_headroom
         │   ├── BackingOff          the model failed lately, wait                 backing_off
+        │   │   └── Quarantined     it failed again and again, wait longer        quarantined
+        │   ├── Poisoned            texts that workers died of                    poisoned
         │   └── Forbidden           this user may not                             forbidden
         ├── Expired                 the deadline passed                           expired
         ├── Cancelled               the client withdrew it                        cancelled
@@ -180,6 +182,21 @@ class BackingOff(Refused):
 
     code = "backing_off"
     retryable = True
+
+
+class Quarantined(BackingOff):
+    """The model failed too often in a short time: it is left alone until ``retry_after_ms``, or ``load`` with force."""
+
+    code = "quarantined"
+
+
+class Poisoned(Refused):
+    """Workers died of these texts, and none computes them again for a while.
+
+    Details: ``indices`` of the texts, and for how long: ``seconds_left``. Other texts are not concerned.
+    """
+
+    code = "poisoned"
 
 
 class Forbidden(Refused):

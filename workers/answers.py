@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +12,10 @@ import numpy.typing as npt
 from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.protocol import codec, link
 from embeddaemon.protocol.messages import Timings, Tokens, Vectors
+from embeddaemon.protocol.numbers import Numbers
 from embeddaemon.protocol.precisions import PRECISIONS
 from embeddaemon.workers.output import Output
-from embeddaemon.workers.requests import Tokenized
+from embeddaemon.workers.requests import REFUSED, Tokenized
 
 Frames = list[bytes | memoryview]
 
@@ -64,9 +66,17 @@ def vectors_frames(
     *,
     tokenize_us: int,
     compute_us: int,
+    refused: Collection[int] = (),
 ) -> Frames:
-    """The numbers as the client asked for them, each text of the request in its place, and their ranges if any."""
-    numbers = output.numbers if tokenized.positions is None else output.numbers[tokenized.positions]
+    """The numbers as the client asked for them, each text of the request in its place, and their ranges if any.
+
+    ``refused``: places of texts that were not computed after all.
+    """
+    poisoned = tokenized.indices_of({REFUSED, *refused}) if refused or tokenized.positions is not None else ()
+    if poisoned:
+        numbers = _with_gaps(output.numbers, tokenized, frozenset(poisoned))
+    else:
+        numbers = output.numbers if tokenized.positions is None else output.numbers[tokenized.positions]
     header = Vectors(
         id=client_id,
         model=item.model,
@@ -76,6 +86,7 @@ def vectors_frames(
         tokens=tokenized.tokens,
         truncated=tokenized.truncated,
         timings=Timings(queue_us=item.queue_us, tokenize_us=tokenize_us, compute_us=compute_us),
+        poisoned=poisoned,
     )
     result = link.Result(
         sender.worker, sender.incarnation, item.serial, "", tokenized.count, tokenized.tokens, tokenize_us, compute_us
@@ -84,6 +95,17 @@ def vectors_frames(
     if output.ranges is not None:
         frames.append(_wire(output.ranges, "<f4"))
     return [link.encode_from_worker(result), codec.encode_answer(header), *frames]
+
+
+def _with_gaps(numbers: Numbers, tokenized: Tokenized, poisoned: Container[int]) -> Numbers:
+    """A row for each text of the request; of poisoned ones not a number, and 0 where there is no such thing."""
+    gap = np.nan if numbers.dtype.kind == "f" else 0
+    rows = np.full((tokenized.count, numbers.shape[1]), gap, numbers.dtype)
+    where = range(tokenized.count) if tokenized.positions is None else tokenized.positions
+    for index, place in enumerate(where):
+        if index not in poisoned:
+            rows[index] = numbers[place]
+    return rows
 
 
 def _wire(array: npt.NDArray[np.generic], dtype: str) -> memoryview:

@@ -26,19 +26,28 @@ from embeddaemon.workers.answers import Frames, Sender, error_frames, vectors_fr
 from embeddaemon.workers.engines import DeviceLost, Rows
 from embeddaemon.workers.exhaustion import exit_out_of_memory, is_out_of_memory
 from embeddaemon.workers.forward_pass import forward
+from embeddaemon.workers.journal import Journal, record
 from embeddaemon.workers.loading import Loaded, causes
 from embeddaemon.workers.output import Output, Outputs
 from embeddaemon.workers.ranges import pooled_prose
+from embeddaemon.workers.requests import REFUSED, is_partial
+from embeddaemon.workers.screening import Screen, poisoned
+from embeddaemon.workers.turns import Turns
 from embeddaemon.workers.waiting import STREAMS_OF_A_DEVICE, MicroBatch, Row, Waiting, Work
 from embeddaemon.workers.width import Width
 
 log = logging.getLogger(__name__)
+
+MOST_RECORDS = 1 << 16
+"""Room in a slot of the journal: more texts than a request may have, unless its limits were raised far. What is not
+used takes no memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
     """One micro-batch that a stream computes."""
 
+    stream: int
     rows: MicroBatch
     tokens: int
     threads: int
@@ -49,7 +58,15 @@ class _Turn:
 class Compute:
     """Owns the compute socket and the model's forward pass. Public methods are for the intake thread."""
 
-    def __init__(self, command: control.ForkWorker, loaded: Loaded, connection: zmq.Socket[bytes]) -> None:
+    def __init__(
+        self,
+        command: control.ForkWorker,
+        loaded: Loaded,
+        connection: zmq.Socket[bytes],
+        screen: Screen | None = None,
+        journal: int | None = None,
+    ) -> None:
+        """``screen`` says what may not be computed; ``journal`` is a descriptor for it, closed in here."""
         self.progress = 0
         """Micro-batches finished."""
         self.tokens = 0
@@ -67,6 +84,9 @@ class Compute:
         streams = self._most_threads if self._is_parallel else 1
         if is_on_device and loaded.model.is_reentrant:
             streams = STREAMS_OF_A_DEVICE
+        self.journal = Journal(journal, slots=1 + streams, capacity=max(loaded.order.token_budget, MOST_RECORDS))
+        """Its first slot is intake's."""
+        self._screen = Screen() if screen is None else screen
         self._lock = threading.RLock()
         """Guards all that follows, and the fields of every Work."""
         self._wakeups = [threading.Condition(self._lock) for _ in range(streams)]
@@ -77,10 +97,13 @@ class Compute:
         # What is computed at once has a bound: waiting.most_tokens_at_once, and most_tokens_on_device.
         most_tokens = order.token_budget if is_on_device else min(order.token_budget, order.stream_tokens)
         self._waiting = Waiting(most_tokens, 1 if is_on_device else streams)
+        self._turns = Turns(loaded.order.card.parameters)
         self._width = Width(self._most_threads)
         self._running = 0
         """Micro-batches that streams compute now."""
         self._begun = 0
+        self._is_apart = False
+        """What runs is a text that must have the worker to itself."""
         self._draining = False
         self._threads = [
             threading.Thread(target=self._live, args=[number], name=f"stream-{number}", daemon=True)
@@ -99,6 +122,9 @@ class Compute:
         with self._lock:
             self._held.update((work.item.serial, work) for work in works)
             self._wake(self._waiting.add(works))
+        for work in works:
+            if not work.tokenized.ids:  # every text of it is refused
+                self._answer(work, self._most_threads, None)
 
     def cancel(self, serials: Sequence[int]) -> None:
         """Ends requests that nobody waits for as cancelled; what is computed of them already is lost.
@@ -113,6 +139,11 @@ class Compute:
     def _end_withdrawn(self, work: Work) -> None:
         if work.withdrawn and not work.running and not work.ended:
             self._end(work, Cancelled("the client withdrew the request"))
+
+    def latest(self) -> tuple[int, int]:
+        """Of the stream that is latest: for how many milliseconds it is at its turn, and how long it may be."""
+        with self._lock:
+            return self._turns.latest(time.monotonic())
 
     def finish(self) -> None:
         """Nothing more will come: compute the rest, say ``Drained``, end."""
@@ -168,16 +199,23 @@ class Compute:
         """The micro-batch to compute now, once there is one; None when there will be none any more."""
         with self._lock:
             while True:
-                while (micro_batch := self._waiting.take()) is not None:
-                    if rows := self._drop_ended(micro_batch):
-                        return self._begin(rows)
+                while (micro_batch := self._take()) is not None:
+                    if rows := self._drop_refused(self._drop_ended(micro_batch)):
+                        return self._begin(number, rows)
                 # What runs may fail and come back in parts.
                 if self._draining and self._running == 0:
                     return None
                 self._idle.add(number)
                 self._wakeups[number].wait()
 
-    def _begin(self, rows: MicroBatch) -> _Turn:
+    def _take(self) -> MicroBatch | None:
+        """What is next; nothing while a text is computed that must have the worker to itself."""
+        if self._is_apart:
+            return None
+        micro_batch = self._waiting.take()
+        return self._waiting.take_alone() if micro_batch is None and self._running == 0 else micro_batch
+
+    def _begin(self, stream: int, rows: MicroBatch) -> _Turn:
         tokens = sum(row.tokens for row in rows)
         is_alone = self._running == 0 and not self._waiting
         threads = self._most_threads
@@ -187,7 +225,9 @@ class Compute:
         for work in _works(rows):
             work.running += 1
         self._begun += 1
-        return _Turn(rows, tokens, threads, self._begun if is_alone else 0)
+        self._is_apart = rows[0].index in rows[0].work.alone
+        self._turns.begin(stream, tokens, self._waiting.seconds(tokens), time.monotonic())
+        return _Turn(stream, rows, tokens, threads, self._begun if is_alone else 0)
 
     def _drop_ended(self, micro_batch: MicroBatch) -> MicroBatch:
         """Expired requests are not computed, nor is what was cancelled or failed elsewhere."""
@@ -197,8 +237,33 @@ class Compute:
                 self._end(work, Expired("the deadline passed while the request waited in the worker for the model"))
         return [row for row in micro_batch if not row.work.ended and not row.work.withdrawn]
 
+    def _drop_refused(self, rows: MicroBatch) -> MicroBatch:
+        """Texts that were convicted since they were tokenized are not computed."""
+        if not self._screen:
+            return rows
+        refused = self._screen.refused([row.digest for row in rows], time.monotonic())
+        if not refused:
+            return rows
+        for place, seconds_left in refused.items():
+            self._refuse(rows[place], seconds_left)
+        return [row for place, row in enumerate(rows) if place not in refused and not row.work.ended]
+
+    def _refuse(self, row: Row, seconds_left: float) -> None:
+        work = row.work
+        work.refused.add(row.index)
+        work.missing -= 1
+        if not is_partial(work.request):
+            if not work.ended:
+                indices = work.tokenized.indices_of({REFUSED, *work.refused})
+                self._end(work, poisoned(self._card.name, indices, seconds_left))
+            return
+        work.rows[row.index] = 1.0  # stands for no vector, and passes for one where vectors are checked
+        if work.missing == 0 and not work.withdrawn:
+            self._answer(work, self._most_threads, None)
+
     def _compute(self, turn: _Turn) -> None:
         start = time.perf_counter()
+        self.journal.begin(1 + turn.stream, [record(row.work.item.serial, row.digest) for row in turn.rows])
         try:
             vectors = forward(self._model, self._card, turn.rows)
         except DeviceLost:
@@ -223,6 +288,11 @@ class Compute:
                 if turn.alone_as == self._begun:
                     self._width.learn(turn.tokens, turn.threads, seconds)
             self._running -= 1
+            if self._is_apart:
+                self._is_apart = False
+                self._wake(len(self._threads))
+            self._turns.end(turn.stream)
+            self.journal.end(1 + turn.stream)
             for work in _works(turn.rows):
                 work.running -= 1
                 self._end_withdrawn(work)
@@ -242,11 +312,11 @@ class Compute:
                 work.compute_us += compute_us
                 is_complete = work.missing == 0 and not work.withdrawn
             if is_complete:
-                self._answer(work, turn.threads)
+                self._answer(work, turn.threads, turn.stream)
 
-    def _answer(self, work: Work, threads: int) -> None:
+    def _answer(self, work: Work, threads: int, stream: int | None) -> None:
         try:
-            output = self._outputs.of(work.rows, work.request, lambda: self._prose(threads))
+            output = self._outputs.of(work.rows, work.request, lambda: self._prose(threads, stream))
         except DeviceLost:
             raise
         except Exception as error:  # the boundary of a request
@@ -256,17 +326,19 @@ class Compute:
             return
         self._answer_with(work, output)
 
-    def _prose(self, threads: int) -> Rows:
+    def _prose(self, threads: int, stream: int | None) -> Rows:
         """By one thread, as in every worker: so all find the same ranges. ``threads`` are this stream's."""
         self._model.use_threads(1)
         try:
-            return pooled_prose(self._model, self._card, self._progressed)
+            return pooled_prose(self._model, self._card, lambda: self._progressed(stream))
         finally:
             self._model.use_threads(threads)
 
-    def _progressed(self) -> None:
+    def _progressed(self, stream: int | None) -> None:
         with self._lock:
             self.progress += 1
+            if stream is not None:
+                self._turns.restart(stream, time.monotonic())
 
     def _answer_with(self, work: Work, output: Output) -> None:
         frames = vectors_frames(
@@ -277,6 +349,7 @@ class Compute:
             output,
             tokenize_us=work.tokenize_us,
             compute_us=work.compute_us,
+            refused=work.refused,
         )
         self._send(work, frames)
 

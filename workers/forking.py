@@ -25,8 +25,8 @@ from embeddaemon.workers.exhaustion import exit_out_of_memory, is_out_of_memory
 log = logging.getLogger(__name__)
 
 
-Midwife = Callable[[control.ToForker, "socket.socket | None"], int]
-"""The life of a child, from its command and the control socket that came with it; returns its exit code."""
+Midwife = Callable[[control.ToForker, int | None], int]
+"""The life of a child, from its command and the descriptor that came with it; returns its exit code."""
 
 _ROLES: dict[type[control.ToForker], guard.Role] = {
     control.ForkTemplate: guard.Role.TEMPLATE,
@@ -74,7 +74,7 @@ class Forker:
         packet, descriptors, _, _ = socket.recv_fds(self._connection, control.MAX_PACKET_BYTES, 1)
         if not packet:
             raise EOFError
-        passed = socket.socket(fileno=descriptors[0]) if descriptors else None
+        passed = descriptors[0] if descriptors else None
         try:
             message = control.decode(packet)
             if not isinstance(message, control.ToForker):
@@ -82,9 +82,9 @@ class Forker:
             self._fork(message, passed)
         finally:
             if passed is not None:
-                passed.close()
+                os.close(passed)
 
-    def _fork(self, command: control.ToForker, passed: socket.socket | None) -> None:
+    def _fork(self, command: control.ToForker, passed: int | None) -> None:
         threads = guard.thread_count()
         if threads != 1:
             raise AssertionError(f"{threads} threads where a fork is coming, a lock could stay held for ever: bug")
@@ -101,7 +101,7 @@ class Forker:
         self._children[pid] = command.child
         self.send(control.Forked(command.child, pid))
 
-    def _be_born(self, command: control.ToForker, passed: socket.socket | None, parent: int) -> int:
+    def _be_born(self, command: control.ToForker, passed: int | None, parent: int) -> int:
         """In the child: nothing of the parent's stays open, above all not the control socket, whose end is a signal."""
         guard.enter(_ROLES[type(command)], parent)
         self._connection.close()

@@ -25,7 +25,9 @@ from embeddaemon.workers.exhaustion import exit_out_of_memory, is_out_of_memory
 from embeddaemon.workers.loading import Loaded, causes
 from embeddaemon.workers.measure import Meter
 from embeddaemon.workers.requests import Tokenized, read_request, tokenize
+from embeddaemon.workers.screening import Screen
 from embeddaemon.workers.waiting import Work
+from embeddaemon.workers.watching import Watch
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ class Intake:
         connection: zmq.Socket[bytes],
         compute: Compute,
         meter: Meter,
+        *,
+        screen: Screen,
     ) -> None:
         self._sender = Sender(command.worker, command.incarnation)
         self._model = loaded.model
@@ -61,6 +65,7 @@ class Intake:
         self._heartbeat_seconds = command.heartbeat_seconds
         self._next_heartbeat = time.monotonic() + command.heartbeat_seconds
         self._meter = meter
+        self._screen = screen
         self._next_measurement = time.monotonic() + _MEASURE_EVERY_SECONDS
         self._trims = 0
         self._progress_before = 0
@@ -99,6 +104,7 @@ class Intake:
         else:
             memory = self._meter.estimate()
         device = device_memory(self._model)
+        turn_ms, patience_ms = self._compute.latest()
         heartbeat = link.Heartbeat(
             worker=self._sender.worker,
             incarnation=self._sender.incarnation,
@@ -109,6 +115,8 @@ class Intake:
             device_bytes=device.own_bytes,
             trims=self._trims,
             tokens=self._compute.tokens,
+            turn_ms=turn_ms,
+            patience_ms=patience_ms,
         )
         self._connection.send(link.encode_from_worker(heartbeat))
 
@@ -139,6 +147,8 @@ class Intake:
             self._draining = True
         elif isinstance(message, link.Cancel):
             self._compute.cancel(message.serials)
+        elif isinstance(message, link.Convict):
+            self._screen.convict(message.texts, time.monotonic())  # also of what is held
         elif isinstance(message, link.Trim):
             self._trim()
         else:
@@ -158,11 +168,11 @@ class Intake:
                 continue
             lanes[request.lane].append(_Arrived(item, request, body))
         for arrived in lanes.values():
-            works = [work for one in arrived if (work := self._prepare(one, arrival)) is not None]
+            works = [work for one in arrived if (work := self._prepare(one, arrival, dispatch.alone)) is not None]
             if works:
                 self._compute.submit(works)
 
-    def _prepare(self, arrived: _Arrived, arrival: float) -> Work | None:
+    def _prepare(self, arrived: _Arrived, arrival: float, alone: tuple[bytes, ...] | None) -> Work | None:
         """Ready for the model; None when the request has been answered."""
         item, request = arrived.item, arrived.request
         deadline = arrival + item.expires_in_ms / 1000
@@ -170,9 +180,11 @@ class Intake:
             self._refuse(item, request.id, Expired("the deadline passed while the request waited in the worker"))
             return None
         start = time.perf_counter()
+        watch = Watch(self._compute.journal, self._screen, item.serial, alone)
         try:
+            watch.begin()
             body = bodies.decode_body(arrived.body, self._order.limits)
-            tokenized = tokenize(request, body, self._model, self._order.card, self._beat_when_due)
+            tokenized = tokenize(request, body, self._model, self._order.card, self._beat_when_due, watch=watch)
         except EmbedDaemonError as error:
             self._refuse(item, request.id, error)
             return None
@@ -182,11 +194,13 @@ class Intake:
             log.exception(fields("tokenizing_failed", worker=self._sender, model=item.model))
             self._refuse(item, request.id, InternalError(f"{item.model} failed to tokenize", cause=causes(error)))
             return None
+        finally:
+            watch.end()
         tokenize_us = int((time.perf_counter() - start) * 1e6)
         if isinstance(request, Tokenize):
             self._answer_tokens(item, request, tokenized, tokenize_us)
             return None
-        return Work(item, request, tokenized, deadline, tokenize_us)
+        return Work(item, request, tokenized, deadline, tokenize_us, watch.places_alone(tokenized.digests))
 
     def _answer_tokens(self, item: link.Item, request: Tokenize, tokenized: Tokenized, tokenize_us: int) -> None:
         self._connection.send_multipart(tokens_frames(self._sender, item, request.id, tokenized, tokenize_us))

@@ -31,6 +31,7 @@ from embeddaemon.workers.intake import Intake
 from embeddaemon.workers.loading import Loaded, load, load_error
 from embeddaemon.workers.measure import Memory, Meter
 from embeddaemon.workers.program import EngineProgram, torch_program
+from embeddaemon.workers.screening import Screen
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +64,12 @@ def _connect(command: control.ForkWorker) -> _Sockets:
     return _Sockets(context, *sockets)
 
 
-def run_worker(command: control.ForkWorker, loaded: Loaded, *, loads: int) -> int:
-    """Serves with a model that is there already; returns the exit code."""
-    return _serve(command, loaded, _connect(command), loads)
+def run_worker(command: control.ForkWorker, loaded: Loaded, journal: int | None, *, loads: int) -> int:
+    """Serves with a model that is there already; returns the exit code. ``journal`` is a descriptor, ours now."""
+    return _serve(command, loaded, _connect(command), journal, loads)
 
 
-def run_loading_worker(command: control.ForkWorker, program: EngineProgram) -> int:
+def run_loading_worker(command: control.ForkWorker, program: EngineProgram, journal: int | None) -> int:
     """Loads for itself, says how that went over the link, serves."""
     assert command.order is not None
     sockets = _connect(command)
@@ -80,7 +81,7 @@ def run_loading_worker(command: control.ForkWorker, program: EngineProgram) -> i
         _report_failure(command, sockets, load_error(str(command.order["card"].get("folder")), error), error)
         return control.EXIT_LOAD_FAILED
     measure.settle()
-    return _serve(command, loaded, sockets, loads=1)
+    return _serve(command, loaded, sockets, journal, loads=1)
 
 
 def _report_failure(command: control.ForkWorker, sockets: _Sockets, error: EmbedDaemonError, raised: Exception) -> None:
@@ -91,12 +92,13 @@ def _report_failure(command: control.ForkWorker, sockets: _Sockets, error: Embed
     sockets.context.destroy(_LINGER_MS)
 
 
-def _serve(command: control.ForkWorker, loaded: Loaded, sockets: _Sockets, loads: int) -> int:
-    compute = Compute(command, loaded, sockets.compute)
+def _serve(command: control.ForkWorker, loaded: Loaded, sockets: _Sockets, journal: int | None, loads: int) -> int:
+    screen = Screen()
+    compute = Compute(command, loaded, sockets.compute, screen, journal)
     compute.start()
     meter = Meter()
     sockets.intake.send(link.encode_from_worker(_ready(command, loaded, loads, meter.estimate())))
-    Intake(command, loaded, sockets.intake, compute, meter).run()
+    Intake(command, loaded, sockets.intake, compute, meter, screen=screen).run()
     sockets.intake.close()
     sockets.context.term()
     return 0
@@ -123,19 +125,20 @@ def spawned_worker(argv: Sequence[str], program: EngineProgram) -> NoReturn:
     parser = argparse.ArgumentParser(prog="embeddaemon.workers.main", description="A worker that is not forked.")
     parser.add_argument("--spawn", action="store_true", required=True, help="read the command from stdin")
     parser.add_argument("--parent-pid", type=int, required=True, help="pid of the supervisor, as it knows it")
+    parser.add_argument("--journal-fd", type=int, help="the file of its journal, empty")
     add_log_options(parser)
     arguments = parser.parse_args(argv)
     guard.enter(guard.Role.WORKER, arguments.parent_pid)
     setup(arguments.log_format, arguments.log_level)
-    run_child(lambda: _run_spawned_worker(program))
+    run_child(lambda: _run_spawned_worker(program, arguments.journal_fd))
 
 
-def _run_spawned_worker(program: EngineProgram) -> int:
+def _run_spawned_worker(program: EngineProgram, journal: int | None) -> int:
     command = _read_command(sys.stdin.buffer)
     guard.enter_cgroup(command.cgroup)
     guard.exit_at_end_of_file(sys.stdin.fileno())
     program.preload()
-    return run_loading_worker(command, program)
+    return run_loading_worker(command, program, journal)
 
 
 def _read_command(stream: BinaryIO) -> control.ForkWorker:

@@ -71,7 +71,7 @@ def _preload(program: EngineProgram) -> list[str]:
 
 
 def _midwife(program: EngineProgram) -> Midwife:
-    def be_born(command: control.ToForker, passed: socket.socket | None) -> int:
+    def be_born(command: control.ToForker, passed: int | None) -> int:
         match command:
             case control.ForkTemplate():
                 return run_template(_given(passed), command.order, program)
@@ -80,17 +80,17 @@ def _midwife(program: EngineProgram) -> Midwife:
             case control.ForkWorker(order=None):
                 raise ProtocolError("a worker forked from the fork server needs an order: it loads for itself")
             case control.ForkWorker():
-                return main.run_loading_worker(command, program)
+                return main.run_loading_worker(command, program, passed)
             case _:
                 assert_never(command)
 
     return be_born
 
 
-def _given(passed: socket.socket | None) -> socket.socket:
+def _given(passed: int | None) -> socket.socket:
     if passed is None:
         raise ProtocolError("the control socket of the child did not come with the command")
-    return passed
+    return socket.socket(fileno=passed)
 
 
 def _run_fetcher(connection: socket.socket, source: str, program: EngineProgram) -> int:

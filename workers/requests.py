@@ -5,9 +5,9 @@ Raises our Invalid errors and ProtocolError; whoever calls answers them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -15,10 +15,15 @@ from embeddaemon.errors import InvalidInput, ProtocolError, TextTooLong
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.offers import check_dimensions, check_precision, check_prompt, check_task
 from embeddaemon.protocol import codec
+from embeddaemon.protocol.journal import WHOLE_REQUEST, digest_of_ids, digest_of_text
 from embeddaemon.protocol.messages import Body, Embed, ModelRequest, Texts, TokenIds, Tokenize
 from embeddaemon.workers.engines import Encoded, Ids, LoadedModel
+from embeddaemon.workers.screening import poisoned
 
 T = TypeVar("T", str, tuple[int, ...])
+
+REFUSED = -1
+"""The place of a text that is not computed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,13 +33,36 @@ class Tokenized:
     ids: list[Ids]
     prompt_tokens: list[int]
     positions: list[int] | None
-    """For each text of the request its place in ``ids``; None when no two are the same."""
+    """For each text of the request its place in ``ids``, REFUSED for none; None when each has its own."""
     truncated: tuple[int, ...]
     """Indices, in the request, of the texts that were cut."""
     count: int
     """Texts in the request."""
     tokens: int
     """Tokens in ``ids``."""
+    digests: Sequence[bytes] = field(default=())
+    """What stands for each of ``ids`` in the journal; empty where nobody asks."""
+
+    def digest(self, place: int) -> bytes:
+        """Of the text at a place in ``ids``."""
+        return self.digests[place] if self.digests else WHOLE_REQUEST
+
+    def indices_of(self, places: Container[int]) -> tuple[int, ...]:
+        """In the request, of the texts at these places; with REFUSED among them, also of those that have none."""
+        where = range(self.count) if self.positions is None else self.positions
+        return tuple(index for index, place in enumerate(where) if place in places)
+
+
+class Watch(Protocol):
+    """Whoever is told what is about to be tokenized, and says what may not be."""
+
+    def refused(self, digests: Sequence[bytes]) -> Mapping[int, float]:
+        """Places of texts that may not be touched, and for how many seconds yet."""
+        ...
+
+    def parts(self, digests: Sequence[bytes]) -> Iterator[Sequence[int]]:
+        """Places of what may be tokenized together, part after part: each is about to be, when it comes."""
+        ...
 
 
 def read_request(header: bytes) -> ModelRequest:
@@ -46,9 +74,15 @@ def read_request(header: bytes) -> ModelRequest:
 
 
 def tokenize(
-    request: ModelRequest, body: Body, model: LoadedModel, card: ModelCard, between: Callable[[], None]
+    request: ModelRequest,
+    body: Body,
+    model: LoadedModel,
+    card: ModelCard,
+    between: Callable[[], None],
+    *,
+    watch: Watch,
 ) -> Tokenized:
-    """Checks the request against the model and makes ids of its texts. Raises Invalid.
+    """Checks the request against the model and makes ids of its texts. Raises Invalid, Poisoned.
 
     A large request takes seconds: ``between`` is called again and again meanwhile.
     """
@@ -57,15 +91,24 @@ def tokenize(
     check_dimensions(request, card)
     check_task(request, card)
     prompt = _prompt(request, card)
+    digests: Sequence[bytes]
     if isinstance(body, Texts):
         texts, positions = _unique(body.texts)
         if not request.lenient:
             _check_texts(body.texts, texts)
-        encoded = model.tokenize(texts, prompt=prompt, max_tokens=card.max_tokens, between=between)
+        digests = [digest_of_text(text, prompt) for text in texts]
+        texts, digests, positions = _screened(texts, digests, positions, request, card, watch=watch)
+        encoded = []
+        for part in watch.parts(digests):
+            together = texts if len(part) == len(texts) else [texts[place] for place in part]
+            encoded += model.tokenize(together, prompt=prompt, max_tokens=card.max_tokens, between=between)
     else:
         if request.task is not None or request.prompt is not None:
             raise InvalidInput("a task or a prompt goes before texts; token ids are taken as they are")
-        encoded, positions = _encode_ids(body, model, card)
+        unique, positions = _unique(body.ids)
+        digests = [digest_of_ids(np.array(ids, dtype="<i4").tobytes()) for ids in unique]
+        unique, digests, positions = _screened(unique, digests, positions, request, card, watch=watch)
+        encoded = _encode_ids(unique, body, model, card)
     truncated = _cut(encoded, positions, card, request)
     return Tokenized(
         ids=[one.ids for one in encoded],
@@ -74,7 +117,39 @@ def tokenize(
         truncated=truncated,
         count=len(body.texts if isinstance(body, Texts) else body.ids),
         tokens=sum(len(one.ids) for one in encoded),
+        digests=digests,
     )
+
+
+def _screened(
+    texts: Sequence[T],
+    digests: Sequence[bytes],
+    positions: list[int] | None,
+    request: ModelRequest,
+    card: ModelCard,
+    *,
+    watch: Watch,
+) -> tuple[Sequence[T], Sequence[bytes], list[int] | None]:
+    """All three without the texts that may not be touched. Raises Poisoned where all is asked for."""
+    refused = watch.refused(digests)
+    if not refused:
+        return texts, digests, positions
+    where = range(len(texts)) if positions is None else positions
+    if not is_partial(request):
+        indices = [index for index, place in enumerate(where) if place in refused]
+        raise poisoned(card.name, indices, max(refused.values()))
+    kept = [place for place in range(len(texts)) if place not in refused]
+    moved = {place: new for new, place in enumerate(kept)}
+    return (
+        [texts[place] for place in kept],
+        [digests[place] for place in kept],
+        [moved.get(place, REFUSED) for place in where],
+    )
+
+
+def is_partial(request: ModelRequest) -> bool:
+    """Whether the client takes an answer without the texts that are refused."""
+    return isinstance(request, Embed) and request.partial
 
 
 def _prompt(request: ModelRequest, card: ModelCard) -> str:
@@ -109,7 +184,10 @@ def _unique(texts: tuple[T, ...]) -> tuple[Sequence[T], list[int] | None]:
     return list(places), positions
 
 
-def _encode_ids(body: TokenIds, model: LoadedModel, card: ModelCard) -> tuple[list[Encoded], list[int] | None]:
+def _encode_ids(
+    unique: Sequence[tuple[int, ...]], body: TokenIds, model: LoadedModel, card: ModelCard
+) -> list[Encoded]:
+    """Of the different ones that are computed. What is wrong is said of all, by the place in the request."""
     for index, ids in enumerate(body.ids):
         if not ids:
             raise InvalidInput(f"text {index} has no token ids", details={"index": index})
@@ -119,11 +197,10 @@ def _encode_ids(body: TokenIds, model: LoadedModel, card: ModelCard) -> tuple[li
                 f"token id {largest} of text {index} is not one of {card.name}, whose ids are below {card.vocabulary}",
                 details={"index": index, "id": largest, "vocabulary": card.vocabulary},
             )
-    unique, positions = _unique(body.ids)
     closing: int | None = None
     if any(len(ids) > card.max_tokens for ids in unique):
         closing = _last(model.tokenize([""], prompt="", max_tokens=card.max_tokens)[0].ids)
-    return [Encoded(_shorten(ids, card.max_tokens, closing), 0, len(ids)) for ids in unique], positions
+    return [Encoded(_shorten(ids, card.max_tokens, closing), 0, len(ids)) for ids in unique]
 
 
 def _last(ids: Ids) -> int | None:
@@ -144,7 +221,11 @@ def _cut(
     if all(one.full_length <= len(one.ids) for one in encoded):
         return ()
     places = range(len(encoded)) if positions is None else positions
-    cut = tuple(index for index, place in enumerate(places) if encoded[place].full_length > len(encoded[place].ids))
+    cut = tuple(
+        index
+        for index, place in enumerate(places)
+        if place != REFUSED and encoded[place].full_length > len(encoded[place].ids)
+    )
     if not request.truncate:
         tokens = encoded[places[cut[0]]].full_length
         raise TextTooLong(

@@ -54,10 +54,10 @@ def _check_one_thread() -> None:
 
 
 def _serve(connection: socket.socket, loaded: Loaded, ready: control.TemplateReady) -> NoReturn:
-    def be_born(command: control.ToForker, passed: socket.socket | None) -> int:
-        if not isinstance(command, control.ForkWorker) or command.order is not None or passed is not None:
+    def be_born(command: control.ToForker, passed: int | None) -> int:
+        if not isinstance(command, control.ForkWorker) or command.order is not None:
             raise ProtocolError("a template forks workers of its own model and nothing else")
-        return main.run_worker(command, loaded, loads=0)
+        return main.run_worker(command, loaded, passed, loads=0)
 
     connection.send(control.encode(ready))
     Forker(connection, be_born).serve()

@@ -59,6 +59,10 @@ class Work:
     tokenized: Tokenized
     deadline: float
     tokenize_us: int
+    alone: frozenset[int] = frozenset()
+    """Places of texts that are computed with nothing else in the worker."""
+    refused: set[int] = field(default_factory=set)
+    """Places of texts that may not be computed any more; their rows say nothing."""
     rows: Rows = field(init=False)
     missing: int = field(init=False)
     """Rows not computed yet."""
@@ -86,6 +90,10 @@ class Row:
     def tokens(self) -> int:
         return len(self.work.tokenized.ids[self.index])
 
+    @property
+    def digest(self) -> bytes:
+        return self.work.tokenized.digest(self.index)
+
 
 MicroBatch = list[Row]
 """Shortest first."""
@@ -111,6 +119,7 @@ class Waiting:
         self._lanes: dict[Lane, deque[_Part]] = {lane: deque() for lane in Lane}
         self._tokens = dict.fromkeys(Lane, 0)
         self._since_bulk = 0
+        self._alone: deque[MicroBatch] = deque()
 
     def __bool__(self) -> bool:
         return any(self._lanes.values())
@@ -123,7 +132,9 @@ class Waiting:
         added = 0
         lanes: dict[Lane, MicroBatch] = {lane: [] for lane in Lane}
         for work in works:
-            lanes[work.request.lane] += [Row(work, index) for index in range(work.missing)]
+            lanes[work.request.lane] += [Row(work, index) for index in range(work.missing) if index not in work.alone]
+            self._alone += [[Row(work, index)] for index in sorted(work.alone)]
+            added += len(work.alone)
         for lane, rows in lanes.items():
             lengths = [row.tokens for row in rows]
             self._tokens[lane] += sum(lengths)
@@ -155,6 +166,10 @@ class Waiting:
         self._tokens[lane] -= tokens
         return rows
 
+    def take_alone(self) -> MicroBatch | None:
+        """A text that must have the worker to itself, once everything else is through."""
+        return self._alone.popleft() if self._alone and not self else None
+
     def _next_lane(self) -> Lane:
         interactive, bulk = self._lanes[Lane.INTERACTIVE], self._lanes[Lane.BULK]
         if bulk and (not interactive or self._since_bulk >= BULK_TURN - 1):
@@ -170,6 +185,10 @@ class Waiting:
         per_token = seconds / tokens
         known = self._seconds_per_token
         self._seconds_per_token = per_token if known is None else known + _WEIGHT * (per_token - known)
+
+    def seconds(self, tokens: int) -> float | None:
+        """What so many tokens should take one thread; None while nothing is known."""
+        return None if self._seconds_per_token is None else self._seconds_per_token * tokens
 
     def _budget(self, tokens: int) -> int:
         """Tokens in a micro-batch, when so many wait."""

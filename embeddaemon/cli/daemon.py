@@ -11,7 +11,7 @@ import click
 from embeddaemon.cli import connect
 from embeddaemon.cli.calibrate import calibrate_command
 from embeddaemon.cli.console import count, duration, put, put_json, put_table, say
-from embeddaemon.cli.memory import put_devices, put_leases, put_pressure, put_processes, put_waiting
+from embeddaemon.cli.memory import put_devices, put_leases, put_pressure, put_processes, put_quarantined, put_waiting
 from embeddaemon.cli.model_show import inspect_command, show_command
 from embeddaemon.client.results import ModelInfo
 from embeddaemon.client.sync import Client
@@ -46,6 +46,7 @@ def status_command(*, as_json: bool, endpoint: str | None, timeout: float) -> No
     put_waiting(memory)
     put("")
     put_devices(memory)
+    put_quarantined(status)
     put("")
     _put_models(status)
     put("")
@@ -82,6 +83,7 @@ def ps_command(*, as_json: bool, endpoint: str | None, timeout: float) -> None:
         put_json(status.get("workers", []))
     else:
         put_processes(status)
+        put_quarantined(status)
 
 
 @click.group(
@@ -151,7 +153,7 @@ def load_command(*, name: str, force: bool, endpoint: str | None, timeout: float
     """Bring the model NAME into memory, so that the next request need not wait for it.
 
     With --force one that is loaded gets new workers, from its files as they are now. They take over without a gap: the
-    old ones answer what they hold.
+    old ones answer what they hold. It also ends a quarantine, and forgets which texts workers died of.
     """
     with Client(endpoint, timeout=timeout) as client:
         client.load(name, force=force)

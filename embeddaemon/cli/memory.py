@@ -54,6 +54,14 @@ def put_waiting(memory: Document) -> None:
         put(f"waiting   {model.get('model')}{how_long}: {model.get('why')}")
 
 
+def put_quarantined(status: Document) -> None:
+    """A line for each model of which nothing is started for a while, and why."""
+    for model in status.get("models") or []:
+        if left := model.get("quarantine_seconds"):
+            why = " ".join((model.get("error") or {}).get("cause") or []) or "it failed too often"
+            put(f"quarantine  {model.get('name')} for another {duration(left)}: {why}")
+
+
 def put_leases(status: Document) -> None:
     """Who was promised how much, what it holds and the most that it held; the supervisor has no lease."""
     memory = status.get("memory", {})

@@ -122,6 +122,7 @@ class Assembler:
         self._done = 0
         self._tokens = 0
         self._truncated: list[int] = []
+        self._poisoned: list[int] = []
         self._timings = Timings()
         self._began_at = float("inf")
         self._ended_at = 0.0
@@ -145,6 +146,7 @@ class Assembler:
         self._header = header
         self._tokens += header.tokens
         self._truncated += [offset + index for index in header.truncated]
+        self._poisoned += [offset + index for index in header.poisoned]
         self._timings = _sum(self._timings, header.timings)
         self._began_at = min(self._began_at, answered.submitted_at)
         self._ended_at = max(self._ended_at, answered.answered_at)
@@ -159,6 +161,7 @@ class Assembler:
             model=self._header.model,
             tokens=self._tokens,
             truncated=tuple(sorted(self._truncated)),
+            poisoned=tuple(sorted(self._poisoned)),
             timings=self._timings,
             seconds=self._ended_at - self._began_at,
             precision=self._header.dtype,

@@ -128,11 +128,22 @@ def error_of(answer: ErrorAnswer, offset: int) -> EmbedDaemonError:
 
 def at_offset(error: EmbedDaemonError, offset: int) -> EmbedDaemonError:
     """An error about a text of the piece that begins at ``offset`` as one about the text of the call."""
-    index = error.details.get("index")
-    if not offset or not isinstance(index, int):
+    if not offset:
+        return error
+    index, indices = error.details.get("index"), error.details.get("indices")
+    if isinstance(indices, list):
+        moved = [offset + place for place in indices if isinstance(place, int)]
+        message = error.message.replace(f"texts {_first(indices)}", f"texts {_first(moved)}", 1)
+        return renewed(error, message, details=error.details | {"indices": moved})
+    if not isinstance(index, int):
         return error
     message = error.message.replace(f"text {index}", f"text {index + offset}", 1)
     return renewed(error, message, details=error.details | {"index": index + offset})
+
+
+def _first(indices: Sequence[object]) -> str:
+    """As the daemon names several texts."""
+    return ", ".join(map(str, indices[:5]))
 
 
 def renewed(error: EmbedDaemonError, message: str, *, details: Mapping[str, Detail]) -> EmbedDaemonError:

@@ -94,6 +94,7 @@ def embed_request(
     precision: str,
     lane: str | None,
     lenient: bool = False,
+    on_poisoned: str = "raise",
 ) -> Embed:
     """The options of ``embed`` as a request without id."""
     return Embed(
@@ -107,7 +108,14 @@ def embed_request(
         truncate=bool(truncate),
         precision=_option("precision", precision) or "float32",
         lenient=lenient,
+        partial=_is_partial(on_poisoned),
     )
+
+
+def _is_partial(on_poisoned: object) -> bool:
+    if on_poisoned not in ("raise", "nan"):
+        raise InvalidInput(f"on_poisoned must be 'raise' or 'nan', not {on_poisoned!r}")
+    return on_poisoned == "nan"
 
 
 def tokenize_request(

@@ -61,6 +61,7 @@ class AsyncMethods(abc.ABC):
         lane: str | None = None,
         timeout: float | None = None,
         progress: Progress = None,
+        on_poisoned: str = "raise",
     ) -> FloatArray:
         """Texts to vectors: float32, (texts, dim) in their order, or (dim,) for a single string; (0, dim) for no texts.
 
@@ -70,6 +71,10 @@ class AsyncMethods(abc.ABC):
         gives numbers of "float16", "int8" or "uint8", or bits, eight in a number ("binary", "ubinary"), as
         sentence-transformers defines them, but with ranges that do not depend on the texts. ``lane`` is "interactive"
         (goes first; the default for one small piece) or "bulk".
+
+        A text that workers died of is refused for a while: Poisoned, whose ``details["indices"]`` name those of the
+        first piece that has some. ``on_poisoned="nan"`` gives rows of NaN for them (zeros in precisions that have no
+        NaN) and the others' vectors; ``embed_detailed`` says which they are.
 
         Raises InvalidInput, InputTooLarge, TextTooLong, UnknownModel, UnknownTask, UnknownDimensions, Refused, Failed.
         """
@@ -85,6 +90,7 @@ class AsyncMethods(abc.ABC):
             lane=lane,
             timeout=timeout,
             progress=progress,
+            on_poisoned=on_poisoned,
         )
         return detailed.vectors
 
@@ -102,6 +108,7 @@ class AsyncMethods(abc.ABC):
         lane: str | None = None,
         timeout: float | None = None,
         progress: Progress = None,
+        on_poisoned: str = "raise",
     ) -> Embeddings:
         """As ``embed``, with the tokens computed, which texts were cut, timings, the model's name, and ranges."""
         request = requests.embed_request(
@@ -113,6 +120,7 @@ class AsyncMethods(abc.ABC):
             truncate=truncate,
             precision=precision,
             lane=lane,
+            on_poisoned=on_poisoned,
         )
         with reporting(progress, texts) as report:
             operation = operations.embed(texts, request, is_lane_given=lane is not None, report=report)
@@ -228,7 +236,8 @@ class AsyncMethods(abc.ABC):
     async def load(self, name: str, *, force: bool = False, timeout: float | None = None) -> dict[str, Any]:
         """Bring a model into memory and wait until it is ready: ``{model, state, seconds}``.
 
-        ``force``: one that is loaded is loaded anew, from its files as they are now, and takes over without a gap.
+        ``force``: one that is loaded is loaded anew, from its files as they are now, and takes over without a gap. It
+        ends a quarantine, and forgets which texts workers died of.
         Only for the daemon's own user or root. Waits LOAD_TIMEOUT_SECONDS unless told otherwise. Raises UnknownModel,
         Forbidden, NoHeadroom, FailedLoad.
         """

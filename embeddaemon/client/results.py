@@ -34,6 +34,9 @@ class Embeddings:
     """Tokens computed, special tokens and prompts included."""
     truncated: tuple[int, ...] = ()
     """Indices of the texts that were cut to the model's maximum, ascending."""
+    poisoned: tuple[int, ...] = ()
+    """Indices of the texts that were refused because workers died of them, ascending: their rows are no vectors. Only
+    with ``on_poisoned="nan"``."""
     timings: Timings = field(default_factory=Timings)
     """Microseconds in the daemon: the longest wait of a piece in the queue, the sums of tokenizing and computing;
     and whether any of it came out of the daemon's cache."""

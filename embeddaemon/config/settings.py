@@ -105,6 +105,19 @@ class Settings:
     heartbeat_seconds: float = 0.5
     silent_after_seconds: float = 15.0
     """A worker without any sign of life for so long is killed: a loaded machine delays heartbeats by seconds only."""
+    stall_seconds: float = 30.0
+    """A worker of which one thread is at one micro-batch for so long is killed; longer where that is only twenty times
+    what it should take. A micro-batch should take a twentieth of a second: who takes 30 seconds, hangs."""
+    poison_seconds: float = 600.0
+    """For how long a text that workers died of is refused: ten minutes make the harm of another try small, and a text
+    that was blamed wrongly is served again soon."""
+    canary_seconds: float = 300.0
+    """How often an idle worker computes a text whose vector is known: some milliseconds. 0: never, nor at its start."""
+    restart_limit: int = 10
+    """Failures of one model within the window that put it into quarantine: twice what a day of bad luck brings."""
+    restart_window_seconds: float = 60.0
+    quarantine_seconds: float = 60.0
+    """The first time; each that follows twice as long. Long enough that crashes do not take the machine's time."""
     min_residence_seconds: float = 2.0
     """A model that was loaded is not evicted before: twice what loading a usual one takes, so that loading pays."""
     log_format: LogFormat = LogFormat.TEXT

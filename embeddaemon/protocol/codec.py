@@ -67,6 +67,7 @@ def encode_request(request: Request) -> bytes:
                 "precision": request.precision,
                 "lenient": request.lenient,
             }
+            header |= {"partial": True} if request.partial else {}  # daemons of before do not know it
         case Tokenize():
             header |= {"op": "tokenize", "lane": request.lane.value}
             header |= _given(model=request.model, task=request.task, prompt=request.prompt)
@@ -129,6 +130,7 @@ def _decode_op(op: object, fields: Fields, id_: int, deadline_ms: int | None) ->
                 truncate=fields.boolean("truncate", default=True),
                 precision=fields.text("precision", default="float32"),
                 lenient=fields.boolean("lenient", default=False),
+                partial=fields.boolean("partial", default=False),
             )
         case "tokenize":
             return Tokenize(
@@ -185,7 +187,8 @@ def encode_answer(answer: Answer | Waiting) -> bytes:
     """The header frame of an answer, or of a sign of life."""
     match answer:
         case Vectors():
-            return pack(_good(answer) | {"dim": answer.dim, "dtype": answer.dtype})
+            poisoned = {"poisoned": list(answer.poisoned)} if answer.poisoned else {}
+            return pack(_good(answer) | {"dim": answer.dim, "dtype": answer.dtype} | poisoned)
         case Tokens():
             return pack(_good(answer) | {"dtype": "int32"})
         case Document():
@@ -233,7 +236,13 @@ def decode_answer(header: bytes | memoryview) -> Answer | Waiting:
     if not fields.boolean("ok"):
         return _decode_error(id_, fields.mapping("error"))
     if "dim" in values:
-        return Vectors(id=id_, dim=fields.integer("dim"), dtype=fields.text("dtype"), **_decode_good(fields))
+        return Vectors(
+            id=id_,
+            dim=fields.integer("dim"),
+            dtype=fields.text("dtype"),
+            poisoned=fields.integers("poisoned", default=[]),
+            **_decode_good(fields),
+        )
     if "waiting" in values:
         return Waiting(fields.integer("waiting"), fields.text_or_none("why"))
     if "count" in values:

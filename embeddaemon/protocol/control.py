@@ -3,7 +3,8 @@
 The *fork server* has imported everything and forks templates, fetchers (download a model from the hub) and workers of
 devices that cannot be forked after loading (cuda, mps). A *template* has loaded one model key and forks its workers.
 Both say ``Forked`` for each child and ``Exited`` when they reaped it. A template or fetcher gets a control socket of
-its own: its end travels with the command as the packet's one file descriptor (SCM_RIGHTS).
+its own, and a worker the file of its journal (journal.py): they travel with the command as the packet's one file
+descriptor (SCM_RIGHTS).
 
 Whoever reads end-of-file on its control socket has lost the supervisor and exits at once.
 """

@@ -1,9 +1,9 @@
 """Messages between the supervisor and its workers, over one private ipc ROUTER (the supervisor's) and DEALERs (theirs).
 
 A worker has two sockets: *intake* (routing id ``routing_id(worker, incarnation)``) receives ``Dispatch``, ``Cancel``,
-``Trim`` and ``Drain`` and sends ``Ready`` (or ``LoadFailed``), ``Heartbeat`` and the answers of requests that never
-reached the model; *compute* only sends ``Result`` and at the end ``Drained``. Every message carries worker and
-incarnation; the supervisor drops what comes from an older life.
+``Convict``, ``Trim`` and ``Drain`` and sends ``Ready`` (or ``LoadFailed``), ``Heartbeat`` and the answers of requests
+that never reached the model; *compute* only sends ``Result`` and at the end ``Drained``. Every message carries worker
+and incarnation; the supervisor drops what comes from an older life.
 
 Frames. ``Dispatch``: header, then for each item the client's own header and body, as they came. ``Result``: header,
 then the frames of the client's answer, ready to be sent on. The others: the header alone.
@@ -17,6 +17,7 @@ from typing import Any, assert_never
 
 from embeddaemon.errors import ProtocolError
 from embeddaemon.protocol.fields import Fields, pack, unpack
+from embeddaemon.protocol.journal import DIGEST_BYTES
 
 _MAX_LINK_BYTES = 1024 * 1024
 
@@ -43,6 +44,25 @@ class Dispatch:
     number: int
     """Of this dispatch, rising."""
     items: tuple[Item, ...]
+    alone: tuple[bytes, ...] | None = None
+    """A worker may have died of these texts: each of them, by its digest, is tokenized and computed with nothing else
+    in the worker. Empty: all texts are. None: none is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Convicted:
+    """A text that no worker may touch."""
+
+    digest: bytes
+    expires_in_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Convict:
+    """Refuse these texts from now on, those as well that are held and not computed yet."""
+
+    incarnation: int
+    texts: tuple[Convicted, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +135,10 @@ class Heartbeat:
     """How many ``Trim`` it has obeyed: whether the numbers are from before or after one."""
     tokens: int = 0
     """Tokens that it has computed in its life: how much the peaks say about what is still to come."""
+    turn_ms: int = 0
+    """For how long a thread has been at what it computes now: of the thread that is latest."""
+    patience_ms: int = 0
+    """How long that may take at the speed that was measured, many times over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +163,7 @@ class Drained:
     incarnation: int
 
 
-ToWorker = Dispatch | Drain | Cancel | Trim
+ToWorker = Dispatch | Drain | Cancel | Convict | Trim
 FromWorker = Ready | LoadFailed | Heartbeat | Result | Drained
 
 
@@ -153,9 +177,12 @@ def encode_to_worker(message: ToWorker) -> bytes:
     match message:
         case Dispatch():
             items = [[item.serial, item.model, item.expires_in_ms, item.queue_us] for item in message.items]
-            return pack(
-                {"type": "dispatch", "incarnation": message.incarnation, "number": message.number, "items": items}
-            )
+            dispatch = {"type": "dispatch", "incarnation": message.incarnation, "number": message.number}
+            alone = {} if message.alone is None else {"alone": list(message.alone)}
+            return pack({**dispatch, "items": items, **alone})
+        case Convict():
+            texts = [[text.digest, text.expires_in_ms] for text in message.texts]
+            return pack({"type": "convict", "incarnation": message.incarnation, "texts": texts})
         case Drain():
             return pack({"type": "drain", "incarnation": message.incarnation})
         case Cancel():
@@ -177,7 +204,10 @@ def decode_to_worker(header: bytes | memoryview) -> ToWorker:
                 incarnation=incarnation,
                 number=fields.integer("number"),
                 items=tuple(_item(values) for values in fields.sequence("items")),
+                alone=None if fields.is_absent("alone") else tuple(map(_digest, fields.sequence("alone"))),
             )
+        case "convict":
+            message = Convict(incarnation, tuple(_convicted(values) for values in fields.sequence("texts")))
         case "drain":
             message = Drain(incarnation=incarnation)
         case "cancel":
@@ -195,6 +225,18 @@ def _item(values: Sequence[Any]) -> Item:
         raise ProtocolError("link header: an item has four values")
     serial, model, expires_in_ms, queue_us = values
     return Item(serial=serial, model=model, expires_in_ms=expires_in_ms, queue_us=queue_us)
+
+
+def _convicted(values: object) -> Convicted:
+    if not isinstance(values, list) or len(values) != 2 or not isinstance(values[1], int):
+        raise ProtocolError("link header: a convicted text has a digest and a time")
+    return Convicted(_digest(values[0]), values[1])
+
+
+def _digest(value: object) -> bytes:
+    if not isinstance(value, bytes) or len(value) != DIGEST_BYTES:
+        raise ProtocolError(f"link header: a digest has {DIGEST_BYTES} bytes")
+    return value
 
 
 def encode_from_worker(message: FromWorker) -> bytes:
@@ -222,6 +264,8 @@ def encode_from_worker(message: FromWorker) -> bytes:
                 "device_bytes": message.device_bytes,
                 "trims": message.trims,
                 "tokens": message.tokens,
+                "turn_ms": message.turn_ms,
+                "patience_ms": message.patience_ms,
             }
         case Result():
             header |= {
@@ -271,6 +315,8 @@ def decode_from_worker(header: bytes | memoryview) -> FromWorker:
                 device_bytes=fields.integer("device_bytes"),
                 trims=fields.integer("trims"),
                 tokens=fields.integer("tokens"),
+                turn_ms=fields.integer("turn_ms"),
+                patience_ms=fields.integer("patience_ms"),
             )
         case "ready":
             message = Ready(

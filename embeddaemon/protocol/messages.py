@@ -40,6 +40,8 @@ class Embed:
     precision: str = "float32"
     lenient: bool = False
     """Embed empty texts and NUL characters as the model does, instead of refusing them."""
+    partial: bool = False
+    """Where texts are refused as poisoned, answer the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,8 @@ class Load:
     model: str
     deadline_ms: int | None = None
     force: bool = False
-    """Also one that is loaded: new workers from its files as they are now take the place of the old ones."""
+    """Also one that is loaded: new workers from its files as they are now take the place of the old ones. And one
+    in quarantine: what is known against it and its texts is forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +173,8 @@ class Vectors:
     truncated: tuple[int, ...] = ()
     """Indices of the texts that were cut to the model's maximum."""
     timings: Timings = field(default_factory=Timings)
+    poisoned: tuple[int, ...] = ()
+    """Indices of the texts that were refused; their rows say nothing. Only where the request was ``partial``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

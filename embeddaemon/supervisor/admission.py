@@ -12,6 +12,7 @@ from embeddaemon.errors import (
     InputTooLarge,
     NoHeadroom,
     ProtocolError,
+    Quarantined,
     UnknownModel,
     error_for,
 )
@@ -104,6 +105,12 @@ def refusal_of(model: ModelState, now: float) -> EmbedDaemonError | None:
     if now >= model.retry_at or model.workers or cause is None:
         return None
     retry_after_ms = max(1, int((model.retry_at - now) * 1000))
+    if model.intensity.is_quarantined(now):
+        return Quarantined(
+            f"model {model.name!r} failed too often and is in quarantine for another {retry_after_ms / 1000:.1f} s",
+            cause=cause.cause,
+            retry_after_ms=retry_after_ms,
+        )
     if cause.code in ("load_failed", "worker_crashed"):
         return BackingOff(
             f"model {model.name!r} failed {model.failures} times and is started again in {retry_after_ms} ms",

@@ -105,7 +105,7 @@ def status_line(state: State, now: float) -> str:
     return f"{models}; memory: {format_bytes(host.leased_bytes)} of {format_bytes(host.budget.bytes)} leased"
 
 
-_ORDER = ("ready", "loading", "waiting", "unloading", "failed", "available", "unknown")
+_ORDER = ("ready", "loading", "waiting", "unloading", "quarantined", "failed", "available", "unknown")
 """The words of ``state_of``, those first that an operator looks for."""
 
 

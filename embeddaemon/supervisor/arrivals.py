@@ -6,6 +6,8 @@ from typing import assert_never
 
 from embeddaemon.protocol import control, link
 from embeddaemon.protocol.codec import error_from_map
+from embeddaemon.supervisor import canary
+from embeddaemon.supervisor.blame import tell_convicted
 from embeddaemon.supervisor.departures import end_child, worker_of
 from embeddaemon.supervisor.events import WorkerSaid
 from embeddaemon.supervisor.leases import lease_of, limit_worker, settle_lease
@@ -31,16 +33,21 @@ def worker_said(state: State, event: WorkerSaid, now: float) -> None:
     worker.heard_at = now
     model, child = state.models[worker.model], state.children[worker.child]
     match message:
+        case link.Result(serial=canary.SERIAL):
+            canary.heard(state, worker, message, [bytes(each) for each in event.frames], now)
         case link.Result():
             end_with_result(state, worker, message, event.frames, now)
             pump(state, model, now)
         case link.Heartbeat():
             worker.progress = max(worker.progress, message.progress)
+            worker.turn_ms, worker.patience_ms = message.turn_ms, message.patience_ms
             if message.private_bytes:
                 heard(state, worker, child, message, now)
         case link.Ready():
             if worker.state in COMING:
                 _worker_ready(state, worker, child, message, now)
+                tell_convicted(state, model, worker, now)
+                canary.ask(state, worker, now)
                 pump(state, model, now)
                 staff(state, model, now)
         case link.LoadFailed():

@@ -67,6 +67,31 @@ class SendCancel:
 
 
 @dataclass(frozen=True, slots=True)
+class SendConvict:
+    """Tell a worker which texts it must not touch: each with the seconds for which that holds."""
+
+    worker: int
+    incarnation: int
+    texts: tuple[tuple[bytes, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendCanary:
+    """Have a worker compute the text whose vector is known (canary.py)."""
+
+    worker: int
+    incarnation: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class DumpStacks:
+    """Have a process that hangs write where its threads are to the log, before it is killed."""
+
+    child: int
+
+
+@dataclass(frozen=True, slots=True)
 class SendDrain:
     """Tell a worker to finish what it holds and go."""
 
@@ -215,6 +240,9 @@ Command = (
     | SendDispatch
     | SendWaiting
     | SendCancel
+    | SendConvict
+    | SendCanary
+    | DumpStacks
     | SendDrain
     | SendTrim
     | LimitMemory

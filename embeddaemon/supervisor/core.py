@@ -33,6 +33,7 @@ from embeddaemon.protocol.messages import (
 from embeddaemon.supervisor import admission, checkups, documents
 from embeddaemon.supervisor.announcements import status_line
 from embeddaemon.supervisor.arrivals import forked, forker_said, worker_said
+from embeddaemon.supervisor.blame import acquit
 from embeddaemon.supervisor.cache import CACHE, Cache
 from embeddaemon.supervisor.commands import Command, Reply, TakeSample
 from embeddaemon.supervisor.departures import unload
@@ -49,6 +50,7 @@ from embeddaemon.supervisor.events import (
     Event,
     FilesSeen,
     ForkerSaid,
+    JournalRead,
     KernelKilled,
     ProcessEvent,
     ReloadRequested,
@@ -150,7 +152,9 @@ class Supervisor:
         match event:
             case RequestReceived() | RequestMalformed() | ClientGone():
                 self._client_event(event, now)
-            case WorkerSaid() | ForkerSaid() | ControlLost() | KernelKilled() | ChildReaped() | StartFailed():
+            case WorkerSaid() | ForkerSaid() | ControlLost() | KernelKilled() | JournalRead():
+                self._process_event(event, now)
+            case ChildReaped() | StartFailed():
                 self._process_event(event, now)
             case TimePassed():
                 self._time_passed(now)
@@ -251,6 +255,8 @@ class Supervisor:
             since=now,
             deadline=admission.deadline_of(state, request.deadline_ms, now),
         )
+        if isinstance(request, Load) and request.force:
+            acquit(state, model, now)
         if isinstance(request, Load) and request.force and model.serving and not model.is_unloading:
             by_hand(state, model, waiter, now)
         elif isinstance(request, Load):
@@ -259,6 +265,8 @@ class Supervisor:
             self._unload(model, waiter, now)
 
     def _load(self, model: ModelState, waiter: Waiter, now: float) -> None:
+        if model.intensity.is_quarantined(now) and (refusal := admission.refusal_of(model, now)) is not None:
+            raise refusal
         model.last_used = now
         if model.serving:
             document = {"model": model.name, "state": "ready", "seconds": 0.0}
@@ -292,9 +300,9 @@ class Supervisor:
             case ControlLost():
                 if (child := state.children.get(event.child)) is not None:
                     control_lost(state, child, now)
-            case KernelKilled():
+            case KernelKilled() | JournalRead():
                 if (child := state.children.get(event.child)) is not None:
-                    child.kernel_kill = event
+                    child.learn_of_end(event)
             case StartFailed():
                 if (child := state.children.get(event.child)) is not None:
                     child.load_error = event.error

@@ -38,15 +38,21 @@ class OpenRequest:
     digest: bytes | None = None
     """Of the body, where its answer is worth keeping."""
     user: str = ""
-    attempts: int = 0
-    """Workers that died under it, by their own fault or its."""
+    deaths: int = 0
+    """Of workers that died while they were at it, by their own fault or its."""
+    unsolved: int = 0
+    """Those of them that name no text."""
+    alone: tuple[bytes, ...] | None = None
+    """Texts, by digest, that one of these deaths may have come of; empty: all of them. None: there was none."""
+    bad_outputs: int = 0
+    """Workers that gave bad numbers for it."""
     worker: int | None = None
     """The slot that holds it; None while it waits."""
 
     @property
     def is_suspect(self) -> bool:
-        """A worker died while holding it: it goes alone the next time, so that nobody else pays."""
-        return self.attempts > 0
+        """A worker died while it was at it: it goes alone the next time, so that nobody else pays."""
+        return self.alone is not None
 
     def is_expired(self, now: float) -> bool:
         return now >= self.deadline

@@ -95,7 +95,7 @@ def _error_of(model: ModelState) -> EmbedDaemonError | None:
 
 
 def state_of(model: ModelState, now: float) -> str:
-    """One word: ready, unloading, waiting (for memory), loading, failed, available, or unknown (never fetched).
+    """One word: ready, unloading, waiting (for memory), loading, quarantined, failed, available, unknown (not fetched).
 
     What failed stays failed until it is tried again and loads: a model that cannot be loaded is never "available".
     """
@@ -105,6 +105,8 @@ def state_of(model: ModelState, now: float) -> str:
         return "ready"
     if model.is_wanted and now >= model.retry_at:
         return "waiting" if model.waiting is not None else "loading"
+    if model.intensity.is_quarantined(now):
+        return "quarantined"
     if model.error is not None:
         return "failed"
     return "available" if model.card is not None else "unknown"
@@ -174,6 +176,9 @@ def _model_status(model: ModelState, now: float) -> dict[str, Any]:
         "failures": model.failures,
         "deaths": dict(model.deaths),
         "retry_seconds": max(0.0, model.retry_at - now),
+        "quarantine_seconds": max(0.0, model.intensity.quarantined_until - now),
+        "suspected_texts": model.suspects.suspected,
+        "poisoned_texts": len(model.suspects.convicted(now)),
         "idle_seconds": max(0.0, now - model.last_used),
     }
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from embeddaemon.errors import EmbedDaemonError, FailedLoad, ModelChanged, WorkerCrashed
+from embeddaemon.errors import EmbedDaemonError, FailedLoad, ModelChanged, Quarantined, WorkerCrashed
+from embeddaemon.supervisor.blame import take_back
+from embeddaemon.supervisor.canary import is_model_doubted
 from embeddaemon.supervisor.commands import Forget, Kill
 from embeddaemon.supervisor.departures import end_child, worker_of
+from embeddaemon.supervisor.intensity import FREE_FAILURES, back_off_seconds, limit_of
 from embeddaemon.supervisor.learning import needs_fork_server
 from embeddaemon.supervisor.leases import release
 from embeddaemon.supervisor.lifecycle import BLAMELESS, DeathClass, Worker, WorkerState, classify, explain
 from embeddaemon.supervisor.needs import needs_more
 from embeddaemon.supervisor.reload import end_outgoing, fetched_for_successor, successor_gone
-from embeddaemon.supervisor.requests import answer_unloaded, fail_all, pump, refuse_waiters, take_back
+from embeddaemon.supervisor.requests import answer_unloaded, fail_all, pump, refuse_waiters
 from embeddaemon.supervisor.staffing import staff_all
 from embeddaemon.supervisor.state import Child, ChildKind, ModelState, State
 
-FREE_FAILURES = 1
-"""Deaths after which the successor starts at once: a worker is cheap, and most deaths are single."""
+_NOBODY = 0
+"""Of no child: a folder that could not be read."""
 
 WRITE_OFF_SECONDS = 10.0
 """After which an orphan that was killed and never reported counts as reaped: its lease must not be gone for ever."""
-
-FIRST_BACK_OFF_SECONDS = 0.5
-LONGEST_BACK_OFF_SECONDS = 30.0
 
 
 def child_ended(state: State, number: int, exit_code: int | None, now: float, *, orphan: bool = False) -> None:
@@ -89,6 +89,8 @@ def _death_of(state: State, child: Child, exit_code: int | None, *, is_orphan: b
     death = classify(exit_code)
     worker = worker_of(state, child)
     was_asked = worker is not None and worker.state is WorkerState.DRAINING
+    if death is DeathClass.TERMINATED and (was_asked or state.is_draining):
+        return DeathClass.STOPPED  # whoever stops us may tell all of us
     return DeathClass.EXITED if death is DeathClass.STOPPED and not was_asked else death
 
 
@@ -144,27 +146,30 @@ def _worker_gone(
 ) -> None:
     """An incarnation is over, on purpose or not: its requests are taken back and the slot is free for the next."""
     model = state.models[worker.model]
-    is_done = death is DeathClass.STOPPED and not worker.dispatches
-    worker.becomes(WorkerState.STOPPED if is_done else WorkerState.FAILED, now)
+    is_stopped, held = death is DeathClass.STOPPED, worker.in_flight
+    worker.becomes(WorkerState.STOPPED if is_stopped and not held else WorkerState.FAILED, now)
     del model.workers[worker.slot], state.workers[worker.number]
     if child.number == model.watch.successor:
         successor_gone(state, model, child, death, exit_code)
         return
-    if is_done:
-        state.log("info", "worker_stopped", worker=worker.label, exit_code=exit_code)
+    if is_stopped:
+        state.log("info", "worker_stopped", worker=worker.label, exit_code=exit_code, held=held)
+        take_back(state, worker, child, death, now, exit_code=exit_code)
         return
     model.deaths[death.value] += 1
     if death is DeathClass.OUT_OF_MEMORY:
         needs_more(state, model)
-    state.log(
-        "warning", "worker_died", worker=worker.label, death=death.value, exit_code=exit_code, held=worker.in_flight
-    )
-    take_back(state, worker, death, exit_code)
-    if death is DeathClass.LOAD_FAILED:
+    state.log("warning", "worker_died", worker=worker.label, death=death.value, exit_code=exit_code, held=held)
+    is_solved = take_back(state, worker, child, death, now, exit_code=exit_code)
+    error = WorkerCrashed(f"a worker of model {model.name!r} {explain(death, exit_code)}")
+    if death is DeathClass.CANARY_FAILED:
+        if is_model_doubted(model):
+            _quarantine(state, model, error, now)
+    elif death is DeathClass.LOAD_FAILED:
         text = f"model {model.name!r} could not be loaded; the daemon's log says why"
         load_failed(state, model, child.load_error or FailedLoad(text), now)
-    elif death not in BLAMELESS:
-        _back_off(state, model, WorkerCrashed(f"a worker of model {model.name!r} {explain(death, exit_code)}"), now)
+    elif death not in BLAMELESS and not is_solved:
+        _back_off(state, model, error, now, child=child.number)
 
 
 def _template_gone(state: State, child: Child, death: DeathClass, exit_code: int | None, now: float) -> None:
@@ -189,7 +194,7 @@ def _template_gone(state: State, child: Child, death: DeathClass, exit_code: int
         load_failed(state, model, child.load_error or FailedLoad(f"{text}; the daemon's log says why"), now)
         return
     state.log("warning", "template_died", model=model.name, death=death.value, exit_code=exit_code)
-    _back_off(state, model, WorkerCrashed(text), now)
+    _back_off(state, model, WorkerCrashed(text), now, child=child.number)
 
 
 def _fetcher_gone(state: State, child: Child, death: DeathClass, exit_code: int | None, now: float) -> None:
@@ -212,7 +217,7 @@ def _fork_server_gone(state: State, child: Child, death: DeathClass, exit_code: 
     # While it imports it may be killed like any other process; what it says itself will be said again.
     was_killed = child.load_error is None and child.ending is None and exit_code is not None and exit_code < 0
     free = FREE_FAILURES if child.is_ready or was_killed else 0
-    state.fork_server_retry_at = now + _delay(state.fork_server_failures - free, state.random())
+    state.fork_server_retry_at = now + back_off_seconds(state.fork_server_failures - free, state.random())
     state.log("error", "fork_server_died", death=death.value, exit_code=exit_code, was_ready=child.is_ready)
     if child.is_ready or (was_killed and state.fork_server_failures <= FREE_FAILURES):
         return
@@ -252,15 +257,34 @@ def load_failed(state: State, model: ModelState, error: EmbedDaemonError, now: f
 
 
 def _back_off(
-    state: State, model: ModelState, error: EmbedDaemonError, now: float, *, free: int = FREE_FAILURES
+    state: State,
+    model: ModelState,
+    error: EmbedDaemonError,
+    now: float,
+    *,
+    free: int = FREE_FAILURES,
+    child: int = _NOBODY,
 ) -> None:
     model.failures += 1
     model.error = error
-    model.retry_at = now + _delay(model.failures - free, state.random())
+    model.retry_at = now + back_off_seconds(model.failures - free, state.random())
+    if model.intensity.failed(child, now, limit_of(state.settings)):
+        _quarantine(state, model, error, now)
 
 
-def _delay(failures: int, random: float) -> float:
-    """Seconds, doubling, within plus or minus a quarter so that models that fell together do not rise together."""
-    if failures <= 0:
-        return 0.0
-    return min(FIRST_BACK_OFF_SECONDS * 2.0 ** min(failures - 1, 16), LONGEST_BACK_OFF_SECONDS) * (0.75 + random / 2)
+def _quarantine(state: State, model: ModelState, error: EmbedDaemonError, now: float) -> None:
+    """Nothing of it is started for a while; whoever waits for it is told at once. What still serves goes on."""
+    if not model.intensity.is_quarantined(now):
+        model.intensity.quarantine(now, limit_of(state.settings))
+    model.retry_at = model.intensity.quarantined_until
+    seconds = model.retry_at - now
+    model.error = Quarantined(
+        f"model {model.name!r} failed too often and is in quarantine; `embeddaemon load {model.name} --force` lifts it",
+        cause=(str(error),),
+        retry_after_ms=max(1, int(seconds * 1000)),
+    )
+    state.counts["quarantined"] += 1
+    state.log("error", "quarantined", model=model.name, seconds=round(seconds, 1), error=str(error))
+    if not model.workers:
+        fail_all(state, model, model.error)
+        refuse_waiters(state, model, model.error)

@@ -11,6 +11,7 @@ from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.samples import Observation
 from embeddaemon.models.card import ModelCard
 from embeddaemon.protocol import control, link
+from embeddaemon.protocol.journal import Turn
 from embeddaemon.protocol.messages import Request
 
 
@@ -162,6 +163,14 @@ class SettingsWrong:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalRead:
+    """What the threads of worker ``child`` were at when it ended; comes before the news of its end."""
+
+    child: int
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """A timer of the core is due."""
 
@@ -174,7 +183,7 @@ class DrainRequested:
 
 
 ClientEvent = RequestReceived | RequestMalformed | ClientGone
-ProcessEvent = WorkerSaid | ForkerSaid | ControlLost | KernelKilled | ChildReaped | StartFailed
+ProcessEvent = WorkerSaid | ForkerSaid | ControlLost | KernelKilled | JournalRead | ChildReaped | StartFailed
 CardEvent = CardRead | CardFailed | FilesSeen
 ConfigEvent = ReloadRequested | SettingsRead | SettingsWrong
 Event = ClientEvent | ProcessEvent | CardEvent | ConfigEvent | SampleTaken | StallNoticed | TimePassed | DrainRequested

@@ -17,6 +17,7 @@ from embeddaemon.protocol import codec, link, wire
 from embeddaemon.protocol.messages import Document, Waiting
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor import footprint_file
+from embeddaemon.supervisor.canary import canary_frames
 from embeddaemon.supervisor.clients import Clients
 from embeddaemon.supervisor.configuration import Source, read_settings
 from embeddaemon.supervisor.events import CardFailed, CardRead, ClientGone, Event, SampleTaken
@@ -58,7 +59,7 @@ class Executor:
         self._told_of_undelivered_at = float("-inf")
         self.exit_code: int | None = None
 
-    def execute(self, command: do.Command) -> Event | None:  # noqa: C901, PLR0912 - one case per command
+    def execute(self, command: do.Command) -> Event | None:  # noqa: C901, PLR0912, PLR0915 - one case per command
         """Do it. What it led to at once is returned as the next event."""
         match command:
             case do.Forward():
@@ -84,6 +85,19 @@ class Executor:
                     [routing, link.encode_to_worker(link.Cancel(command.incarnation, command.serials))],
                     "cancel",
                 )
+            case do.SendConvict():
+                texts = tuple(link.Convicted(digest, int(1000 * seconds)) for digest, seconds in command.texts)
+                routing = link.routing_id(command.worker, command.incarnation)
+                self._send(
+                    self._workers,
+                    [routing, link.encode_to_worker(link.Convict(command.incarnation, texts))],
+                    "convict",
+                )
+            case do.SendCanary():
+                routing = link.routing_id(command.worker, command.incarnation)
+                self._send(self._workers, [routing, *canary_frames(command.incarnation, command.model)], "canary")
+            case do.DumpStacks():
+                self._processes.dump_stacks(command.child)
             case do.SendDrain():
                 routing = link.routing_id(command.worker, command.incarnation)
                 self._send(self._workers, [routing, link.encode_to_worker(link.Drain(command.incarnation))], "drain")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from embeddaemon.errors import Expired
-from embeddaemon.supervisor import admission
+from embeddaemon.supervisor import admission, canary
 from embeddaemon.supervisor.commands import TakeSample
 from embeddaemon.supervisor.departures import drain, end_child, give_up, unload
 from embeddaemon.supervisor.endings import write_off
+from embeddaemon.supervisor.hanging import is_dumped, look_at_turn
 from embeddaemon.supervisor.lifecycle import COMING, DeathClass, Worker, WorkerState
 from embeddaemon.supervisor.needs import keep_when_due
 from embeddaemon.supervisor.reconfiguration import retire
@@ -45,6 +46,7 @@ def look_after(state: State, now: float) -> None:
         _expire_waiters(state, model, now)
         _send_idle_away(state, model, now)
         _scale_down(state, model, now)
+    canary.ask_idle(state, now)
     _end_endless_loads(state, now)
     _end_forkers_that_stand_still(state, now)
     write_off(state, now)
@@ -84,17 +86,23 @@ def _look_after_worker(state: State, model: ModelState, worker: Worker, now: flo
         if now - worker.started_at > ready_by:
             give_up(state, worker, DeathClass.LOAD_TIMEOUT, now)
         return
-    if now - worker.heard_at > state.settings.silent_after_seconds:
-        give_up(state, worker, DeathClass.SILENT, now)
+    silent_seconds = now - worker.heard_at
+    if silent_seconds > state.settings.silent_after_seconds:
+        if is_dumped(state, child, f"silent for {silent_seconds:.1f} s", now):
+            give_up(state, worker, DeathClass.SILENT, now)
     elif worker.drain_by is not None and now > worker.drain_by:
         give_up(state, worker, DeathClass.DRAIN_TIMEOUT, now)
+    else:
+        look_at_turn(state, worker, child, now)
 
 
 def _end_endless_loads(state: State, now: float) -> None:
     for child in list(state.children.values()):
         if child.kind is ChildKind.WORKER or child.is_ready or child.is_leaving:
             continue
-        if now - child.started_at > state.settings.load_timeout_seconds:
+        if now - child.started_at <= state.settings.load_timeout_seconds:
+            continue
+        if is_dumped(state, child, "not ready in time", now):
             state.log("error", "load_timeout", what=child.kind.value, model=child.model, child=child.number)
             end_child(state, child, DeathClass.LOAD_TIMEOUT, now)
 
@@ -107,7 +115,7 @@ def _end_forkers_that_stand_still(state: State, now: float) -> None:
             continue
         is_unborn = child.pid is None and now - child.started_at > FORK_SECONDS
         is_unreported = child.ending_at is not None and now - child.ending_at > REPORT_SECONDS
-        if is_unborn or is_unreported:
+        if (is_unborn or is_unreported) and is_dumped(state, forker, "forks or reports nothing", now):
             state.log("error", "forker_stands_still", what=forker.kind.value, model=forker.model, pid=forker.pid)
             end_child(state, forker, DeathClass.SILENT, now)
 

@@ -105,6 +105,11 @@ class Worker:
     drain_by: float | None = None
     """When draining: after this it is killed."""
     progress: int = 0
+    turn_ms: int = 0
+    """For how long its latest thread was at its turn when it last said so, and how long that may be."""
+    patience_ms: int = 0
+    canary_at: float = 0.0
+    """When it was last asked for the known vector."""
     private_bytes: int = 0
     threads: int = 0
     taught: Taught = field(default_factory=Taught)
@@ -183,7 +188,10 @@ class DeathClass(Enum):
     ILLEGAL_INSTRUCTION = "illegal_instruction"
     SIGNALLED = "signalled"
     EXITED = "exited"
+    TERMINATED = "terminated"
     SILENT = "silent"
+    STALLED = "stalled"
+    CANARY_FAILED = "canary_failed"
     OUT_OF_MEMORY = "out_of_memory"
     MACHINE_OUT_OF_MEMORY = "machine_out_of_memory"
     OVER_LEASE = "over_lease"
@@ -201,11 +209,31 @@ INNOCENT_OF_REQUESTS = frozenset(
         DeathClass.MACHINE_OUT_OF_MEMORY,
         DeathClass.DRAIN_TIMEOUT,
         DeathClass.WEIGHTS_CHANGED,
+        DeathClass.TERMINATED,
+        DeathClass.CANARY_FAILED,
     }
 )
 """Deaths that say nothing against the requests that the process held."""
 
-BLAMELESS = INNOCENT_OF_REQUESTS - {DeathClass.MACHINE_OUT_OF_MEMORY, DeathClass.WEIGHTS_CHANGED}
+CONVICTING = frozenset(
+    {
+        DeathClass.SEGFAULT,
+        DeathClass.ABORTED,
+        DeathClass.ILLEGAL_INSTRUCTION,
+        DeathClass.SIGNALLED,
+        DeathClass.EXITED,
+        DeathClass.STALLED,
+        DeathClass.SILENT,
+    }
+)
+"""Deaths that a text can be the cause of. SIGKILL comes from outside, and what we kill for memory's sake is ours."""
+
+BLAMELESS = INNOCENT_OF_REQUESTS - {
+    DeathClass.MACHINE_OUT_OF_MEMORY,
+    DeathClass.WEIGHTS_CHANGED,
+    DeathClass.TERMINATED,
+    DeathClass.CANARY_FAILED,
+}
 """Deaths that say nothing against the process and its model either: what cannot be had now is not tried at once."""
 
 _SIGNALS = {
@@ -214,6 +242,9 @@ _SIGNALS = {
     -6: DeathClass.ABORTED,
     -7: DeathClass.WEIGHTS_CHANGED,
     -4: DeathClass.ILLEGAL_INSTRUCTION,
+    -15: DeathClass.TERMINATED,
+    -2: DeathClass.TERMINATED,
+    -1: DeathClass.TERMINATED,
 }
 
 
@@ -251,7 +282,10 @@ def explain(death: DeathClass, exit_code: int | None) -> str:
         DeathClass.ILLEGAL_INSTRUCTION: "met an instruction that this processor lacks (SIGILL)",
         DeathClass.SIGNALLED: f"was ended by signal {-(exit_code or 0)}",
         DeathClass.EXITED: f"exited with code {exit_code}",
+        DeathClass.TERMINATED: f"was told to end by signal {-(exit_code or 0)}, not by us",
         DeathClass.SILENT: "gave no sign of life and was killed",
+        DeathClass.STALLED: "got no further with what it computed and was killed",
+        DeathClass.CANARY_FAILED: "computed another vector for a known text than it should, and was killed",
         DeathClass.OUT_OF_MEMORY: "wanted more memory than it may have",
         DeathClass.MACHINE_OUT_OF_MEMORY: "was killed by the kernel, which had no memory left",
         DeathClass.OVER_LEASE: "held more memory than its lease while memory was short, and was killed",

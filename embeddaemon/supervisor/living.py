@@ -67,6 +67,11 @@ class Living:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # another user has its number now
             self._signal(signal.SIGKILL)
 
+    def dump_stacks(self) -> None:
+        """SIGUSR1, to which every process of ours answers with its threads' stacks (workers/guard.py)."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            self._signal(signal.SIGUSR1)
+
     def _signal(self, number: int) -> None:
         """Raises ProcessLookupError when it was reaped."""
         if self._was_gone:

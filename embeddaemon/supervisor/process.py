@@ -18,8 +18,9 @@ from embeddaemon.errors import FailedLoad, ProtocolError
 from embeddaemon.protocol import control
 from embeddaemon.protocol.endpoints import socket_path
 from embeddaemon.supervisor.commands import LimitMemory, StartFetcher, StartForkServer, StartTemplate, StartWorker
-from embeddaemon.supervisor.events import ChildReaped, ControlLost, Event, ForkerSaid, StartFailed
+from embeddaemon.supervisor.events import ChildReaped, ControlLost, Event, ForkerSaid, JournalRead, StartFailed
 from embeddaemon.supervisor.hard_limits import HardLimiter
+from embeddaemon.supervisor.journals import Journals
 from embeddaemon.supervisor.living import Living, become_subreaper, environment
 
 FORK_SERVER_COMMAND = (sys.executable, "-m", "embeddaemon.workers.preload")
@@ -44,6 +45,7 @@ class Processes:
         self._environment = environment(socket_path(link_endpoint).parent)
         self._heartbeat_seconds = heartbeat_seconds
         self._limiter = limiter
+        self._journals = Journals()
         self._fork_server_command = fork_server_command
         self._spawn_command = spawn_command
         self._fork_server: int | None = None
@@ -110,13 +112,15 @@ class Processes:
             order=None if command.order is None else command.order.as_map(),
             cgroup=self._limiter.prepare(command.child, command.threads),
         )
+        journal = self._journals.make(command.child)
         if command.spawn:
-            failed = self._spawn(command.child, message)
+            failed = self._spawn(command.child, message, journal)
         else:
             forker = self._fork_server if command.template is None else command.template
-            failed = self._order(forker, command.child, message, [])
+            failed = self._order(forker, command.child, message, journal)
         if failed is not None:
             self._limiter.ended(command.child)
+            self._journals.forget(command.child)
         return failed
 
     def _order(self, forker: int | None, child: int, message: control.ToForker, descriptors: list[int]) -> Event | None:
@@ -137,14 +141,16 @@ class Processes:
             return ControlLost(forker)
         return None
 
-    def _spawn(self, child: int, message: control.ForkWorker) -> Event | None:
+    def _spawn(self, child: int, message: control.ForkWorker, journal: list[int]) -> Event | None:
         """A fresh interpreter; it reads its order from stdin, which then stays open as its lifeline."""
         try:
             packet = control.encode(message)
+            of_journal = ["--journal-fd", str(journal[0])] if journal else []
             popen = subprocess.Popen(
-                [*self._spawn_command, "--parent-pid", str(os.getpid())],
+                [*self._spawn_command, "--parent-pid", str(os.getpid()), *of_journal],
                 stdin=subprocess.PIPE,
                 stdout=_STDERR,
+                pass_fds=journal,
                 env=self._environment,
             )
             assert popen.stdin is not None
@@ -228,7 +234,9 @@ class Processes:
         return ended
 
     def _explain(self, child: int, exit_code: int, *, is_orphan: bool = False) -> Iterator[Event]:
-        """That the kernel killed it, if it did: known as long as its cgroup is there."""
+        """What its journal says; and that the kernel killed it, if it did: known as long as its cgroup is there."""
+        if (turns := self._journals.read(child)) is not None:
+            yield JournalRead(child, turns)
         process = self._processes.get(child)
         if process is None:
             return
@@ -239,6 +247,7 @@ class Processes:
 
     def _forget(self, child: int) -> None:
         self._limiter.ended(child)
+        self._journals.forget(child)
         process = self._processes.pop(child, None)
         if process is not None:
             process.let_go()
@@ -254,6 +263,12 @@ class Processes:
         process = self._processes.get(child)
         if process is not None:
             process.kill()
+
+    def dump_stacks(self, child: int) -> None:
+        """Have it write where each of its threads is to the log; it needs no working interpreter for that."""
+        process = self._processes.get(child)
+        if process is not None:
+            process.dump_stacks()
 
     def limit_memory(self, command: LimitMemory) -> None:
         """Set the hard limit of a worker that lives; of any other process, nothing.

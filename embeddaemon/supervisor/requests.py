@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from embeddaemon.errors import Cancelled, EmbedDaemonError, Expired, Invalid, Refused, WorkerCrashed, error_for
+from embeddaemon.errors import Cancelled, EmbedDaemonError, Expired, Invalid, Refused, error_for
 from embeddaemon.protocol import link
 from embeddaemon.protocol.codec import decode_answer, error_answer
 from embeddaemon.protocol.messages import Document, Embed, Lane, ModelRequest, Tokenize, Vectors
@@ -16,11 +16,9 @@ from embeddaemon.supervisor.cache import Kept, key
 from embeddaemon.supervisor.commands import Forward, Recall, Reply, SendDispatch
 from embeddaemon.supervisor.dispatch import OpenRequest, worker_for
 from embeddaemon.supervisor.events import RequestReceived
-from embeddaemon.supervisor.lifecycle import INNOCENT_OF_REQUESTS, DeathClass, Dispatched, Worker, explain
+from embeddaemon.supervisor.lifecycle import Dispatched, Worker
+from embeddaemon.supervisor.second_opinion import is_asked_again
 from embeddaemon.supervisor.state import ModelState, State
-
-MAX_ATTEMPTS = 2
-"""Workers that may die under one request: its own, and one more to be sure that it was not the request."""
 
 
 def accept(state: State, event: RequestReceived, now: float) -> ModelState | None:
@@ -81,6 +79,8 @@ def _keep(state: State, model: ModelState, entry: OpenRequest, frames: list[Any]
     header, *arrays = frames
     answer = decode_answer(bytes(header))
     assert isinstance(answer, Vectors), "an embed request that was answered otherwise: bug"
+    if answer.poisoned:
+        return
     state.cache.keep(
         key(model.fingerprint, entry.request, entry.digest), Kept(answer, tuple(bytes(array) for array in arrays))
     )
@@ -132,7 +132,8 @@ def _dispatch(state: State, model: ModelState, worker: Worker, lane: Lane, now: 
     worker.dispatches[number] = Dispatched(lane, now, sizes, sum(sizes.values()))
     worker.exclusive = taken[0].is_suspect
     worker.settles(now)
-    state.commands.append(SendDispatch(worker.number, link.Dispatch(worker.incarnation, number, tuple(items)), payload))
+    dispatch = link.Dispatch(worker.incarnation, number, tuple(items), taken[0].alone)
+    state.commands.append(SendDispatch(worker.number, dispatch, payload))
 
 
 def close(state: State, entry: OpenRequest) -> None:
@@ -157,7 +158,7 @@ def end_with_result(state: State, worker: Worker, result: link.Result, frames: l
     model.last_used = now
     if entry is None or entry.worker != worker.number:
         state.counts["results_dropped"] += 1
-    else:
+    elif not is_asked_again(state, model, worker, entry, now, code=result.code):
         close(state, entry)
         state.counts[_outcome(error_for(result.code, "")) if result.code else "answered"] += 1
         state.counts["texts"] += result.texts
@@ -167,6 +168,8 @@ def end_with_result(state: State, worker: Worker, result: link.Result, frames: l
             _keep(state, model, entry, frames, worker)
     if not result.code:
         model.failures = 0
+        if entry is not None and entry.alone:
+            model.suspects.cleared(entry.alone)
 
 
 def end_with_error(state: State, entry: OpenRequest, error: EmbedDaemonError) -> None:
@@ -188,28 +191,6 @@ def fail_all(state: State, model: ModelState, error: EmbedDaemonError) -> None:
     """Answer everything that waits for a model with the same error."""
     for entry in list(model.queue):
         end_with_error(state, entry, error)
-
-
-def take_back(state: State, worker: Worker, death: DeathClass, exit_code: int | None) -> None:
-    """A worker ended: what it held goes to the front of the queue again, once; what kills twice is answered so.
-
-    Nobody is blamed for a worker whose death had nothing to do with what it held.
-    """
-    serials = [serial for dispatch in worker.dispatches.values() for serial in dispatch.sizes]
-    held = [state.open[serial] for serial in serials if serial in state.open]
-    worker.dispatches.clear()
-    model = state.models[worker.model]
-    for entry in sorted(held, key=lambda each: each.serial, reverse=True):
-        entry.worker = None
-        entry.attempts += death not in INNOCENT_OF_REQUESTS
-        model.queue.put_back(entry)
-        if entry.attempts >= MAX_ATTEMPTS:
-            message = (
-                f"{entry.attempts} workers died while they held this request; the last one {explain(death, exit_code)}"
-            )
-            end_with_error(
-                state, entry, WorkerCrashed(message, details={"attempts": entry.attempts, "death": death.value})
-            )
 
 
 def answer_loaded(state: State, model: ModelState, now: float) -> None:

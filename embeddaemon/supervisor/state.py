@@ -18,14 +18,17 @@ from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.pressure import Level
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.spec import ModelSpec
+from embeddaemon.protocol.journal import Turn
 from embeddaemon.supervisor.askers import Asker, Checkup
 from embeddaemon.supervisor.cache import Cache, fingerprint
 from embeddaemon.supervisor.commands import Command, Log
 from embeddaemon.supervisor.dispatch import OpenRequest, Queue
-from embeddaemon.supervisor.events import KernelKilled
+from embeddaemon.supervisor.events import JournalRead, KernelKilled
+from embeddaemon.supervisor.intensity import Intensity
 from embeddaemon.supervisor.lifecycle import COMING, SERVING, DeathClass, Worker
 from embeddaemon.supervisor.pace import Pace
 from embeddaemon.supervisor.quotas import Usage
+from embeddaemon.supervisor.suspects import Suspects
 from embeddaemon.supervisor.timers import Timers
 from embeddaemon.supervisor.watch import Watch
 
@@ -97,6 +100,17 @@ class Child:
     load_error: EmbedDaemonError | None = None
     kernel_kill: KernelKilled | None = None
     """The kernel ended it for lack of memory."""
+    turns: tuple[Turn, ...] | None = None
+    """Of a worker that ended: what its journal says; None when it says nothing."""
+    dumped_at: float | None = None
+    """When it was told to write where it hangs: it is killed a moment later, if it still does."""
+
+    def learn_of_end(self, told: KernelKilled | JournalRead) -> None:
+        """What is said about its end just before the end itself."""
+        if isinstance(told, KernelKilled):
+            self.kernel_kill = told
+        else:
+            self.turns = told.turns
 
     @property
     def is_lost(self) -> bool:
@@ -121,6 +135,17 @@ class Child:
     def reserved_holder(self) -> str:
         """Under which the lease of a template's first worker stands until that worker starts."""
         return f"worker:{self.model}/first-of-{self.number}"
+
+
+@dataclass(slots=True)
+class Canary:
+    """The known text of a model and its vector (canary.py)."""
+
+    fingerprint: bytes = b""
+    """Of the weights that it belongs to."""
+    vector: tuple[float, ...] | None = None
+    failures: int = 0
+    """Workers in a row that gave another one."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -186,6 +211,11 @@ class ModelState:
     """When a worker of it was ready last; None: none ever was."""
     failures: int = 0
     """Deaths and failed loads since it last answered."""
+    intensity: Intensity = field(default_factory=Intensity)
+    suspects: Suspects = field(default_factory=Suspects)
+    canary: Canary = field(default_factory=Canary)
+    bad_output_believed_until: float = -math.inf
+    """Two workers agreed that what they were asked gives bad numbers: until then no worker is replaced for it."""
     retry_at: float = 0.0
     """Nothing is started before."""
     error: EmbedDaemonError | None = None
@@ -233,7 +263,10 @@ class ModelState:
     def learn_facts(self, facts: Mapping[str, object]) -> None:
         """What the engine said of the weights that it has loaded now."""
         self.facts = dict(facts)
-        self.fingerprint = b"" if self.card is None else fingerprint(self.card, facts)
+        before, self.fingerprint = self.fingerprint, b"" if self.card is None else fingerprint(self.card, facts)
+        if self.fingerprint != before:
+            self.suspects.forget()
+            self.bad_output_believed_until = -math.inf
 
     def take_up_spec(self) -> None:
         """From now on it is what it is configured to be: nothing that was made for what it was serves any more."""

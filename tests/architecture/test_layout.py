@@ -25,6 +25,7 @@ SHELLS = {
         "footprint_file",
         "front",
         "hard_limits",
+        "journals",
         "listener",
         "living",
         "loop",

@@ -101,6 +101,7 @@ def stub_settings(folder: Path) -> dict[str, Any]:
         "heartbeat_seconds": 0.1,
         "silent_after_seconds": 3.0,
         "load_timeout_seconds": 15.0,
+        "restart_limit": 1_000_000,  # a model in quarantine would have an easy time
         "max_queued_requests": 64,
     }
 
@@ -176,6 +177,7 @@ def test_storm_with_minilm_loses_no_request_and_answers_nothing_wrong(
         "heartbeat_seconds": 0.2,
         "silent_after_seconds": 4.0,
         "load_timeout_seconds": 60.0,
+        "restart_limit": 1_000_000,
     }
     storm = Storm(
         settings=settings,

@@ -96,7 +96,7 @@ def test_killed_parent_of_workers_loses_no_request(daemon: RunningDaemon, victim
         wait_until(lambda: sum(is_gone(process) for process in old) >= 2, describe=daemon.output)
 
 
-def test_request_that_kills_two_workers_is_answered_and_its_neighbours_are_too(daemon: RunningDaemon) -> None:
+def test_request_that_kills_two_workers_is_refused_and_its_neighbours_are_too(daemon: RunningDaemon) -> None:
     with daemon.client() as client:
         client.embed(["warm"])
         good = [client.ask([f"good {i}"]) for i in range(10)]
@@ -105,7 +105,7 @@ def test_request_that_kills_two_workers_is_answered_and_its_neighbours_are_too(d
         answers = {answer.id: answer for answer, _ in (client.receive() for _ in range(21))}
     convicted = answers[bad]
     assert isinstance(convicted, ErrorAnswer)
-    assert convicted.code == "worker_crashed"
+    assert convicted.code == "poisoned"
     assert all(isinstance(answers[each], Vectors) for each in good)
 
 

@@ -35,6 +35,7 @@ from tests.support.embedding import card_of, embedder_of
 from tests.support.families.decoder_tokenizers import END, byte_pairs, pieces, template
 from tests.support.families.decoders import TinyGemma, TinyMistral, TinyQwen2, TinyQwen3
 from tests.support.roberta_checkpoints import TinyRoberta
+from tests.support.unwatched import UNWATCHED
 
 MIB = 1024 * 1024
 MAX_TOKENS = 32
@@ -408,5 +409,5 @@ def test_token_ids_of_a_request_keep_the_last_token_too(tmp_path: Path) -> None:
     assert last is not None
     request = Embed(id=1)
     ids = TokenIds(((*range(80), last), tuple(range(80))))
-    tokenized = tokenize(request, ids, embedder.model, embedder.card, lambda: None)
+    tokenized = tokenize(request, ids, embedder.model, embedder.card, lambda: None, watch=UNWATCHED)
     assert [one.tolist() for one in tokenized.ids] == [[*range(63), last], [*range(64)]]

@@ -29,8 +29,9 @@ _MIB = 1 << 20
 MOST_GROWTH_BYTES = 20 * _MIB
 _RECOVERY_SECONDS = 60
 
-ALLOWED = ("worker_crashed", "backing_off", "expired", "busy", "load_failed", "draining", "unreachable")
-"""What an innocent request may end with while processes are being killed."""
+ALLOWED = ("worker_crashed", "backing_off", "expired", "busy", "load_failed", "draining", "unreachable", "poisoned")
+"""What an innocent request may end with while processes are being killed: SIGSEGV from outside is like one that a text
+is the cause of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

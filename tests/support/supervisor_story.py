@@ -177,10 +177,11 @@ class Story:
         body_bytes: int = 100,
         client: bytes = CLIENT,
         task: str | None = None,
+        text: str = "",
     ) -> int:
-        """An embed request; gives its id."""
+        """An embed request; gives its id. Without ``text`` its text is like no other."""
         request = Embed(id=self._next_id(), model=model, lane=lane, deadline_ms=deadline_ms, task=task)
-        return self._send(request, body_bytes, client)
+        return self._send(request, body_bytes, client, text=text)
 
     def cancel(self, *ids: int, client: bytes = CLIENT) -> int:
         """Withdraw requests; gives the id of the ``cancel`` itself."""
@@ -190,8 +191,10 @@ class Story:
         """The client is gone; nobody knows yet."""
         self.gone.add(client)
 
-    def load(self, model: str = "mini", *, deadline_ms: int | None = None, client: bytes = CLIENT) -> int:
-        return self._send(Load(id=self._next_id(), model=model, deadline_ms=deadline_ms), client=client)
+    def load(
+        self, model: str = "mini", *, deadline_ms: int | None = None, client: bytes = CLIENT, force: bool = False
+    ) -> int:
+        return self._send(Load(id=self._next_id(), model=model, deadline_ms=deadline_ms, force=force), client=client)
 
     def unload(self, model: str = "mini", *, deadline_ms: int | None = None, client: bytes = CLIENT) -> int:
         return self._send(Unload(id=self._next_id(), model=model, deadline_ms=deadline_ms), client=client)
@@ -199,8 +202,16 @@ class Story:
     def send(self, request: Request, *, is_admin: bool = True) -> int:
         return self._send(request, is_admin=is_admin)
 
-    def _send(self, request: Request, body_bytes: int = 0, client: bytes = CLIENT, *, is_admin: bool = True) -> int:
-        self.tell(RequestReceived(client, request, (client, request.id), b"", body_bytes, is_admin))
+    def _send(
+        self,
+        request: Request,
+        body_bytes: int = 0,
+        client: bytes = CLIENT,
+        *,
+        is_admin: bool = True,
+        text: str = "",
+    ) -> int:
+        self.tell(RequestReceived(client, request, (client, request.id), text.encode(), body_bytes, is_admin))
         return request.id
 
     def _next_id(self) -> int:
@@ -216,7 +227,11 @@ class Story:
         assert len(answers) <= 1, f"answered {len(answers)} times"
         if not answers:
             return "open"
-        answer = answers[0].answer if isinstance(answers[0], do.Reply) else None
+        (answered,) = answers
+        answer = answered.answer if isinstance(answered, do.Reply) else None
+        if isinstance(answered, do.Forward) and isinstance(answered.frames[0], bytes):
+            decoded = codec.decode_answer(answered.frames[0])
+            return decoded.code if isinstance(decoded, ErrorAnswer) else "ok"
         return answer.code if isinstance(answer, ErrorAnswer) else "ok"
 
     def error(self, id_: int) -> ErrorAnswer:

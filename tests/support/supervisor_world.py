@@ -12,16 +12,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from embeddaemon.errors import EmbedDaemonError, FailedLoad
+from embeddaemon.errors import EmbedDaemonError, FailedLoad, Poisoned
 from embeddaemon.governor.budget import MIB
 from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.fileset import FileSet
 from embeddaemon.models.spec import Pooling
-from embeddaemon.protocol import control, link
+from embeddaemon.protocol import codec, control, link
 from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.protocol.journal import Record, Turn, digest_of_text
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.events import CardRead, ChildReaped, ControlLost, Event, ForkerSaid, StartFailed, WorkerSaid
+from embeddaemon.supervisor.events import (
+    CardRead,
+    ChildReaped,
+    ControlLost,
+    Event,
+    ForkerSaid,
+    JournalRead,
+    StartFailed,
+    WorkerSaid,
+)
 from embeddaemon.supervisor.state import ChildKind
 
 KILLED = -9
@@ -46,6 +56,8 @@ class Held:
 
     serial: int
     header: object
+    digest: bytes
+    """Of its one text."""
 
 
 @dataclass(slots=True)
@@ -70,10 +82,18 @@ class Process:
     peak_bytes: int = 0
     """Held for a moment before each heartbeat."""
     trims: int = 0
+    turn_ms: int = 0
+    patience_ms: int = 0
     held: list[Held] = field(default_factory=list)
     cancelled: set[int] = field(default_factory=set)
     """Serials that it was told to drop."""
     dispatches: list[set[int]] = field(default_factory=list)
+    alone: set[int] = field(default_factory=set)
+    """Serials that are computed with nothing else in the worker."""
+    convicted: set[bytes] = field(default_factory=set)
+    """Digests of texts that it was told not to touch."""
+    turns: tuple[Turn, ...] | None = ()
+    """What its journal says; None: it has none. Written by itself as it dies, unless the story did."""
     control: deque[control.FromForker | None] = field(default_factory=deque)
     """What it has written on its control socket; None is its end."""
     link: deque[WorkerSaid] = field(default_factory=deque)
@@ -132,6 +152,10 @@ class World:
             case do.SendCancel():
                 if (process := self.worker(command.worker, command.incarnation)) is not None:
                     process.cancelled.update(command.serials)
+            case do.SendConvict():
+                if (process := self.worker(command.worker, command.incarnation)) is not None:
+                    for digest, seconds in command.texts:
+                        (process.convicted.add if seconds > 0 else process.convicted.discard)(digest)
             case do.SendDrain():
                 if (process := self.worker(command.worker, command.incarnation)) is not None:
                     process.is_draining = True
@@ -185,11 +209,11 @@ class World:
             return
         assert process.life is Life.READY, "dispatched to a worker that is not ready"
         assert not process.is_draining, "dispatched to a worker that drains"
-        headers = command.payload[::2]
-        process.held += [
-            Held(item.serial, header) for item, header in zip(command.dispatch.items, headers, strict=True)
-        ]
-        process.dispatches.append({item.serial for item in command.dispatch.items})
+        sent = zip(command.dispatch.items, command.payload[::2], command.payload[1::2], strict=True)
+        process.held += [Held(item.serial, header, digest_of(header, body)) for item, header, body in sent]
+        serials = {item.serial for item in command.dispatch.items}
+        process.dispatches.append(serials)
+        process.alone |= serials if command.dispatch.alone is not None else set()
 
     def worker(self, number: int, incarnation: int) -> Process | None:
         """The living worker behind a routing id."""
@@ -203,6 +227,8 @@ class World:
     def die(self, process: Process, exit_code: int) -> None:
         """It ends, and all below it; what was ordered of it never is."""
         process.life, process.exit_code = Life.DEAD, exit_code
+        if process.turns == () and process.dispatches:
+            process.turns = (self._turn(process),)
         if process.has_control:
             process.control.append(None)
         process.held.clear()
@@ -215,6 +241,12 @@ class World:
                     below.control.append(None)
             elif below.is_alive:
                 self.die(below, KILLED)
+
+    def _turn(self, process: Process) -> Turn:
+        """It computes the first dispatch that it holds, all of it together."""
+        first = process.dispatches[0]
+        records = tuple(Record(held.serial, held.digest) for held in process.held if held.serial in first)
+        return Turn(1.0, records[:1] if first & process.alone else records)
 
     def fail_to_load(self, process: Process, error: EmbedDaemonError) -> None:
         """A template, a fetcher or a fork server says why it cannot, and exits."""
@@ -237,6 +269,8 @@ class World:
     def answer(self, process: Process, code: str = "") -> None:
         """A worker is done with the first request that it holds."""
         held = process.held.pop(0)
+        if held.digest in process.convicted:
+            code = "poisoned"
         for serials in process.dispatches:
             serials.discard(held.serial)
         process.dispatches = [serials for serials in process.dispatches if serials]
@@ -250,7 +284,7 @@ class World:
             tokenize_us=0,
             compute_us=0,
         )
-        process.link.append(WorkerSaid(result, [held.header]))
+        process.link.append(WorkerSaid(result, [_refusal(held) if code == "poisoned" else held.header]))
 
     def beat(self, process: Process) -> None:
         """A worker says that it lives, and what it holds."""
@@ -262,6 +296,8 @@ class World:
             private_bytes=process.private_bytes,
             peak_bytes=max(process.private_bytes, process.peak_bytes),
             trims=process.trims,
+            turn_ms=process.turn_ms,
+            patience_ms=process.patience_ms,
         )
         process.link.append(WorkerSaid(beat))
 
@@ -326,10 +362,12 @@ class World:
     def _reap(self, process: Process) -> list[Event]:
         process.life = Life.GONE
         parent = None if process.parent is None else self.processes[process.parent]
+        is_told = process.kind is ChildKind.WORKER and process.turns is not None
+        journal: list[Event] = [JournalRead(process.child, process.turns or ())] if is_told else []
         if parent is not None and parent.is_alive:
             parent.control.append(control.Exited(process.child, process.pid, process.exit_code))
-            return []
-        return [ChildReaped(process.child, process.exit_code, orphan=parent is not None)]
+            return journal
+        return [*journal, ChildReaped(process.child, process.exit_code, orphan=parent is not None)]
 
     def _deliver_control(self, process: Process) -> list[Event]:
         message = process.control.popleft()
@@ -341,6 +379,17 @@ class World:
 
     def _deliver_link(self, process: Process) -> list[Event]:
         return [process.link.popleft()]
+
+
+def _refusal(held: Held) -> bytes:
+    """The header of the answer to who asked for a convicted text."""
+    assert isinstance(held.header, tuple)
+    return codec.encode_answer(codec.error_answer(held.header[1], Poisoned("told not to", details={"indices": [0]})))
+
+
+def digest_of(header: object, body: object) -> bytes:
+    """Of the one text of a request: its body, or as many texts as there are requests without one."""
+    return digest_of_text(repr(body or header), "")
 
 
 def card(name: str, *, weights_bytes: int = 40 * MIB, marks: str = FIRST_MARKS) -> ModelCard:

@@ -40,10 +40,10 @@ def test_request_of_a_killed_worker_is_answered_by_its_successor_at_once() -> No
 def test_request_that_two_workers_died_of_is_answered_so() -> None:
     story, id_ = busy_story()
     kill_worker(story)
-    kill_worker(story, -11)
+    kill_worker(story)
     assert story.outcome(id_) == "worker_crashed"
-    assert "SIGSEGV" in story.error(id_).message
-    assert story.error(id_).details == {"attempts": 2, "death": "segfault"}
+    assert "SIGKILL" in story.error(id_).message
+    assert story.error(id_).details == {"attempts": 2, "death": "killed"}
 
 
 def test_suspect_is_computed_alone_and_innocents_after_it() -> None:
@@ -116,7 +116,7 @@ def test_nobody_is_blamed_for_the_death_of_a_parent(kind: ChildKind, times: int)
         story.run()
         story.pass_time(1.0)
         story.run()
-    assert next(iter(story.state.open.values())).attempts == 0
+    assert next(iter(story.state.open.values())).deaths == 0
     story.answer_everything()
     assert story.outcome(id_) == "ok"
 

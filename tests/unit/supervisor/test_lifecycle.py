@@ -58,7 +58,7 @@ def test_worker_is_busy_while_it_holds_a_dispatch() -> None:
         (-7, DeathClass.WEIGHTS_CHANGED),
         (-9, DeathClass.KILLED),
         (-11, DeathClass.SEGFAULT),
-        (-15, DeathClass.SIGNALLED),
+        (-15, DeathClass.TERMINATED),
         (None, DeathClass.KILLED),
     ],
 )

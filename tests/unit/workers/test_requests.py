@@ -16,16 +16,17 @@ from embeddaemon.protocol.messages import Embed, Hello, Texts, TokenIds, Tokeniz
 from embeddaemon.protocol.precisions import PRECISIONS
 from embeddaemon.workers.requests import Tokenized, read_request, tokenize
 from tests.support.stub_engine import END, START, StubModel, stub_card, stub_order
+from tests.support.unwatched import UNWATCHED
 
 CARD = stub_card()
 
 
 def run(request: Embed | Tokenize, *texts: str, card: ModelCard = CARD) -> Tokenized:
-    return tokenize(request, Texts(texts), StubModel(stub_order(card)), card, lambda: None)
+    return tokenize(request, Texts(texts), StubModel(stub_order(card)), card, lambda: None, watch=UNWATCHED)
 
 
 def run_ids(request: Embed | Tokenize, *ids: tuple[int, ...], card: ModelCard = CARD) -> Tokenized:
-    return tokenize(request, TokenIds(ids), StubModel(stub_order(card)), card, lambda: None)
+    return tokenize(request, TokenIds(ids), StubModel(stub_order(card)), card, lambda: None, watch=UNWATCHED)
 
 
 def test_ids_are_those_of_the_tokenizer() -> None:
@@ -148,6 +149,6 @@ def test_large_request_gives_its_worker_time_for_other_things_between_its_texts(
     texts = tuple(f"{number} word" for number in range(20))
     calls: list[int] = []
     model = StubModel(stub_order(CARD))
-    tokenized = tokenize(Embed(id=1), Texts(texts), model, CARD, lambda: calls.append(1))
+    tokenized = tokenize(Embed(id=1), Texts(texts), model, CARD, lambda: calls.append(1), watch=UNWATCHED)
     assert len(tokenized.ids) == 20
     assert len(calls) == 20
