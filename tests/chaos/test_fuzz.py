@@ -38,9 +38,10 @@ LEAST_MS = 20.0
 @pytest.fixture
 def daemon(socket_folder: Path, tmp_path: Path) -> Iterator[RunningDaemon]:
     folder = stub_folder(tmp_path / "stub")
-    models = [{"name": "stub", "source": f"path:{folder}", "preload": True, "threads": 1, "estimate": 100 * MIB}]
+    model = {"name": "stub", "source": f"path:{folder}", "preload": True, "threads": 1, "estimate": 100 * MIB}
+    settings = {"exit_with_parent": True, "models": [model]}
     limits = f'ulimit -n {DESCRIPTORS} && ulimit -d {DATA_BYTES // 1024} && exec "$0" "$@"'
-    with running_daemon(socket_folder, launcher=("/bin/sh", "-c", limits), models=models) as running:
+    with running_daemon(socket_folder, launcher=("/bin/sh", "-c", limits), **settings) as running:
         yield running
 
 

@@ -8,6 +8,7 @@ vector, and look at the clock when a request ends. Prints one `Tally` as JSON.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import sys
 import threading
 import time
@@ -66,6 +67,8 @@ async def ask_in_tasks(askers: Sequence[Asker], is_over: Callable[[], bool]) -> 
 def main(plan: Plan) -> Tally:
     """Run all clients of the plan; what they counted together."""
     until = time.monotonic() + plan.seconds
+    # Whoever waits for ever shows where.
+    faulthandler.dump_traceback_later(plan.seconds + max(plan.timeouts) + 20)
 
     def is_over() -> bool:
         return time.monotonic() >= until

@@ -41,7 +41,7 @@ class ChaosDaemon:
         """From a kill of a supervisor until nothing of it was left."""
         self.slowest_start_seconds = 0.0
         """From then on until its successor said HELLO."""
-        self._settings = {**settings, "state_folder": str(self.state)}
+        self._settings = {**settings, "state_folder": str(self.state), "exit_with_parent": True}
         self._shared_before = _names(_SHARED_MEMORY)
         self.has_state_mount = False
         self.temporary.mkdir()

@@ -63,6 +63,13 @@ class _Connection:
             elif event == zmq.EVENT_DISCONNECTED or (event == zmq.EVENT_CLOSED and not self.is_ready):
                 self.is_lost = True
 
+    def send(self, request: Request, body: bytes) -> None:
+        """Never waits: there is always room but where nobody is connected any more."""
+        try:
+            self.socket.send_multipart([codec.encode_request(request), body], zmq.NOBLOCK)
+        except zmq.Again:
+            self.is_lost = True
+
     def close(self) -> None:
         self.socket.disable_monitor()
         self.monitor.close()
@@ -98,12 +105,15 @@ class WireClient:
                     return  # nobody is there yet
                 connection.monitor.poll(20)
                 continue
-            while len(self._open) < _WINDOW and time.monotonic() >= self._send_at and not is_over():
+            while self._may_send(connection) and not is_over():
                 self._send(connection)
             self._receive(connection)
             self._complain_of_late_ones()
         if connection.is_lost and connection.is_ready:
             self._take_rest(connection)
+
+    def _may_send(self, connection: _Connection) -> bool:
+        return not connection.is_lost and len(self._open) < _WINDOW and time.monotonic() >= self._send_at
 
     def _take_rest(self, connection: _Connection) -> None:
         while connection.socket.poll(0):
@@ -128,7 +138,7 @@ class WireClient:
             body = bodies.encode_texts(self._asker.texts_of(ask), Limits())
         self._tally.begun += ask is None
         self._open[id_] = _Open(request, ask, time.monotonic())
-        connection.socket.send_multipart([codec.encode_request(request), body])
+        connection.send(request, body)
 
     def _cancel(self, connection: _Connection, id_: int) -> None:
         """Withdraw one or two of ours; each ends as cancelled, unless its answer was under way."""
@@ -137,7 +147,7 @@ class WireClient:
         request = Cancel(id=id_, ids=ids)
         self._tally.begun += 1
         self._open[id_] = _Open(request, None, time.monotonic())
-        connection.socket.send_multipart([codec.encode_request(request), codec.EMPTY_BODY])
+        connection.send(request, codec.EMPTY_BODY)
 
     def _receive(self, connection: _Connection) -> None:
         if not connection.socket.poll(50):
