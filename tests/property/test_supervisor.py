@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from embeddaemon.config.settings import StartMethod
 from embeddaemon.errors import CorruptModel, HubUnreachable, ModelChanged
 from embeddaemon.governor.budget import MIB
+from embeddaemon.models.spec import WorkerBounds
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.cache import CACHE
@@ -76,6 +77,7 @@ class SupervisorStory(RuleBasedStateMachine):
             load_timeout_seconds=40.0,
             file_check_seconds=FILE_CHECK_SECONDS,
         )
+        self.specs = tuple(model.spec for model in self.story.state.models.values())
         self.asked: dict[int, Asked] = {}
         self.client = b"1"
         self.left_at: dict[bytes, float] = {}
@@ -222,6 +224,29 @@ class SupervisorStory(RuleBasedStateMachine):
         else:
             self.story.card_errors.pop(name, None)
 
+    @rule(
+        kept=st.sets(names, min_size=1),
+        tokens=st.sampled_from([8192, 8192, 4096]),
+        changed=names,
+        pinned=st.booleans(),
+        most_workers=st.integers(1, 3),
+    )
+    def the_configuration_changes(
+        self, kept: set[str], tokens: int, changed: str, *, pinned: bool, most_workers: int
+    ) -> None:
+        """Models come and go, one is to have other workers, one is kept otherwise."""
+        specs = []
+        for each in self.specs:
+            if each.name in kept:
+                bounds = WorkerBounds(min=1, max=most_workers) if each.name == "small" else each.workers
+                budget = tokens if each.name == changed else each.token_budget
+                specs.append(replace(each, token_budget=budget, pinned=pinned and each.name == "hub", workers=bounds))
+        self.story.configure(*specs)
+
+    @rule(name=names, deadline_ms=st.integers(50, 30_000))
+    def load_anew(self, name: str, deadline_ms: int) -> None:
+        self.note(self.story.load(name, deadline_ms=deadline_ms, client=self.client, force=True), deadline_ms)
+
     @rule(is_hanging=st.booleans(), marks=st.sampled_from(["1", "2", None]))
     def the_file_system_hangs(self, *, is_hanging: bool, marks: str | None) -> None:
         """Or answers at last: with what it once saw, or that it cannot."""
@@ -269,7 +294,7 @@ class SupervisorStory(RuleBasedStateMachine):
             for key, count in counts.items()
             if key in ("answered", "expired", "cancelled") or key.startswith(("refused.", "failed."))
         )
-        waiters = sum(len(model.load_waiters) + len(model.unload_waiters) for model in self.story.state.models.values())
+        waiters = sum(len(waiters) for model in self.story.state.models.values() for waiters in model.waiters)
         # A load or an unload that is done is not counted.
         done = self.story.documents
         assert ended + done + waiters + len(self.story.state.open) == len(self.asked)
@@ -346,6 +371,8 @@ class SupervisorStory(RuleBasedStateMachine):
         """Nothing more happens from outside, and workers answer: in the end only the fork server is left."""
         self.story.free_bytes, self.story.world.private_bytes, self.story.stall = 4096 * MIB, 20 * MIB, None
         self.story.world.cannot_start = False
+        self.story.card_errors.clear()
+        self.story.configure(*self.specs)
         for _ in range(60):
             self.story.answer_everything()
             self.story.pass_time(2.0)

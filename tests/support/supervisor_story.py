@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from embeddaemon.config.changes import compare
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.budget import MIB, Budget
@@ -18,6 +19,7 @@ from embeddaemon.supervisor.cache import CACHE
 from embeddaemon.supervisor.core import Supervisor
 from embeddaemon.supervisor.events import (
     CardFailed,
+    CardRead,
     ClientGone,
     DrainRequested,
     Event,
@@ -25,6 +27,7 @@ from embeddaemon.supervisor.events import (
     KernelKilled,
     RequestReceived,
     SampleTaken,
+    SettingsRead,
     TimePassed,
 )
 from embeddaemon.supervisor.state import ChildKind, Machine, ModelState, State
@@ -152,6 +155,19 @@ class Story:
         else:
             read = card_read(name, marks=self.marks_of(name))
             self.tell(replace(read, is_successor=is_successor))
+
+    def configure(self, *models: ModelSpec, asker: tuple[bytes, int] | None = None, **fields: object) -> None:
+        """The files say something else, and are read again."""
+        settings = self.state.settings
+        new = replace(settings, models=models, default_model=models[0].name)
+        changes = compare(settings, replace(new, **fields))  # type: ignore[arg-type]  # by name, as Settings has them
+        cards: dict[str, CardRead | CardFailed] = {}
+        for each in changes.to_be_read:
+            if (error := self.card_errors.get(each.name)) is not None:
+                cards[each.name] = CardFailed(each.name, error)
+            elif each.source.startswith("path:"):
+                cards[each.name] = card_read(each.name, marks=self.marks_of(each.name))
+        self.tell(SettingsRead(changes, cards, ("/etc/e.toml",), asker))
 
     def marks_of(self, name: str) -> str:
         return self.marks.get(name, FIRST_MARKS)

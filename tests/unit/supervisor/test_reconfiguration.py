@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from embeddaemon.config.changes import compare
 from embeddaemon.config.settings import LogFormat
 from embeddaemon.errors import ConfigError, CorruptModel
 from embeddaemon.governor.budget import MIB
@@ -12,10 +11,10 @@ from embeddaemon.models.spec import ModelSpec
 from embeddaemon.protocol.messages import Health, Load, Models, Reload
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.documents import status
-from embeddaemon.supervisor.events import CardFailed, CardRead, ReloadRequested, SettingsRead, SettingsWrong
+from embeddaemon.supervisor.events import ReloadRequested, SettingsWrong
 from embeddaemon.supervisor.state import ChildKind
-from tests.support.supervisor_story import CLIENT, Story, settings_for, spec
-from tests.support.supervisor_world import Process, card_read
+from tests.support.supervisor_story import CLIENT, Story, spec
+from tests.support.supervisor_world import Process
 
 NEW_TOKENS = 4096
 
@@ -25,19 +24,6 @@ def served(*specs: ModelSpec, **fields: object) -> Story:
     story.load()
     story.run()
     return story
-
-
-def reconfigure(
-    story: Story,
-    *specs: ModelSpec,
-    asker: tuple[bytes, int] | None = None,
-    cards: dict[str, CardRead | CardFailed] | None = None,
-    **fields: object,
-) -> None:
-    """The files say something else, and are read again."""
-    changes = compare(story.state.settings, settings_for(*specs, **fields))
-    read: dict[str, CardRead | CardFailed] = {each.name: card_read(each.name) for each in changes.to_be_read}
-    story.tell(SettingsRead(changes, read | (cards or {}), ("/etc/e.toml",), asker))
 
 
 def settle(story: Story) -> None:
@@ -73,8 +59,7 @@ def test_reload_is_for_the_owner_alone() -> None:
 def test_what_needs_no_worker_is_in_force_at_once_and_disturbs_nobody() -> None:
     story = served()
     worker = story.one(ChildKind.WORKER)
-    reconfigure(
-        story,
+    story.configure(
         spec(keep_alive_seconds=5.0, pinned=True),
         max_queued_requests=3,
         log_level="debug",
@@ -90,7 +75,7 @@ def test_what_needs_no_worker_is_in_force_at_once_and_disturbs_nobody() -> None:
 
 def test_shorter_keep_alive_holds_for_a_model_that_is_loaded() -> None:
     story = served(spec(keep_alive_seconds=1000.0))
-    reconfigure(story, spec(keep_alive_seconds=1.0))
+    story.configure(spec(keep_alive_seconds=1.0))
     story.pass_time(2.0)
     settle(story)
     assert not story.living(ChildKind.WORKER)
@@ -100,7 +85,7 @@ def test_model_whose_workers_were_made_otherwise_gets_new_ones_without_a_gap() -
     story = served()
     old = story.one(ChildKind.WORKER)
     held = story.ask()
-    reconfigure(story, spec(token_budget=NEW_TOKENS))
+    story.configure(spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     assert story.model().spec.token_budget != 4096, "what serves was made for the old value"
     order = [each for each in story.commands if isinstance(each, do.StartTemplate)][-1].order
@@ -121,7 +106,7 @@ def test_model_whose_workers_were_made_otherwise_gets_new_ones_without_a_gap() -
 def test_without_memory_for_both_the_old_workers_go_first_and_requests_wait() -> None:
     story = served(budget_bytes=700 * MIB)
     held = story.ask()
-    reconfigure(story, spec(token_budget=NEW_TOKENS))
+    story.configure(spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     assert story.logged("reload_drains_first")
     waiting = story.ask()
@@ -132,7 +117,7 @@ def test_without_memory_for_both_the_old_workers_go_first_and_requests_wait() ->
 
 def test_model_that_is_not_loaded_is_what_it_is_to_be_at_once() -> None:
     story = Story()
-    reconfigure(story, spec(token_budget=NEW_TOKENS))
+    story.configure(spec(token_budget=NEW_TOKENS))
     assert story.model().spec.token_budget == 4096
     assert story.model().card is not None
     assert not story.living(ChildKind.FORK_SERVER)
@@ -142,7 +127,7 @@ def test_model_that_is_being_loaded_is_loaded_anew_and_whoever_waits_is_answered
     story = Story()
     id_ = story.ask()
     story.run_until_ordered(ChildKind.TEMPLATE)
-    reconfigure(story, spec(token_budget=NEW_TOKENS))
+    story.configure(spec(token_budget=NEW_TOKENS))
     settle(story)
     assert story.outcome(id_) == "ok"
     orders = [each.order.token_budget for each in story.commands if isinstance(each, do.StartTemplate)]
@@ -151,7 +136,7 @@ def test_model_that_is_being_loaded_is_loaded_anew_and_whoever_waits_is_answered
 
 def test_new_model_can_be_asked_and_is_loaded_at_once_if_it_is_to_be_preloaded() -> None:
     story = served()
-    reconfigure(story, spec(), spec("second"), spec("third", preload=True))
+    story.configure(spec(), spec("second"), spec("third", preload=True))
     settle(story)
     assert story.model("third").serving
     assert not story.model("second").serving
@@ -167,7 +152,7 @@ def test_removed_model_finishes_what_was_accepted_takes_nothing_new_and_goes() -
     story.load("other")
     settle(story)
     busy, waiting = story.ask("other"), [story.ask("other", body_bytes=100_000) for _ in range(8)]
-    reconfigure(story, spec("mini"))
+    story.configure(spec("mini"))
     refused = story.ask("other")
     assert story.error(refused).code == "unknown_model"
     assert story.error(refused).details["known"] == ["mini"]
@@ -184,9 +169,9 @@ def test_removed_model_finishes_what_was_accepted_takes_nothing_new_and_goes() -
 
 def test_removed_model_that_is_not_there_is_forgotten_at_once_and_may_come_back() -> None:
     story = Story(spec("mini"), spec("other"))
-    reconfigure(story, spec("mini"))
+    story.configure(spec("mini"))
     assert list(story.state.models) == ["mini"]
-    reconfigure(story, spec("mini"), spec("other"))
+    story.configure(spec("mini"), spec("other"))
     id_ = story.ask("other")
     settle(story)
     assert story.outcome(id_) == "ok"
@@ -198,9 +183,9 @@ def test_removed_model_that_comes_back_while_it_finishes_stays_as_it_was() -> No
     settle(story)
     held = story.ask("other")
     workers = len(story.living(ChildKind.WORKER))
-    reconfigure(story, spec("mini"))
+    story.configure(spec("mini"))
     story.pass_time(1.0)
-    reconfigure(story, spec("mini"), spec("other"))
+    story.configure(spec("mini"), spec("other"))
     after = story.ask("other")
     settle(story)
     assert (story.outcome(held), story.outcome(after)) == ("ok", "ok")
@@ -210,10 +195,10 @@ def test_removed_model_that_comes_back_while_it_finishes_stays_as_it_was() -> No
 def test_change_that_is_taken_back_while_it_is_made_leaves_what_serves() -> None:
     story = served()
     worker = story.one(ChildKind.WORKER)
-    reconfigure(story, spec(token_budget=NEW_TOKENS))
+    story.configure(spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     beside = loading(story)
-    reconfigure(story, spec())
+    story.configure(spec())
     settle(story)
     assert not beside.is_alive
     assert story.one(ChildKind.WORKER) is worker
@@ -222,10 +207,10 @@ def test_change_that_is_taken_back_while_it_is_made_leaves_what_serves() -> None
 
 def test_second_change_while_the_first_is_made_is_the_one_that_counts() -> None:
     story = served()
-    reconfigure(story, spec(token_budget=NEW_TOKENS))
+    story.configure(spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     first = loading(story)
-    reconfigure(story, spec(token_budget=2048))
+    story.configure(spec(token_budget=2048))
     settle(story)
     assert not first.is_alive
     assert story.model().spec.token_budget == 2048
@@ -234,10 +219,10 @@ def test_second_change_while_the_first_is_made_is_the_one_that_counts() -> None:
 
 def test_change_of_what_needs_no_worker_does_not_disturb_a_change_under_way() -> None:
     story = served()
-    reconfigure(story, spec(token_budget=NEW_TOKENS))
+    story.configure(spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     beside = loading(story)
-    reconfigure(story, spec(pinned=True, token_budget=NEW_TOKENS))
+    story.configure(spec(pinned=True, token_budget=NEW_TOKENS))
     assert loading(story) is beside
     assert story.model().spec.pinned
     settle(story)
@@ -247,7 +232,7 @@ def test_change_of_what_needs_no_worker_does_not_disturb_a_change_under_way() ->
 def test_change_that_cannot_be_loaded_leaves_what_serves_and_is_told_and_tried_at_the_next_reload() -> None:
     story = served()
     worker = story.one(ChildKind.WORKER)
-    reconfigure(story, spec(token_budget=NEW_TOKENS))
+    story.configure(spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     story.fail_to_load(loading(story), CorruptModel("half of it is missing"))
     settle(story)
@@ -255,7 +240,7 @@ def test_change_that_cannot_be_loaded_leaves_what_serves_and_is_told_and_tried_a
     shown = status(story.state, story.now)["models"][0]
     assert (shown["state"], shown["error"]["code"]) == ("ready", "model_corrupt")
     assert not story.model().watch.is_at_work
-    reconfigure(story, spec(token_budget=NEW_TOKENS))
+    story.configure(spec(token_budget=NEW_TOKENS))
     settle(story)
     assert story.model().spec.token_budget == 4096
     assert status(story.state, story.now)["models"][0]["error"] is None
@@ -263,7 +248,7 @@ def test_change_that_cannot_be_loaded_leaves_what_serves_and_is_told_and_tried_a
 
 def test_successor_that_is_killed_by_nobodys_fault_is_begun_again() -> None:
     story = served()
-    reconfigure(story, spec(token_budget=NEW_TOKENS))
+    story.configure(spec(token_budget=NEW_TOKENS))
     story.pass_time(0.3)
     story.kill(story.one(ChildKind.FORK_SERVER))
     id_ = story.ask()
@@ -278,10 +263,10 @@ def test_fewer_workers_are_told_to_go_and_more_may_come() -> None:
     story = served(spec(workers=(3, 3), threads=1))
     story.run()
     assert len(story.living(ChildKind.WORKER)) == 3
-    reconfigure(story, spec(workers=(1, 1), threads=1))
+    story.configure(spec(workers=(1, 1), threads=1))
     settle(story)
     assert len(story.living(ChildKind.WORKER)) == 1
-    reconfigure(story, spec(workers=(2, 2), threads=1))
+    story.configure(spec(workers=(2, 2), threads=1))
     settle(story)
     assert len(story.living(ChildKind.WORKER)) == 2
     assert story.count(do.StartTemplate) == 1, "threads are given: the template is the same"
@@ -290,7 +275,7 @@ def test_fewer_workers_are_told_to_go_and_more_may_come() -> None:
 def test_model_that_moves_to_the_card_is_drained_first() -> None:
     story = served(spec(), card_bytes=2048 * MIB)
     held = story.ask()
-    reconfigure(story, spec(device="cuda"))
+    story.configure(spec(device="cuda"))
     story.pass_time(0.3)
     assert story.logged("reload_drains_first")
     later = story.ask()
@@ -303,7 +288,7 @@ def test_model_that_moves_to_the_card_is_drained_first() -> None:
 def test_model_of_another_repository_is_fetched_beside_what_serves() -> None:
     story = served()
     worker = story.one(ChildKind.WORKER)
-    reconfigure(story, spec(source="hub:org/name"))
+    story.configure(spec(source="hub:org/name"))
     assert len(story.living(ChildKind.FETCHER)) == 1
     id_ = story.ask()
     story.answer(worker)
@@ -321,10 +306,10 @@ def test_wrong_configuration_changes_nothing_and_says_so(wrong: str) -> None:
     before = story.state.settings
     asker = (CLIENT, story._next_id())
     if wrong == "card":
-        bad = CardFailed("second", ConfigError("models.second.pooling = 3: must be …"))
-        reconfigure(story, spec(keep_alive_seconds=1.0), spec("second"), asker=asker, cards={"second": bad})
+        story.card_errors["second"] = ConfigError("models.second.pooling = 3: must be …")
+        story.configure(spec(keep_alive_seconds=1.0), spec("second"), asker=asker)
     else:
-        reconfigure(story, spec(keep_alive_seconds=1.0), spec("second", estimate=1), asker=asker)
+        story.configure(spec(keep_alive_seconds=1.0), spec("second", estimate=1), asker=asker)
     assert story.state.settings is before
     assert list(story.state.models) == ["mini"]
     assert story.model().spec.keep_alive_seconds != 1.0
@@ -333,7 +318,7 @@ def test_wrong_configuration_changes_nothing_and_says_so(wrong: str) -> None:
     assert config["error"]["code"] == "config"
     assert (config["reloads"], config["files"]) == (0, [])
     assert story.logged("configuration_wrong")
-    reconfigure(story, spec(keep_alive_seconds=1.0))
+    story.configure(spec(keep_alive_seconds=1.0))
     config = status(story.state, story.now)["config"]
     assert (config["error"], config["reloads"], config["files"]) == (None, 1, ["/etc/e.toml"])
 
@@ -348,7 +333,7 @@ def test_file_that_cannot_be_read_changes_nothing_and_says_so() -> None:
 def test_what_waits_for_the_next_start_is_told_and_stays() -> None:
     story = Story()
     asker = (CLIENT, story._next_id())
-    reconfigure(story, spec(), cache_bytes=1 << 20, asker=asker)
+    story.configure(spec(), cache_bytes=1 << 20, asker=asker)
     assert story.state.settings.cache_bytes == 0
     (kept,) = story.logged("restart_needed")
     assert kept["key"] == "daemon.cache_size"
@@ -356,7 +341,7 @@ def test_what_waits_for_the_next_start_is_told_and_stays() -> None:
     assert isinstance(reply, do.Reply)
     assert list((reply.document or {})["restart_needed"]) == ["daemon.cache_size"]
     assert list(status(story.state, story.now)["config"]["restart_needed"]) == ["daemon.cache_size"]
-    reconfigure(story, spec())
+    story.configure(spec())
     assert status(story.state, story.now)["config"]["restart_needed"] == {}
 
 
@@ -437,7 +422,7 @@ def test_forced_load_whose_client_left_holds_nothing() -> None:
 def test_health_of_a_model_that_is_removed_meanwhile_is_answered() -> None:
     story = Story(spec("mini"), spec("other"))
     id_ = story.send(Health(id=story._next_id(), model="other", deep=True, wake=True))
-    reconfigure(story, spec("mini"))
+    story.configure(spec("mini"))
     settle(story)
     story.pass_time(40.0)
     assert story.outcome(id_) == "ok"
