@@ -15,6 +15,9 @@ MOST_TOKENS_UNASKED = 8192
 """Of one text: what a model could take and was hardly ever tried with costs memory for everybody. A spec's max_tokens
 goes beyond."""
 
+_ALWAYS = ("query", "document")
+"""Tasks that every model has in sentence-transformers 6.2."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tasks:
@@ -68,13 +71,16 @@ def choose_tasks(spec: ModelSpec, pipeline: Pipeline, entry: Published | None) -
 def _with_table(own: Mapping[str, str], entry: Published | None) -> Mapping[str, str]:
     """The folder's prompts and, where it has none that says anything, the table's.
 
-    sentence-transformers writes empty ones for ``query`` and ``document`` into every folder that it saves. Where the
-    folder has its own, the table gives further names only for what it says itself, and for no prompt at all.
+    sentence-transformers writes empty ones for ``query`` and ``document`` into every folder that it saves, so empty
+    ones are nobody's word. In a folder with prompts of its own it takes both for empty where they are not there, and so
+    ``encode_document`` puts nothing before a text though there is a ``passage`` (its ``_default_prompts``): here too.
+    The table then gives further names only for what the folder says itself, and for no prompt at all.
     """
+    if not any(own.values()):
+        return own if entry is None else {**own, **entry.prompts}
+    own = {**dict.fromkeys(_ALWAYS, ""), **own}
     if entry is None:
         return own
-    if not any(own.values()):
-        return {**own, **entry.prompts}
     said = {"", *own.values()}
     return {**{task: prompt for task, prompt in entry.prompts.items() if prompt in said}, **own}
 

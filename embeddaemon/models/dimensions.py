@@ -32,8 +32,16 @@ def sizes_of(spec: ModelSpec, pipeline: Pipeline, pooled_dim: int, cuts: Sequenc
     for head in heads:
         takes = head.layers[0].in_features
         if takes != pooled_dim:
-            where = f"model {spec.name}: {head.layers[0].file} takes {takes} dimensions, the pooling gives {pooled_dim}"
-            raise CorruptModel(where) if spec.pooling is None else ConfigError(where)
+            file = head.layers[0].file
+            if spec.pooling is None:
+                raise CorruptModel(
+                    f"model {spec.name}: {file} takes {takes} dimensions, the pooling gives {pooled_dim}"
+                )
+            # The folder's fault as much as the configuration's: it is this model's end, and of no other.
+            raise UnsupportedModel(
+                f"models.{spec.name}.pooling = {[mode.value for mode in spec.pooling]} gives {pooled_dim} dimensions, "
+                f"{file} of its folder takes {takes}"
+            )
     whole = heads[0].dim if heads else pooled_dim
     for wanted in spec.dimensions:
         if not 1 <= wanted <= whole:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from embeddaemon.errors import CorruptModel, ModelChanged
+from embeddaemon.errors import CorruptModel, ModelChanged, UnsupportedModel
 from embeddaemon.models.jsonfile import read_bytes
 from embeddaemon.models.ownership import Ways
 from embeddaemon.models.weights import INDEX_FILE, SINGLE_FILE, find_weights, json_value
@@ -87,7 +87,7 @@ def leads_within(path: str) -> bool:
 def _weights(folder: Path) -> tuple[str, ...]:
     try:
         return find_weights(folder)
-    except (CorruptModel, OSError):
+    except (CorruptModel, UnsupportedModel, OSError):
         return ()
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embeddaemon.errors import ConfigError, CorruptModel, ModelNotFound
+from embeddaemon.models.agreement import refuse_broken_tokenizer, refuse_disagreement
 from embeddaemon.models.body import Body, read_body
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.choices import (
@@ -79,9 +80,9 @@ def _look(spec: ModelSpec, folder: Path) -> _Seen:
     within = pipeline.transformer.relative_to(folder)
     tensors = [entry for header in headers for entry in header.tensors]
     body = read_body(config, tensors)
-    if body.layers > len(tensors):  # thousands of layers take minutes to build, before any tensor is missed
-        raise CorruptModel(f"{config.path} has {body.layers} layers, there are {len(tensors)} tensors")
     refuse_options(config, body.family)
+    refuse_disagreement(config, body, tensors)
+    refuse_broken_tokenizer(pipeline.transformer)
     return _Seen(
         files=files,
         pipeline=pipeline,

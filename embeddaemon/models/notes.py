@@ -42,9 +42,19 @@ def prompt_notes(prompts: Mapping[str, str], default_task: str | None, entry: Pu
         notes.append(
             f"encode_query puts nothing before a text, as in sentence-transformers; name a task: {', '.join(queries)}"
         )
+    documents = [task for task in filled if _is_for_documents(task)]
+    if documents and prompts.get("document") == "":
+        notes.append(
+            "encode_document puts nothing before a text, as in sentence-transformers; "
+            f"name a task: {', '.join(documents)}"
+        )
     if entry is not None and entry.needs_prompt and filled:
         notes.append(f"every text needs a prompt, documents too, and none is put unasked; tasks: {', '.join(filled)}")
     return tuple(notes)
+
+
+def _is_for_documents(task: str) -> bool:
+    return any(word in task.lower() for word in ("document", "passage", "corpus"))
 
 
 def length_notes(max_tokens: int, positions: int, said: int | None) -> tuple[str, ...]:

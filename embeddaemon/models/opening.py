@@ -11,6 +11,8 @@ from typing import BinaryIO
 from embeddaemon.errors import CorruptModel
 from embeddaemon.models.ownership import check_mode
 
+_POINTER = b"version https://git-lfs.github.com/spec/v1"
+
 
 def open_file(path: Path) -> FileIO:
     """A file to be read, unbuffered; a link to it is followed. A pipe or a device under its name holds nobody up.
@@ -36,6 +38,34 @@ def checked_bytes(path: Path, most_bytes: int) -> bytes:
         if size > most_bytes:
             raise CorruptModel(f"{path} is larger than {most_bytes} bytes")
         return read_exactly(file, size, str(path))
+
+
+def both_ends(path: Path, most_bytes: int) -> tuple[bytes, bytes] | None:
+    """The first and the last bytes of a file of any size, at most so many each; None where it is absent.
+
+    Raises CorruptModel when it cannot be read, and what ``check_open`` raises.
+    """
+    try:
+        with open_file(path) as file:
+            size = check_open(file, str(path)).st_size
+            first = read_exactly(file, min(size, most_bytes), str(path))
+            file.seek(max(0, size - most_bytes))
+            last = read_exactly(file, min(size, most_bytes), str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise CorruptModel(f"{path} cannot be read: {error.strerror or error}") from error
+    refuse_pointer(first, str(path))
+    return first, last
+
+
+def refuse_pointer(first: bytes, path: str) -> None:
+    """Raises CorruptModel where a file begins as those do that git-lfs leaves in the place of large ones.
+
+    The line is that of its specification of pointers, version 1.
+    """
+    if first.startswith(_POINTER):
+        raise CorruptModel(f"{path} is a pointer of git-lfs, not the file itself: run `git lfs pull` in its folder")
 
 
 def read_exactly(file: BinaryIO, count: int, path: str) -> bytes:

@@ -86,6 +86,19 @@ _STATED: Mapping[str, Mapping[str, object]] = {
 }
 """What the config must say, since the published classes compute something else where it says nothing."""
 
+_ACTIVATIONS = (
+    *("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh"),
+    *("gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2"),
+    *("relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh"),
+)
+"""That transformers 5 has by name, without parameters that are trained; whatever a family's key for it is."""
+_ACTIVATION_KEYS: Mapping[str, str] = {
+    "distilbert": "activation",
+    "modernbert": "hidden_activation",
+    "gemma3": "hidden_activation",
+}
+"""Where it is not ``hidden_act``."""
+
 _ROTATIONS = ("default", "linear", "yarn", "llama3")
 """Whose rotation of a token follows from its position alone. With ``dynamic`` and ``longrope`` it follows from the
 longest text beside it as well."""
@@ -106,6 +119,8 @@ def refuse_options(config: JsonFile, family: str) -> None:
     _refuse_others(config, served)
     for key, value in _STATED.get(family, {}).items():
         _refuse_others(JsonFile(config.path, {key: config.values.get(key)}), {key: (value,)})
+    if family not in {"nomic", "nomic-moe"}:
+        _refuse_activation(config.section("text_config") if family == "nv-embed" else config, family)
     if family in _DECODERS:
         _refuse_rotations(config.section("text_config") if family == "nv-embed" else config)
     elif family == "gte":
@@ -131,6 +146,14 @@ def _refusal(path: Path, key: str, value: object, served: tuple[object, ...]) ->
         f"{path}: {key} is {str(value)[:80]!r}, which is not served; "
         f"served is {' or '.join(str(known) for known in served)}"
     )
+
+
+def _refuse_activation(config: JsonFile, family: str) -> None:
+    """Nomic's have a key and values of their own, above."""
+    key = _ACTIVATION_KEYS.get(family, "hidden_act")
+    value = config.values.get(key, "gelu")
+    if not isinstance(value, str) or value not in _ACTIVATIONS:
+        raise UnsupportedModel(f"{config.path}: {key} is {str(value)[:80]!r}, which is no activation that is known")
 
 
 def _refuse_layout(config: JsonFile, family: str) -> None:

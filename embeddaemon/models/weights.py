@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from embeddaemon.errors import CorruptModel, ModelNotFound
-from embeddaemon.models.opening import check_open, checked_bytes, open_file, read_exactly
+from embeddaemon.errors import CorruptModel, ModelNotFound, UnsupportedModel
+from embeddaemon.models.opening import check_open, checked_bytes, open_file, read_exactly, refuse_pointer
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -27,6 +27,8 @@ MAX_HEADER_BYTES = 16 * 1024 * 1024
 MAX_INDEX_BYTES = 16 * 1024 * 1024
 
 _LENGTH_BYTES = 8
+_POINTER_BEGINS, _POINTER_BYTES = b"version ", 64
+"""Of what git-lfs leaves in a file's place; as a length it would be far beyond any file."""
 _DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1,
     "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
@@ -84,7 +86,10 @@ class WeightsHeader:
 
 
 def find_weights(folder: Path) -> tuple[str, ...]:
-    """The names of the weights files in ``folder``. Raises CorruptModel where there is none that may be loaded."""
+    """The names of the weights files in ``folder``.
+
+    Raises CorruptModel where there is none, UnsupportedModel where there are only pickles.
+    """
     if (folder / SINGLE_FILE).exists():
         return (SINGLE_FILE,)
     if (folder / INDEX_FILE).exists():
@@ -94,7 +99,7 @@ def find_weights(folder: Path) -> tuple[str, ...]:
     names = (path.name for path in folder.iterdir() if _PICKLE.match(path.name))
     pickles = sorted(names, key=lambda name: (not name.startswith("pytorch_model"), name))  # not a head, where both are
     if pickles:
-        raise CorruptModel(
+        raise UnsupportedModel(
             f"{folder} has its weights only as a pickle ({pickles[0]}), which can run code when it is read and is not "
             f"loaded here; convert it to {SINGLE_FILE}"
         )
@@ -128,6 +133,8 @@ def header_of(file: BinaryIO, path: str) -> WeightsHeader:
     """The header of an open file, checked; ``path`` is for messages. Leaves the position behind the header."""
     file_bytes = check_open(file, path).st_size
     head = file.read(_LENGTH_BYTES)
+    if head == _POINTER_BEGINS:
+        refuse_pointer(head + file.read(_POINTER_BYTES), path)
     header_bytes = header_length(head, file_bytes, path)
     raw = read_exactly(file, header_bytes, path)
     return parse_header(raw, _LENGTH_BYTES + header_bytes, file_bytes, path)
@@ -202,6 +209,7 @@ def _are_sizes(values: object) -> bool:
 
 def json_value(raw: bytes, path: str, what: str = "file") -> object:
     """Any JSON whose keys are unique, or CorruptModel, whatever the bytes are."""
+    refuse_pointer(raw, path)
     try:
         value: object = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

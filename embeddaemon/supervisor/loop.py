@@ -22,6 +22,7 @@ import zmq
 
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import ConfigError, ProtocolError
+from embeddaemon.governor.budget import format_bytes
 from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.probes import Probe, probe_for_this_machine
 from embeddaemon.protocol import codec, link, wire
@@ -146,7 +147,7 @@ class Daemon:
         )
         self._stalls = StallWatch(probe.stall_trigger())
         names = ",".join(spec.name for spec in settings.models)
-        budget = governor.budget.source
+        budget = f"{format_bytes(governor.budget.bytes)} ({governor.budget.source})"
         where = settings.endpoint
         log.info(fields("listening", endpoint=where, pid=os.getpid(), models=names, budget=budget, passed=bool(passed)))
 

@@ -117,7 +117,7 @@ def test_config_of_other_sizes_than_the_weights_is_corrupt(tmp_path: Path) -> No
 
 
 def test_unknown_activation_is_refused(tmp_path: Path) -> None:
-    assert "config.json" in refused(TinyBert(config={"hidden_act": "swish9"}).write(tmp_path), CorruptModel)
+    assert "config.json" in refused(TinyBert(config={"hidden_act": "swish9"}).write(tmp_path), UnsupportedModel)
 
 
 def test_missing_tokenizer_is_corrupt(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_card_says_what_the_folder_says(tmp_path: Path) -> None:
     read = card(TinyBert(prompts={"query": "query: "}, default_prompt="query").write(tmp_path))
     assert (read.family, read.dim, read.max_tokens, read.pooling) == ("bert", 32, 32, (Pooling.MEAN,))
     assert (read.normalize, read.include_prompt, read.dimensions) == (True, True, (32,))
-    assert (read.prompts, read.default_task) == ({"query": "query: "}, "query")
+    assert (read.prompts, read.default_task) == ({"query": "query: ", "document": ""}, "query")
     assert (read.hidden, read.intermediate, read.gated) == (32, 48, False)
     assert read.weights_bytes == (tmp_path / "model.safetensors").stat().st_size
     tensors = TinyBert(has_pooler=False).tensors().values()  # a pooler is never read
@@ -158,7 +158,7 @@ def test_folder_without_weights_is_corrupt(tmp_path: Path) -> None:
 def test_pickle_is_not_loaded(tmp_path: Path) -> None:
     TinyBert().write(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(CorruptModel, match=r"pickle.*convert"):
+    with pytest.raises(UnsupportedModel, match=r"pickle.*convert"):
         card(tmp_path)
 
 
@@ -207,7 +207,9 @@ def test_jina_whose_config_says_that_it_is_a_bert_is_refused(tmp_path: Path) -> 
 
 def test_layers_that_no_tensors_are_there_for_are_corrupt(tmp_path: Path) -> None:
     folder = TinyBert(config={"num_hidden_layers": 1_000_000}).write(tmp_path)
-    with pytest.raises(CorruptModel, match=r"config\.json has 1000000 layers, there are \d\d tensors"):
+    with pytest.raises(
+        CorruptModel, match=r"config\.json has 1000000 layers, the names of the tensors have 2, the last one number 1"
+    ):
         card(folder)
 
 

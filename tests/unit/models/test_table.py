@@ -204,7 +204,7 @@ def test_nomic_v1_5_is_normed_as_a_layer_before_it_is_cut(name: str, normed: boo
         (None, {"query": "search_query: ", "document": "search_document: "}),
         # What sentence-transformers writes into every folder that it saves says nothing.
         ({"query": "", "document": ""}, {"query": "search_query: ", "document": "search_document: "}),
-        ({"search_query": "search_query: "}, {"query": "search_query: ", "search_query": "search_query: "}),
+        ({"search_query": "search_query: "}, {"query": "", "document": "", "search_query": "search_query: "}),
         ({"query": "q: ", "document": "d: "}, {"query": "q: ", "document": "d: "}),
     ],
 )

@@ -21,7 +21,7 @@ from embeddaemon.models.card import ModelCard
 from embeddaemon.workers import checkpoint
 from embeddaemon.workers.engines.torch_engine import attention
 from embeddaemon.workers.engines.torch_engine.families import Family, roberta
-from embeddaemon.workers.engines.torch_engine.families.native import NOT_BUILT, prepare
+from embeddaemon.workers.engines.torch_engine.families.native import NOT_BUILT, prepare, reason
 
 # By the card's family: its configuration, and its class given one.
 _CLASSES: dict[str, tuple[type[PreTrainedConfig], type[nn.Module]]] = {
@@ -53,7 +53,9 @@ def build(config: Mapping[str, object], card: ModelCard, dtype: torch.dtype) -> 
         with torch.device("meta"):
             model: Any = model_class(bert_config, add_pooling_layer=False)
     except NOT_BUILT as error:
-        raise CorruptModel(f"{card.transformer_folder}/config.json makes no {card.family}: {error}") from error
+        raise CorruptModel(
+            f"{card.transformer_folder}/config.json makes no {card.family}: {reason(error, config)}"
+        ) from error
     checkpoint.assign(model, checkpoint.read_tensors(card, dtype), card, prefixes=_PREFIXES)
     # Buffers that no checkpoint has; transformers fills them when a model is built with memory.
     positions = bert_config.max_position_embeddings

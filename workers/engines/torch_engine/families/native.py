@@ -68,7 +68,9 @@ class Native:
             with torch.device("meta"):
                 model: Any = self.model_class(native_config, **(self.arguments or {}))
         except NOT_BUILT as error:
-            raise CorruptModel(f"{card.transformer_folder}/config.json makes no {card.family}: {error}") from error
+            raise CorruptModel(
+                f"{card.transformer_folder}/config.json makes no {card.family}: {reason(error, config)}"
+            ) from error
         tensors = checkpoint.read_tensors(card, dtype)
         named = {checkpoint.our_name(name, self.prefixes): tensors.pop(name) for name in list(tensors)}
         checkpoint.assign(model, self.rename(named), card, prefixes=())
@@ -78,6 +80,14 @@ class Native:
         model.train(mode=False)
         built: nn.Module = model
         return built
+
+
+def reason(error: Exception, config: Mapping[str, object]) -> str:
+    """What an error in building says; of a word that no table has, by which key the config names it."""
+    if not isinstance(error, KeyError) or not error.args:
+        return str(error)
+    keys = [key for key, value in config.items() if value == error.args[0]]
+    return f"{' and '.join(keys) or 'something'} is {error.args[0]!r}, which is not known"
 
 
 def prepare(config: PreTrainedConfig) -> None:
