@@ -22,6 +22,12 @@ AT_ONCE = frozenset(
         "drain_seconds",
         "file_check_seconds",
         "load_timeout_seconds",
+        "stall_seconds",
+        "poison_seconds",
+        "canary_seconds",
+        "restart_limit",
+        "restart_window_seconds",
+        "quarantine_seconds",
         "log_format",
         "log_level",
     }

@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Sequence
 
+from embeddaemon.errors import BadOutput
 from embeddaemon.protocol import bodies, codec, link
 from embeddaemon.protocol.limits import Limits
 from embeddaemon.protocol.messages import Embed, Lane
@@ -58,16 +59,16 @@ def ask_idle(state: State, now: float) -> None:
 
 
 def heard(state: State, worker: Worker, result: link.Result, frames: Sequence[bytes | memoryview], now: float) -> None:
-    """A worker computed it, or could not: that says nothing, for who cannot compute says so to clients as well."""
+    """A worker computed it. That it could not says nothing: who cannot compute tells clients so as well."""
     model = state.models[worker.model]
-    vector = None if result.code else _vector(frames)
+    vector = () if result.code == BadOutput.code else _vector(frames)
     if vector is None or worker.child in model.watch.leaving or worker.state is WorkerState.DRAINING:
         return
     canary = model.canary
-    if canary.vector is None or canary.fingerprint != model.fingerprint:
+    if vector and (canary.vector is None or canary.fingerprint != model.fingerprint):
         model.canary = Canary(model.fingerprint, vector)
         return
-    cosine = _cosine(canary.vector, vector)
+    cosine = _cosine(canary.vector or (), vector)
     if cosine >= LEAST_COSINE:
         canary.failures = 0
         return

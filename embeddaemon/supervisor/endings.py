@@ -152,7 +152,7 @@ def _worker_gone(
     if child.number == model.watch.successor:
         successor_gone(state, model, child, death, exit_code)
         return
-    if is_stopped:
+    if is_stopped or (death is DeathClass.PARENT_DIED and state.stop_deadline is not None):
         state.log("info", "worker_stopped", worker=worker.label, exit_code=exit_code, held=held)
         take_back(state, worker, child, death, now, exit_code=exit_code)
         return

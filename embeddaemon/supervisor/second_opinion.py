@@ -7,6 +7,7 @@ the model, the client gets ``bad_output``, and for a while no worker is replaced
 from __future__ import annotations
 
 from embeddaemon.errors import BadOutput
+from embeddaemon.supervisor import canary
 from embeddaemon.supervisor.departures import drain
 from embeddaemon.supervisor.dispatch import OpenRequest
 from embeddaemon.supervisor.lifecycle import Worker
@@ -24,8 +25,8 @@ def is_asked_again(
         return False
     if entry.bad_outputs:
         model.bad_output_believed_until = now + BELIEVED_SECONDS
-        return False
     if now < model.bad_output_believed_until:
+        canary.ask(state, worker, now)  # whose numbers are bad whatever it is asked goes all the same
         return False
     entry.bad_outputs += 1
     entry.worker = None

@@ -8,11 +8,13 @@ A text that begins with one of these words is a command, carried out in the forw
     exit N           the process ends with N        eat NMiB         take memory and keep it
     nan / zero       a bad vector for that text     raise [memory]   an exception
     die              a BaseException in the thread  tokenizer fails  an exception from ``tokenize``
+    spoil            nan from now on                drift            wrong vectors from now on
 
 How loading goes is told by ``stub.json`` in the model's folder:
-``{"load": "ok" | "fail" | "raise" | "crash" | "slow S" | "thread" | "nan" | "eat NMiB"}``. Every load appends its pid
-to the file named by the environment's EMBEDDAEMON_STUB_LOADS, else to ``stub_loads.txt`` in the folder, if there is
-one; every command about to be obeyed appends itself to ``stub_obeyed.txt`` there.
+``{"load": "ok" | "fail" | "raise" | "crash" | "slow S" | "thread" | "nan" | "eat NMiB" | "streams"}``; with "streams"
+each thread of a worker computes by itself. While there is a file ``stub_drifts`` all vectors are wrong. Every load
+appends its pid to the file named by the environment's EMBEDDAEMON_STUB_LOADS, else to ``stub_loads.txt`` in the folder,
+if there is one; every command about to be obeyed appends itself to ``stub_obeyed.txt`` there.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from embeddaemon.protocol.limits import Limits
 from embeddaemon.workers.engines import Encoded, EngineFacts, Ids, Rows
 from embeddaemon.workers.program import EngineProgram
 
-COMMANDS = ("crash", "segv", "exit ", "stall ", "hold gil ", "eat ", "nan", "zero", "raise", "die")
+COMMANDS = ("crash", "segv", "exit ", "stall ", "hold gil ", "eat ", "nan", "zero", "raise", "die", "spoil", "drift")
 START, END = 0, 1
 _RESERVED = 200
 """Ids at the top of the vocabulary that stand for commands."""
@@ -53,7 +55,7 @@ class Death(BaseException):
 class StubModel:
     """Words to ids by checksum, ids to vectors by hash."""
 
-    def __init__(self, order: LoadOrder, *, bad: bool = False) -> None:
+    def __init__(self, order: LoadOrder, *, bad: bool = False, is_reentrant: bool = False) -> None:
         self.facts = EngineFacts(
             engine="stub",
             family=order.card.family,
@@ -63,11 +65,12 @@ class StubModel:
             parameters=order.card.parameters,
             weights_bytes=order.card.weights_bytes,
         )
-        self.is_reentrant = False
+        self.is_reentrant = is_reentrant
         self.threads: int | None = None
         self._card = order.card
         self._vocabulary = order.card.vocabulary
         self._bad = bad
+        self._drifts = False
         self._commands: dict[int, str] = {}
         self._folder = Path(order.card.folder)
 
@@ -110,10 +113,19 @@ class StubModel:
             for number in its:
                 if int(number) in self._commands:
                     self._note(self._commands[int(number)])
-                    obey(self._commands[int(number)], rows[place])
+                    self._obey(self._commands[int(number)], rows[place])
         if self._bad:
             rows[:] = np.nan
-        return rows
+        return -rows if self._drifts or (self._folder / "stub_drifts").exists() else rows
+
+    def _obey(self, command: str, row: Rows) -> None:
+        match command.split():
+            case ["spoil", *_]:
+                self._bad = True
+            case ["drift", *_]:
+                self._drifts = True
+            case _:
+                obey(command, row)
 
     def _note(self, command: str) -> None:
         if self._folder.is_dir():
@@ -197,6 +209,8 @@ def load(order: LoadOrder) -> StubModel:
         case ["eat", size]:
             _eat(size)
             return StubModel(order)
+        case ["streams"]:
+            return StubModel(order, is_reentrant=True)
         case ["thread"]:
             threading.Thread(target=threading.Event().wait, daemon=True).start()
             return StubModel(order)

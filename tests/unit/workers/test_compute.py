@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,12 +16,14 @@ import numpy as np
 import pytest
 import zmq
 
-from embeddaemon.protocol import control, link
-from embeddaemon.protocol.messages import Embed, Lane
+from embeddaemon.protocol import codec, control, link
+from embeddaemon.protocol.journal import digest_of_text
+from embeddaemon.protocol.messages import Embed, ErrorAnswer, Lane, Vectors
 from embeddaemon.workers.compute import Compute
 from embeddaemon.workers.engines import Ids, Rows
 from embeddaemon.workers.loading import Loaded
 from embeddaemon.workers.requests import Tokenized
+from embeddaemon.workers.screening import Screen
 from embeddaemon.workers.waiting import Work, most_tokens_at_once
 from tests.support.stub_engine import StubModel, stub_order
 from tests.support.waiting import seconds, wait_until
@@ -255,3 +258,80 @@ def test_prose_that_fails_ends_the_request_that_needed_it_and_no_other(
     assert codes == ["internal", "", ""]
     compute.finish()
     assert compute.ended(seconds(10))
+
+
+class Company(StubModel):
+    """Remembers how many passes ran at once, and of what."""
+
+    def __init__(self) -> None:
+        super().__init__(stub_order())
+        self.is_reentrant = True
+        self.passes: list[tuple[int, int]] = []
+        """Texts in a pass, and passes that ran beside it when it began."""
+        self._running = 0
+        self._lock = threading.Lock()
+
+    def forward(self, ids: Ids, lengths: Ids, prompt_lengths: Ids | None) -> Rows:
+        with self._lock:
+            self.passes.append((len(lengths), self._running))
+            self._running += 1
+        rows = super().forward(ids, lengths, prompt_lengths)
+        with self._lock:
+            self._running -= 1
+        return rows
+
+
+def test_suspected_texts_have_the_worker_to_themselves(
+    sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]],
+) -> None:
+    ours, theirs = sockets
+    model = Company()
+    compute = compute_with(model, ours)
+    suspected = replace(work(1, texts=8, length=20), alone=frozenset({1, 3, 5, 7}))
+    compute.submit([suspected, work(2, texts=8, length=20)])
+    compute.start()
+    compute.finish()
+    answered = [link.decode_from_worker(theirs.recv_multipart()[0]) for _ in range(3)]
+    assert isinstance(answered[-1], link.Drained)
+    assert compute.ended(seconds(10))
+    assert model.passes[-4:] == [(1, 0)] * 4
+    assert sum(texts for texts, _ in model.passes) == 16
+
+
+def digests(*texts: str) -> list[bytes]:
+    return [digest_of_text(text, "") for text in texts]
+
+
+def test_text_that_was_convicted_while_it_waited_is_not_computed(
+    sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]],
+) -> None:
+    ours, theirs = sockets
+    screen, model = Screen(), Company()
+    compute = Compute(COMMAND, Loaded(model, stub_order(), {}, seconds=0.0, peak_bytes=0), ours, screen)
+    works = [work(serial, texts=2, length=20) for serial in (1, 2, 3)]
+    for one, names in zip(works, (("good", "bad"), ("good", "bad"), ("bad", "bad")), strict=True):
+        one.tokenized = replace(one.tokenized, digests=digests(*names))
+    works[1].request = works[2].request = replace(works[1].request, partial=True)
+    compute.submit(works)
+    screen.convict([link.Convicted(digests("bad")[0], 60_000)], now=time.monotonic())
+    compute.start()
+    compute.finish()
+    answers: dict[int, tuple[object, list[bytes]]] = {}
+    while len(answers) < 3:
+        frames = theirs.recv_multipart()
+        result = link.decode_from_worker(frames[0])
+        assert isinstance(result, link.Result)
+        answers[result.serial] = codec.decode_answer(frames[1]), frames[2:]
+    assert isinstance(link.decode_from_worker(theirs.recv_multipart()[0]), link.Drained)
+    assert compute.ended(seconds(10))
+    refused, part, none = (answers[serial][0] for serial in (1, 2, 3))
+    assert isinstance(refused, ErrorAnswer)
+    assert (refused.code, refused.details["indices"]) == ("poisoned", [1])
+    assert isinstance(part, Vectors)
+    rows = np.frombuffer(answers[2][1][0], "<f4").reshape(2, 8)
+    assert part.poisoned == (1,)
+    assert np.isfinite(rows[0]).all()
+    assert np.isnan(rows[1]).all()
+    assert isinstance(none, Vectors)
+    assert none.poisoned == (0, 1)
+    assert sum(texts for texts, _ in model.passes) <= 2
