@@ -85,8 +85,8 @@ def learn(state: State, model: ModelState, card: ModelCard) -> None:
 
 def keep_to(state: State, model: ModelState, spec: ModelSpec) -> None:
     """Other values of what needs no new workers."""
-    model.spec = spec
-    if model.card is not None:
+    is_estimated_otherwise, model.spec = spec.estimate != model.spec.estimate, spec
+    if is_estimated_otherwise and model.card is not None:
         learn(state, model, model.card)
 
 
