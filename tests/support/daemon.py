@@ -136,10 +136,11 @@ def stub_folder(
     (folder / "config_sentence_transformers.json").write_text(
         json.dumps({"prompts": {"query": "find this: ", "document": ""}})
     )
+    (folder / "tokenizer.json").write_text("{}")
     (folder / "stub.json").write_text(json.dumps({"load": load}))
     size = max(4 * dim, weights_bytes - weights_bytes % 4)
     tensor = {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}
-    header = json.dumps({"embeddings.word_embeddings.weight": tensor}).encode()
+    header = json.dumps({"encoder.layer.0.output.dense.weight": tensor}).encode()
     header += b" " * (-len(header) % 8)
     with (folder / "model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
