@@ -135,5 +135,5 @@ def test_quarantine_is_shown_with_its_reason_and_nothing_without_one(capsys: pyt
     story.run()
     memory.put_quarantined(status_of(story))
     printed = capsys.readouterr().out
-    assert printed.startswith("quarantine  mini for another 50.0 s: ")
+    assert printed.startswith("quarantine  mini for another 50 s: ")
     assert "SIGSEGV" in printed
