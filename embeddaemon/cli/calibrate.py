@@ -13,11 +13,11 @@ from embeddaemon.cli import texts
 from embeddaemon.cli.console import put, say
 from embeddaemon.cli.serve import DAEMON_MODULES
 from embeddaemon.config.flags import Flags
-from embeddaemon.config.kinds import did_you_mean
 from embeddaemon.config.loading import load
 from embeddaemon.config.settings import Settings
 from embeddaemon.errors import ConfigError, InvalidInput
 from embeddaemon.models.folder import read_card
+from embeddaemon.models.nearest import hint
 from embeddaemon.models.order import LoadOrder
 from embeddaemon.models.sources import SourceKind, locate, parse_source
 from embeddaemon.models.spec import ModelSpec
@@ -82,7 +82,7 @@ def _spec_of(name: str, settings: Settings) -> ModelSpec:
         if spec.name == name:
             return spec
     names = [spec.name for spec in settings.models]
-    raise ConfigError(f"{name!r} is not a configured model; {did_you_mean(name, names)}")
+    raise ConfigError(f"{name!r} is not a configured model; {hint(name, names)}")
 
 
 def _texts_of(source: Path) -> list[str]:

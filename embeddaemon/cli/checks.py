@@ -14,6 +14,7 @@ from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from embeddaemon.cli.config import problems
 from embeddaemon.cli.forktest import start_fork_server
 from embeddaemon.cli.memory import memory_lines
 from embeddaemon.cli.serve import DAEMON_MODULES
@@ -217,12 +218,16 @@ def bundled_model() -> Finding:
 
 
 def configuration(environment: Mapping[str, str]) -> Finding:
-    """The files and variables that ``serve`` would read."""
+    """The files and variables that ``serve`` would read, and what they say of models and this machine."""
     try:
         loaded = load(config_file=None, environment=environment, flags=Flags())
     except ConfigError as error:
         return Finding("configuration", State.BROKEN, error.message, "mend it; `embeddaemon config check` looks again")
     files = ", ".join(str(path) for path in loaded.files) or "no file, the defaults"
+    if found := problems(loaded):
+        broken = f"{files}; {len(found)} thing(s) wrong"
+        remedy = "mend it; `embeddaemon config check` looks again"
+        return Finding("configuration", State.BROKEN, broken, remedy, more=tuple(error.message for error in found))
     return Finding("configuration", State.GOOD, f"{files}; {', '.join(spec.name for spec in loaded.settings.models)}")
 
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from embeddaemon.cli.console import put, put_json, say
+from embeddaemon.cli.console import Exit, put, put_json, say, show_error
+from embeddaemon.cli.model_checks import check_models
 from embeddaemon.config import report
 from embeddaemon.config.flags import Flags
 from embeddaemon.config.given import dotted, mistake
-from embeddaemon.config.loading import Loaded, check_precision, load
-from embeddaemon.errors import ConfigError, FailedLoad
+from embeddaemon.config.loading import Loaded, load
+from embeddaemon.errors import ConfigError, EmbedDaemonError
 from embeddaemon.governor.budget import Budget, format_bytes
-from embeddaemon.models.card import ModelCard
-from embeddaemon.models.folder import read_card
-from embeddaemon.models.sources import SourceKind, locate, parse_source
-from embeddaemon.models.spec import ModelSpec
 
 _config_option = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Read this file alone."
@@ -34,14 +30,19 @@ def config_command() -> None:
 
 @config_command.command(name="check")
 @_config_option
-def config_check(*, config_file: Path | None) -> None:
-    """Say whether the configuration is right. Exit code 2 when it is not.
+@click.pass_context
+def config_check(ctx: click.Context, *, config_file: Path | None) -> None:
+    """Say whether the configuration is right, and of every model what is wrong with it. Exit code 2 when something is.
 
-    Looks into the folders of the models too, and loads none. Models of the hub are not fetched for it.
+    Looks into the folders of the models and at this machine too, and loads nothing. Models of the hub are not fetched
+    for it.
     """
     loaded = _load(config_file)
-    cards = {spec.name: _card(spec) for spec in loaded.settings.models}
-    _check_against_machine(loaded, {name: card for name, card in cards.items() if card is not None})
+    found = problems(loaded)
+    for error in found:
+        show_error(error)
+    if found:
+        ctx.exit(Exit.USAGE)
     for variable in loaded.ignored:
         say(f"note: {variable} is not one of ours and is passed over")
     files = ", ".join(str(path) for path in loaded.files) or "no file"
@@ -64,21 +65,11 @@ def _load(config_file: Path | None) -> Loaded:
     return load(config_file=config_file, environment=os.environ, flags=Flags())
 
 
-def _card(spec: ModelSpec) -> ModelCard | None:
-    """What the model's folder says; None for a model of the hub."""
-    source = parse_source(spec.source)
-    if source.kind is SourceKind.HUB:
-        return None
-    try:
-        return read_card(spec, locate(source))
-    except FailedLoad as error:
-        raise ConfigError(f"models.{spec.name}: {error.message}", cause=error.cause) from error
-
-
-def _check_against_machine(loaded: Loaded, cards: Mapping[str, ModelCard]) -> None:
-    """Raises ConfigError for what cannot hold on this machine: budget, cache, precisions, declared estimates."""
+def problems(loaded: Loaded) -> list[EmbedDaemonError]:
+    """All that is wrong with the configured models and what they are to share, on this machine."""
+    specs = loaded.settings.models
     if importlib.util.find_spec("psutil") is None:  # a client's install, which cannot serve
-        return
+        return list(check_models(specs, loaded, None).errors.values())
     # Here and not above: `config show` and a client's install need no supervisor.
     from embeddaemon.governor.probes import probe_for_this_machine  # noqa: PLC0415
     from embeddaemon.supervisor.budgets import governor_for  # noqa: PLC0415
@@ -86,14 +77,22 @@ def _check_against_machine(loaded: Loaded, cards: Mapping[str, ModelCard]) -> No
     from embeddaemon.supervisor.events import CardRead  # noqa: PLC0415
     from embeddaemon.supervisor.machine import this_machine  # noqa: PLC0415
 
-    settings, machine = loaded.settings, this_machine()
-    governor = governor_for(settings, probe_for_this_machine())
-    _check_cache(loaded, governor.budget)
-    for spec in settings.models:
-        check_precision(spec, machine.device if spec.device == "auto" else spec.device, loaded.given)
-    supervisor = Supervisor(settings, machine, governor, random.random)
-    for name, card in cards.items():
-        supervisor.learn_card(CardRead(name, card))
+    machine = this_machine()
+    checked = check_models(specs, loaded, machine.device)
+    found = list(checked.errors.values())
+    try:
+        governor = governor_for(loaded.settings, probe_for_this_machine())
+        _check_cache(loaded, governor.budget)
+    except ConfigError as error:
+        return [error, *found]
+    supervisor = Supervisor(loaded.settings, machine, governor, random.random)
+    for name, card in checked.cards.items():
+        try:
+            if card is not None:
+                supervisor.learn_card(CardRead(name, card))
+        except ConfigError as error:  # an estimate that cannot hold the model
+            found.append(error)
+    return found
 
 
 def _check_cache(loaded: Loaded, budget: Budget) -> None:

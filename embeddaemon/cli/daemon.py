@@ -97,7 +97,10 @@ def ps_command(*, as_json: bool, endpoint: str | None, timeout: float) -> None:
 def models_command(
     ctx: click.Context, /, *, as_json: bool, is_long: bool, endpoint: str | None, timeout: float
 ) -> None:
-    """List the configured models; * marks the one that is asked when a request names none."""
+    """List the configured models; * marks the model, and the task, that is taken when a request names none.
+
+    The first of the dimensions is the default.
+    """
     if ctx.invoked_subcommand is not None:
         return
     with Client(endpoint, timeout=timeout) as client:
@@ -129,13 +132,15 @@ def _put_long(models: Sequence[ModelInfo]) -> None:
 
 
 def _model_row(model: ModelInfo, default: str | None) -> tuple[str, ...]:
-    dimensions = model.dimensions or ((model.dimension,) if model.dimension else ())
+    others = [size for size in model.dimensions if size != model.dimension]
+    dimensions = ([model.dimension] if model.dimension else []) + others
+    tasks = [f"{task}*" if task == model.default_task else task for task in model.tasks]
     return (
         f"{model.name}{' *' if model.name == default else ''}",
         model.state,
         " ".join(map(str, dimensions)) or "-",
         str(model.max_tokens or "-"),
-        " ".join(model.tasks) or "-",
+        " ".join(tasks) or "-",
         model.device or "-",
         model.precision or "-",
         model.source or "-",

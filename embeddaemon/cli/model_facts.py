@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from embeddaemon.cli.plan import folder_here, planned_model, planning_state
+from embeddaemon.cli.model_checks import folder_here
+from embeddaemon.cli.model_load import Tried
+from embeddaemon.cli.plan import planned_model, planning_state
 from embeddaemon.config.settings import Settings
-from embeddaemon.errors import EmbedDaemonError, FailedLoad
+from embeddaemon.errors import EmbedDaemonError, FailedLoad, UnsupportedModel
 from embeddaemon.governor.footprint import Footprint
 from embeddaemon.governor.probes import probe_for_this_machine
 from embeddaemon.models.card import ModelCard
@@ -51,6 +53,8 @@ class Facts:
     """Of the table."""
     footprint: Footprint | None = None
     """Of one worker and its template here; None where the daemon is not installed."""
+    tried: Tried | None = None
+    """What came of loading it; None where nobody asked for that, or it failed."""
     error: EmbedDaemonError | None = None
     """Why it cannot be served."""
 
@@ -69,12 +73,19 @@ def facts_of(spec: ModelSpec, settings: Settings, *, is_configured: bool) -> Fac
         return replace(found, footprint=_footprint(spec, card, settings))
     except FailedLoad as error:
         return replace(facts, error=error)
+    except OSError as error:
+        return replace(facts, error=FailedLoad(f"{error.filename or spec.source} cannot be read: {error.strerror}"))
 
 
 def _from_table(facts: Facts, spec: ModelSpec, entry: Published, settings: Settings) -> Facts:
     card = replace(card_of(entry), name=spec.name, source=spec.source)
+    refusal = f"the layout of {entry.organisations[0]}/{entry.name} is not served; that of {entry.served_as} is"
     return replace(
-        facts, card=card, origins=dict.fromkeys(_DECLARED, TABLE), footprint=_footprint(spec, card, settings)
+        facts,
+        card=card,
+        origins=dict.fromkeys(_DECLARED, TABLE),
+        footprint=_footprint(spec, card, settings),
+        error=None if entry.served_as is None else UnsupportedModel(refusal),
     )
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from embeddaemon.cli import connect
 from embeddaemon.cli.console import Exit, count, put, put_json, say
+from embeddaemon.cli.model_served import document_of, lines_of, served_model, unit_length
 from embeddaemon.config.flags import Flags
-from embeddaemon.config.kinds import did_you_mean
 from embeddaemon.config.loading import load
 from embeddaemon.config.settings import Settings
-from embeddaemon.errors import ConfigError
+from embeddaemon.errors import ConfigError, EmbedDaemonError
 from embeddaemon.governor.budget import format_bytes
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.licences import is_non_commercial
+from embeddaemon.models.nearest import hint
 from embeddaemon.models.published import PUBLISHED
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.models.table import published
@@ -24,6 +27,7 @@ from embeddaemon.protocol.codec import error_to_map
 
 if TYPE_CHECKING:
     from embeddaemon.cli.model_facts import Facts
+    from embeddaemon.cli.model_load import Tried
 
 _WIDTH = 13
 
@@ -33,52 +37,100 @@ _WIDTH = 13
 @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Read this file alone.")
 @click.option("--model", "models", multiple=True, metavar="NAME=SOURCE", help="One more model; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
+@connect.endpoint_option
 @click.pass_context
 def show_command(
-    ctx: click.Context, *, name: str, config_file: Path | None, models: tuple[str, ...], as_json: bool
+    ctx: click.Context,
+    *,
+    name: str,
+    config_file: Path | None,
+    models: tuple[str, ...],
+    as_json: bool,
+    endpoint: str | None,
 ) -> None:
-    """Show all that is known of NAME: a configured model, or a published one that the built-in table has.
+    """Show all that is known of NAME.
 
-    Asks no daemon. What does not come from the model's own folder is marked: (table) or (configuration).
+    That is a model which the running daemon serves, else a configured one, else a published one that the built-in table
+    has; by NAME, ORG/NAME or hub:ORG/NAME.
+
+    With --config or --model no daemon is asked. What does not come from the model's own folder is marked: (table) or
+    (configuration).
 
     Exit code 0, or 1 when the model cannot be served as it is.
     """
     # Here and not above: `status` and its sisters need nothing of all this.
     from embeddaemon.cli.model_facts import facts_of  # noqa: PLC0415
 
+    served = None if config_file or models else served_model(name, endpoint)
+    if served is not None:
+        where, info = served
+        if as_json:
+            put_json(document_of(where, info))
+        else:
+            for label, text in lines_of(where, info):
+                _line(label, text)
+        ctx.exit(Exit.FAILED if info.error else Exit.OK)
     settings = _settings(name, config_file, models)
-    configured = {spec.name: spec for spec in settings.models}
-    spec = configured.get(name)
-    facts = facts_of(spec or _spec_of_table(name, list(configured)), settings, is_configured=spec is not None)
+    configured = _configured(name, settings)
+    spec = configured or _spec_of_table(name, [each.name for each in settings.models])
+    facts = facts_of(spec, settings, is_configured=configured is not None)
     _show(facts, as_json=as_json)
     ctx.exit(Exit.OK if facts.error is None else Exit.FAILED)
 
 
-@click.command(name="inspect", short_help="Say of a folder what model it is, and whether it can be served.")
-@click.argument("where", metavar="DIR")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.command(name="inspect", short_help="Say of folders what model each is, and whether it can be served.")
+@click.argument("places", metavar="DIR...", nargs=-1, required=True)
+@click.option("--load", "is_loaded", is_flag=True, help="Load it too, and compute one text.")
+@click.option("--json", "as_json", is_flag=True, help="For programs; of several folders a list.")
 @click.pass_context
-def inspect_command(ctx: click.Context, *, where: str, as_json: bool) -> None:
-    """Say of DIR what model is in it, whether it can be served and how, and why not if not.
+def inspect_command(ctx: click.Context, *, places: tuple[str, ...], is_loaded: bool, as_json: bool) -> None:
+    """Say of each DIR what model is in it, whether it can be served and how, and why not if not.
 
-    Reads configurations and the headers of weights; nothing is loaded and no daemon is asked. DIR may be any source:
-    package:NAME, or hub:ORG/NAME where it was fetched before.
+    Reads configurations and the headers of weights; no daemon is asked, and nothing is loaded without --load. DIR may
+    be any source: package:NAME, or hub:ORG/NAME where it was fetched before.
 
-    Exit code 0 when it can be served, 1 when not.
+    Exit code 0 when all can be served, 1 when one cannot.
     """
+    found = [_inspected(where, is_loaded=is_loaded) for where in places]
+    if as_json:
+        documents = [
+            _document(facts) | ({"tried": facts.tried and asdict(facts.tried)} if is_loaded else {}) for facts in found
+        ]
+        put_json(documents[0] if len(documents) == 1 else documents)
+    for number, (where, facts) in enumerate(zip(places, found, strict=True)):
+        if not as_json:
+            if number:
+                put("")
+            _show(facts, as_json=False)
+        if facts.folder is None and facts.error is None:
+            say(f"{where} was not fetched yet: what is said comes from the built-in table")
+    can_be_served = all(facts.error is None and facts.folder is not None for facts in found)
+    ctx.exit(Exit.OK if can_be_served else Exit.FAILED)
+
+
+def _inspected(where: str, *, is_loaded: bool) -> Facts:
     # Here and not above: as in `show`.
     from embeddaemon.cli.model_facts import facts_of  # noqa: PLC0415
+    from embeddaemon.cli.model_load import try_to_load  # noqa: PLC0415
 
     is_source = where.partition(":")[0] in {"package", "hub", "path"}
     source = where if is_source else f"path:{Path(where).expanduser().absolute()}"
     name = source.rstrip("/").rpartition("/")[2].rpartition(":")[2] or "model"
     spec = ModelSpec(name=name, source=source)
     facts = facts_of(spec, Settings(endpoint="", models=(spec,), default_model=name), is_configured=False)
-    _show(facts, as_json=as_json)
-    can_be_served = facts.error is None and facts.folder is not None
-    if facts.folder is None and facts.error is None:
-        say(f"{where} was not fetched yet: what is said comes from the built-in table")
-    ctx.exit(Exit.OK if can_be_served else Exit.FAILED)
+    if not is_loaded or facts.folder is None or facts.card is None:
+        return facts
+    try:
+        return replace(facts, tried=try_to_load(spec, facts.card))
+    except EmbedDaemonError as error:
+        return replace(facts, error=error)
+
+
+def _configured(name: str, settings: Settings) -> ModelSpec | None:
+    """By its name, else by where it comes from on the hub."""
+    source = f"hub:{name.removeprefix('hub:')}"
+    by_name = (spec for spec in settings.models if spec.name == name)
+    return next(by_name, None) or next((spec for spec in settings.models if spec.source == source), None)
 
 
 def _settings(name: str, config_file: Path | None, models: tuple[str, ...]) -> Settings:
@@ -86,18 +138,20 @@ def _settings(name: str, config_file: Path | None, models: tuple[str, ...]) -> S
     try:
         return load(config_file=config_file, environment=os.environ, flags=Flags(models=models)).settings
     except ConfigError as error:
-        if published(name) is None:
+        if published(name.removeprefix("hub:")) is None:
             raise
         say(f"note: the configuration is not used: {error.message}")
         return Settings(endpoint="", models=(), default_model="")
 
 
 def _spec_of_table(name: str, configured: list[str]) -> ModelSpec:
-    entry = published(name)
-    if entry is None:
-        names = [*configured, *(each.name for each in PUBLISHED)]
-        raise ConfigError(f"{name!r} is neither configured nor in the built-in table; {did_you_mean(name, names)}")
-    return ModelSpec(name=entry.name, source=entry.source)
+    entry = published(name.removeprefix("hub:"))
+    if entry is not None:
+        return ModelSpec(name=entry.name, source=entry.source)
+    if name.startswith("hub:") and "/" in name:  # of the hub, and perhaps on this machine
+        return ModelSpec(name=name.rpartition("/")[2], source=name)
+    names = [*configured, *(each.name for each in PUBLISHED)]
+    raise ConfigError(f"{name!r} is neither configured nor in the built-in table; {hint(name, names)}")
 
 
 def _show(facts: Facts, *, as_json: bool) -> None:
@@ -113,6 +167,8 @@ def _show(facts: Facts, *, as_json: bool) -> None:
         _line("served", f"no: {facts.error.message}")
     elif facts.folder is not None:
         _line("served", "yes")
+    if facts.tried is not None:
+        _line("loaded", _tried(facts.tried))
 
 
 def _put_card(facts: Facts, card: ModelCard) -> None:
@@ -144,6 +200,13 @@ def _line(label: str, text: str) -> None:
     put(f"{label:<{_WIDTH}} {text}")
 
 
+def _tried(tried: Tried) -> str:
+    return (
+        f"in {tried.load_seconds:.1f} s, in {tried.precision} on {tried.device}; one text gave {tried.dim} dimensions "
+        f"in {1000 * tried.embed_seconds:.0f} ms"
+    )
+
+
 def _mark(facts: Facts, name: str) -> str:
     origin = facts.origins.get(name)
     return f" ({origin})" if origin else ""
@@ -156,7 +219,7 @@ def _shown(prompt: str) -> str:
 def _unit_length(facts: Facts, card: ModelCard) -> str:
     if facts.folder is None and facts.entry is not None and facts.entry.normalizes is None:
         return "its folder says"
-    return "by itself" if card.normalize else "when a request asks for it, as it does unless told otherwise"
+    return unit_length(normalizes=card.normalize)
 
 
 def _memory(facts: Facts) -> str:

@@ -5,28 +5,27 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
 import click
 
-from embeddaemon.cli.console import Exit, put, put_json, put_table, say
+from embeddaemon.cli.console import Exit, put, put_json, put_table, say, show_error
+from embeddaemon.cli.model_checks import Checked, check_models
 from embeddaemon.cli.serve import refuse_client_install
 from embeddaemon.config.flags import Flags
-from embeddaemon.config.kinds import did_you_mean
-from embeddaemon.config.loading import check_precision, load
+from embeddaemon.config.loading import load
 from embeddaemon.config.settings import Settings
-from embeddaemon.errors import ConfigError, FailedLoad
+from embeddaemon.errors import ConfigError, EmbedDaemonError
 from embeddaemon.governor.budget import Budget, format_bytes
 from embeddaemon.governor.core import Want
 from embeddaemon.governor.plan import Amount, Fit, Outcome, PlannedModel, Start, plan
 from embeddaemon.governor.probes import Probe, probe_for_this_machine
 from embeddaemon.governor.samples import RAM
 from embeddaemon.models.card import ModelCard
-from embeddaemon.models.folder import read_card
-from embeddaemon.models.sources import SourceKind, locate, parse_source
+from embeddaemon.models.nearest import hint
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.supervisor import footprint_file
 from embeddaemon.supervisor.budgets import governor_for
@@ -48,12 +47,14 @@ class Planned:
     cache_bytes: int
     outcomes: tuple[Outcome, ...]
     unknown: tuple[str, ...]
+    left_out: Mapping[str, EmbedDaemonError]
+    """By model, why it cannot be served here."""
 
     @property
     def exit_code(self) -> Exit:
-        """All side by side, some in turns (or nobody knows), one never."""
+        """All side by side, some in turns (or nobody knows), one never or not served at all."""
         fits = {outcome.fit for outcome in self.outcomes}
-        if Fit.NEVER in fits:
+        if Fit.NEVER in fits or self.left_out:
             return Exit.USAGE
         return Exit.OK if fits <= {Fit.YES} and not self.unknown else Exit.FAILED
 
@@ -79,17 +80,17 @@ def plan_command(
     They are wanted one after the other: in the order given, else those that are preloaded first. Each is taken to be
     idle once it is loaded, and to need what it was measured to need before, else what is declared or computed.
 
-    Exit code 0 when all fit side by side, 1 when some would be evicted or wait, 2 when one never fits.
+    A model that cannot be served here is left out, with the reason; the others are planned without it.
+
+    Exit code 0 when all fit side by side, 1 when some would be evicted or wait, 2 when one never fits or is left out.
     """
     if importlib.util.find_spec("psutil") is None:
         refuse_client_install()
     flags = Flags(models=models, memory_budget=memory_budget)
     loaded, machine = load(config_file=config_file, environment=os.environ, flags=flags), this_machine()
     specs = _chosen(loaded.settings, names)
-    for spec in specs:
-        check_device(spec, machine)
-        check_precision(spec, machine.device if spec.device == "auto" else spec.device, loaded.given)
-    planned = make_plan(loaded.settings, specs, probe_for_this_machine(), machine)
+    checked = check_models(specs, loaded, machine.device)
+    planned = make_plan(loaded.settings, checked, probe_for_this_machine(), machine)
     if as_json:
         put_json(_document(planned))
     else:
@@ -97,33 +98,38 @@ def plan_command(
     ctx.exit(planned.exit_code)
 
 
-def check_device(spec: ModelSpec, machine: Machine) -> None:
-    """Raises ConfigError for a named device that this machine shows nothing of: no worker would ever load there."""
-    kind = spec.device.partition(":")[0]
-    if kind not in ("auto", "cpu", machine.device):
-        raise ConfigError(f'models.{spec.name}.device = "{spec.device}": there is no such device on this machine')
-
-
 def _chosen(settings: Settings, names: Sequence[str]) -> list[ModelSpec]:
     """The models by name, or all, preloaded ones first. Raises ConfigError for a name that is not configured."""
     specs = {spec.name: spec for spec in settings.models}
     for name in names:
         if name not in specs:
-            raise ConfigError(f"{name!r} is not a configured model; {did_you_mean(name, list(specs))}")
+            raise ConfigError(f"{name!r} is not a configured model; {hint(name, list(specs))}")
     if names:
         return [specs[name] for name in dict.fromkeys(names)]
     return sorted(specs.values(), key=lambda spec: not spec.preload)
 
 
-def make_plan(settings: Settings, specs: Sequence[ModelSpec], probe: Probe, machine: Machine) -> Planned:
-    """Ask a governor of this machine for one model after the other. Raises ConfigError for what is configured wrong."""
-    state = planning_state(settings, probe, machine)
-    cards = {spec.name: _card(spec) for spec in specs}
-    planned = [planned_model(state, state.models[name], card) for name, card in cards.items() if card is not None]
-    unknown = tuple(name for name, card in cards.items() if card is None)
-    budgets = tuple(each.budget for each in state.governor.snapshots(0.0))
-    outcomes = plan(state.governor, planned, state.fork_server_bytes)
-    return Planned(budgets, state.fork_server_bytes, settings.cache_bytes, outcomes, unknown)
+def make_plan(settings: Settings, checked: Checked, probe: Probe, machine: Machine) -> Planned:
+    """Ask a governor of this machine for one model after the other; what cannot be served is left out.
+
+    Raises ConfigError for budgets that cannot be.
+    """
+    state, planned, left_out = planning_state(settings, probe, machine), [], dict(checked.errors)
+    for name, card in checked.cards.items():
+        if card is None:
+            continue
+        try:
+            planned.append(planned_model(state, state.models[name], card))
+        except ConfigError as error:
+            left_out[name] = error
+    return Planned(
+        budgets=tuple(each.budget for each in state.governor.snapshots(0.0)),
+        fork_server_bytes=state.fork_server_bytes,
+        cache_bytes=settings.cache_bytes,
+        outcomes=plan(state.governor, planned, state.fork_server_bytes),
+        unknown=tuple(name for name, card in checked.cards.items() if card is None),
+        left_out=left_out,
+    )
 
 
 def planning_state(settings: Settings, probe: Probe, machine: Machine) -> State:
@@ -144,31 +150,6 @@ def planning_state(settings: Settings, probe: Probe, machine: Machine) -> State:
     )
     lease_cache(state, 0.0)
     return state
-
-
-def _card(spec: ModelSpec) -> ModelCard | None:
-    """What the model's folder says; None for a model of the hub that was never fetched to this machine."""
-    try:
-        folder = folder_here(spec.source)
-        return None if folder is None else read_card(spec, folder)
-    except FailedLoad as error:
-        raise ConfigError(f"models.{spec.name}: {error.message}", cause=error.cause) from error
-
-
-def folder_here(source: str) -> Path | None:
-    """Where a source's files are on this machine; None for one of the hub that was never fetched.
-
-    Raises ModelNotFound.
-    """
-    parsed = parse_source(source)
-    if parsed.kind is not SourceKind.HUB:
-        return locate(parsed)
-    if importlib.util.find_spec("huggingface_hub") is None:
-        return None
-    # Here and not above: the hub's library is an extra.
-    from embeddaemon.workers.fetch import cached_folder  # noqa: PLC0415
-
-    return cached_folder(source)
 
 
 def planned_model(state: State, model: ModelState, card: ModelCard) -> PlannedModel:
@@ -198,10 +179,13 @@ def _put(planned: Planned) -> None:
     put("")
     rows = [_row(outcome) for outcome in planned.outcomes]
     rows += [(name, "-", "-", "unknown: not fetched from the hub yet", "-") for name in planned.unknown]
+    rows += [(name, "-", "-", "left out", "-") for name in planned.left_out]
     put_table(("MODEL", "NEEDS", "AT REST", "FITS", "LEASED AFTER"), rows)
     for outcome in planned.outcomes:
         if outcome.why is not None:
             say(f"{outcome.name}: {outcome.why}")
+    for error in planned.left_out.values():
+        show_error(error)
 
 
 def _for_supervisor(budget: Budget) -> str:
@@ -262,6 +246,7 @@ def _document(planned: Planned) -> dict[str, object]:
         "cache_bytes": planned.cache_bytes,
         "models": [_outcome_document(outcome) for outcome in planned.outcomes],
         "unknown": list(planned.unknown),
+        "left_out": {name: error.message for name, error in planned.left_out.items()},
     }
 
 

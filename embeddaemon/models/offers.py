@@ -34,8 +34,9 @@ def check_task(request: ModelRequest, card: ModelCard) -> None:
     """Raises UnknownTask with the list."""
     if request.task is not None and request.task not in card.prompts:
         known = sorted(card.prompts)
+        offered = f"known are {', '.join(known)}" if known else "it has none"
         raise UnknownTask(
-            f"model {card.name!r} has no task {request.task!r}; known are {', '.join(known) or 'none'}",
+            f"model {card.name!r} has no task {request.task!r}; {offered}",
             details={"known": known},
         )
 

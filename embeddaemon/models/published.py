@@ -55,6 +55,9 @@ class Published:
     head_dimensions: tuple[int, ...] = ()
     """Dimensions for which its folder has heads of their own; the default among them."""
 
+    served_as: str | None = None
+    """ORG/NAME of the same model in the layout that is served, where this repository's is refused."""
+
     @property
     def source(self) -> str:
         """Where it usually comes from."""
@@ -223,6 +226,7 @@ _OTHERS = (
             name=name, organisations=_JINA, family="jina-v3", shape=_MULTILINGUAL_LARGE, dim=1024, max_tokens=8192,
             licence="cc-by-nc-4.0", parameters=572_310_396, pooling=Pooling.MEAN, prompts=card_prompts.JINA_V3,
             cut_dimensions=(768, 512, 256, 128, 64, 32),
+            served_as=None if name.endswith("-hf") else "jinaai/jina-embeddings-v3-hf",
         )
         for name in ("jina-embeddings-v3-hf", "jina-embeddings-v3")
     ),

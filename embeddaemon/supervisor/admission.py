@@ -18,6 +18,7 @@ from embeddaemon.errors import (
 )
 from embeddaemon.governor.core import Never, Wait
 from embeddaemon.models.card import ModelCard
+from embeddaemon.models.nearest import hint
 from embeddaemon.models.offers import check_dimensions, check_precision, check_prompt, check_task
 from embeddaemon.protocol.messages import Load, ModelRequest, Reload, Unload
 from embeddaemon.supervisor.events import RequestReceived
@@ -31,7 +32,7 @@ def model_of(state: State, name: str | None) -> ModelState:
     model = state.models.get(wanted)
     if model is None or model.is_removed:
         known = sorted(name for name, each in state.models.items() if not each.is_removed)
-        raise UnknownModel(f"unknown model {wanted!r}; known are {', '.join(known)}", details={"known": known})
+        raise UnknownModel(f"unknown model {wanted!r}; {hint(wanted, known)}", details={"known": known})
     return model
 
 

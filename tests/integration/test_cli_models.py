@@ -41,3 +41,16 @@ def test_long_form_has_licences_sizes_and_what_surprises(daemon: FakeDaemon) -> 
 def test_programs_get_all_of_it(daemon: FakeDaemon) -> None:
     (model,) = json.loads(models(daemon, "--json").stdout)["models"]
     assert (model["parameters"], model["notes"]) == (22_713_216, ["it is not there"])
+
+
+def test_model_that_the_daemon_serves_is_shown_as_it_has_it(daemon: FakeDaemon) -> None:
+    def show(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, ["models", "show", *arguments, "--endpoint", daemon.endpoint])
+
+    result = show("fake")
+    assert result.exit_code == 0, result.output
+    labels = {line[:13].strip(): line[14:] for line in result.stdout.splitlines()}
+    assert labels["daemon"].startswith(daemon.endpoint)
+    assert (labels["licence"], labels["note"], labels["served"]) == ("apache-2.0", "it is not there", "yes")
+    assert json.loads(show("fake", "--json").stdout)["endpoint"] == daemon.endpoint
+    assert "(table)" in show("bge-m3").stdout, "what it does not serve comes from the table"

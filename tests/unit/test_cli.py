@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from embeddaemon.cli import checks, serve
 from embeddaemon.cli.app import Program, cli
-from embeddaemon.cli.checks import Finding, State
+from embeddaemon.cli.checks import Finding, State, configuration
 from embeddaemon.cli.console import Exit, duration, exit_code
 from embeddaemon.errors import (
     BackingOff,
@@ -33,6 +33,7 @@ from embeddaemon.errors import (
     WorkerCrashed,
 )
 from tests.support.checkpoints import TinyBert
+from tests.support.families.mpnet import TinyMPNet
 
 COMMANDS = ("serve", "embed", "status", "ps", "models", "load", "unload", "bench", "doctor", "config")
 
@@ -220,6 +221,30 @@ def test_config_check_refuses_eight_bits_where_auto_is_a_gpu(tmp_path: Path, mon
     result = run("config", "check", "--config", str(file))
     assert result.exit_code == Exit.USAGE
     assert "models.mini.precision = 'int8': is not computed on cuda, which is device 'auto' here" in result.stderr
+
+
+def test_config_check_and_doctor_name_all_models_that_cannot_be_served_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, mpnet = TinyBert().write(tmp_path / "model"), TinyMPNet().write(tmp_path / "mpnet")
+    file = tmp_path / "e.toml"
+    file.write_text(
+        f'[models.gone]\nsource = "path:{tmp_path}/nowhere"\n[models.good]\nsource = "path:{folder}"\n'
+        f'[models.card]\nsource = "path:{folder}"\ndevice = "cuda:9"\n'
+        f'[models.mp]\nsource = "path:{mpnet}"\ndevice = "cpu"\nprecision = "int8"\n'
+        f'[models.small]\nsource = "path:{folder}"\nestimate = "1KiB"\n[daemon]\ndefault_model = "good"\n'
+    )
+    monkeypatch.setattr("embeddaemon.supervisor.machine.default_device", lambda: "cpu")
+    result = run("config", "check", "--config", str(file))
+    assert result.exit_code == Exit.USAGE
+    lines = result.stderr.splitlines()
+    assert [line.removeprefix("error: models.").partition(".")[0].partition(":")[0] for line in lines] == [
+        "gone", "card", "mp", "small"
+    ]  # fmt: skip
+    assert "for models of BERT's layout, not for this one (mpnet)" in lines[2]
+    finding = configuration({"EMBEDDAEMON_CONFIG": str(file)})
+    assert finding.state is State.BROKEN
+    assert [f"error: {line}" for line in finding.more] == lines
 
 
 def test_config_check_of_the_defaults_is_right() -> None:

@@ -18,7 +18,8 @@ from tests.support.checkpoints import TinyBert, write_json
 
 @pytest.fixture(autouse=True)
 def _nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("EMBEDDAEMON_ENDPOINT", "EMBEDDAEMON_CONFIG", "EMBEDDAEMON_DEBUG"):
+    monkeypatch.setenv("EMBEDDAEMON_ENDPOINT", f"ipc://{tmp_path}/nobody")
+    for name in ("EMBEDDAEMON_CONFIG", "EMBEDDAEMON_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-configuration"))
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
@@ -104,6 +105,55 @@ def test_unknown_name_is_a_usage_error_with_a_hint() -> None:
     assert "did you mean 'bge-m3'?" in result.stderr
 
 
+def test_part_of_a_name_finds_all_that_have_it() -> None:
+    result = models("show", "stella")
+    assert result.exit_code == 2
+    assert "did you mean 'stella_en_1.5B_v5'? also near are stella_en_400M_v5" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["BAAI/bge-m3", "hub:BAAI/bge-m3", "bge-m3", "hub:baai/BGE-M3"])
+def test_published_model_is_known_by_its_repository_too(name: str) -> None:
+    assert lines(models("show", name))["model"] == "bge-m3 (not configured)"
+
+
+def test_repository_that_no_table_has_is_taken_as_a_source() -> None:
+    found = lines(models("show", "hub:nobody/nothing"))
+    assert (found["source"], found["folder"]) == ("hub:nobody/nothing", "not on this machine")
+
+
+def test_layout_that_is_refused_is_said_before_it_is_fetched() -> None:
+    result = models("show", "jina-embeddings-v3")
+    assert result.exit_code == 1
+    assert "jinaai/jina-embeddings-v3 is not served; that of jinaai/jina-embeddings-v3-hf is" in lines(result)["served"]
+
+
+def test_folder_that_others_may_change_is_told_so(tmp_path: Path) -> None:
+    folder = TinyBert().write(tmp_path / "model")
+    folder.chmod(0o777)
+    assert "every user of this machine may change" in lines(models("show", "m", "--model", f"m={folder}"))["served"]
+
+
+def test_several_folders_are_inspected_at_once(tmp_path: Path) -> None:
+    good, bad = TinyBert().write(tmp_path / "good"), TinyBert(config={"num_hidden_layers": 3}).write(tmp_path / "bad")
+    result = models("inspect", str(good), str(bad))
+    assert result.exit_code == 1
+    assert next(line[14:] for line in result.stdout.splitlines() if line.startswith("served")) == "yes"
+    assert "3 layers" in lines(result)["served"]
+    both = json.loads(models("inspect", str(good), str(bad), "--json").stdout)
+    assert [each["can_be_served"] for each in both] == [True, False]
+
+
+def test_folder_is_loaded_when_that_is_asked_for(tmp_path: Path) -> None:
+    """Guards: what only the load can find. A child of its own imports torch."""
+    good, bad = TinyBert().write(tmp_path / "good"), TinyBert(config={"intermediate_size": 64}).write(tmp_path / "bad")
+    result = models("inspect", "--load", str(good))
+    assert result.exit_code == 0, result.output
+    assert "one text gave 32 dimensions" in lines(result)["loaded"]
+    result = models("inspect", "--load", str(bad))
+    assert result.exit_code == 1
+    assert "intermediate.dense" in lines(result)["served"]
+
+
 def test_published_model_is_shown_whatever_is_wrong_with_the_configuration(tmp_path: Path) -> None:
     config = tmp_path / "embeddaemon.toml"
     config.write_text("[daemon]\nnonsense = 1\n")
@@ -125,7 +175,11 @@ def test_folder_that_can_be_served_is_inspected(tmp_path: Path) -> None:
     assert found["note"] == "the licence cc-by-nc-4.0 forbids commercial use"
     values = document("inspect", str(folder))
     assert (values["can_be_served"], values["error"], values["origins"]) == (True, None, {})
-    assert (values["dim"], values["prompts"], values["is_non_commercial"]) == (32, {"query": "query: "}, True)
+    assert (values["dim"], values["prompts"], values["is_non_commercial"]) == (
+        32,
+        {"query": "query: ", "document": ""},
+        True,
+    )
     assert values["estimate"]["worker_bytes"] > 0
     assert values["estimate"]["template_peak_bytes"] >= values["estimate"]["template_bytes"]
 

@@ -13,9 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from embeddaemon.cli.app import cli
+from embeddaemon.cli.model_checks import Checked, card_here
 from embeddaemon.cli.plan import make_plan
 from embeddaemon.config.flags import Flags
 from embeddaemon.config.loading import load_settings
+from embeddaemon.config.settings import Settings
 from embeddaemon.governor.budget import GIB, MIB
 from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.governor.learned import Key, Learned, Measured
@@ -65,6 +67,10 @@ def fits(config: Path, *arguments: str) -> dict[str, str]:
     return {model["name"]: model["fits"] for model in document(config, *arguments)["models"]}
 
 
+def seen(settings: Settings) -> Checked:
+    return Checked({spec.name: card_here(spec) for spec in settings.models})
+
+
 def test_models_that_fit_side_by_side_are_told_so(config: Path) -> None:
     result = run(config, "--memory-budget", "2GiB")
     assert result.exit_code == 0
@@ -88,7 +94,7 @@ def test_model_that_another_must_go_for_is_named(config: Path) -> None:
 def test_model_goes_however_long_it_is_to_stay_at_least(config: Path) -> None:
     settings = load_settings(config_file=config, environment={}, flags=Flags(memory_budget="1100MiB"))
     probe = FakeProbe(limit_bytes=8 * GIB)
-    planned = make_plan(replace(settings, min_residence_seconds=1e6), settings.models, probe, MACHINE)
+    planned = make_plan(replace(settings, min_residence_seconds=1e6), seen(settings), probe, MACHINE)
     assert [outcome.fit for outcome in planned.outcomes] == [Fit.YES, Fit.YES, Fit.EVICTS]
 
 
@@ -151,6 +157,23 @@ def test_model_without_files_is_refused_by_its_name(config: Path, tmp_path: Path
     assert "models.gone" in result.stderr
 
 
+def test_models_that_cannot_be_served_are_left_out_with_the_reasons_and_the_others_are_planned(
+    config: Path, tmp_path: Path
+) -> None:
+    config.write_text(
+        f'{config.read_text()}\n[models.gone]\nsource = "path:{tmp_path}/missing"\n'
+        f'[models.there]\nsource = "path:{tmp_path}/model"\ndevice = "cuda:7"\n'
+        f'[models.small]\nsource = "path:{tmp_path}/model"\nestimate = "1KiB"\n'
+    )
+    result = run(config, "--memory-budget", "2GiB")
+    assert result.exit_code == 2
+    assert result.stdout.count("yes") == 3
+    assert result.stdout.count("left out") == 3
+    for reason in ("error: models.gone: ", 'models.there.device = "cuda:7"', "models.small.estimate"):
+        assert reason in result.stderr
+    assert set(document(config, "--memory-budget", "2GiB")["left_out"]) == {"gone", "there", "small"}
+
+
 def test_model_of_the_hub_that_is_not_here_is_unknown_and_the_others_are_planned(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +201,7 @@ def test_learned_footprints_are_planned_with(tmp_path: Path) -> None:
         environment={"STATE_DIRECTORY": str(tmp_path / "state"), "XDG_CONFIG_HOME": str(tmp_path)},
         flags=flags,
     )
-    planned = make_plan(settings, settings.models, FakeProbe(limit_bytes=8 * GIB), MACHINE)
+    planned = make_plan(settings, seen(settings), FakeProbe(limit_bytes=8 * GIB), MACHINE)
     (outcome,) = planned.outcomes
     assert outcome.fit is Fit.YES
     worker_bytes = outcome.at_rest[0].bytes - 420 * MIB
@@ -196,7 +219,7 @@ def test_cache_and_devices_have_their_place_in_the_plan(tmp_path: Path) -> None:
     }
     settings = load_settings(config_file=None, environment=environment, flags=flags)
     probe = FakeProbe(limit_bytes=8 * GIB, cards={"cuda:0": FakeCard(10 * GIB, 10 * GIB)})
-    planned = make_plan(replace(settings, gpu_memory_budget="50%"), settings.models, probe, MACHINE)
+    planned = make_plan(replace(settings, gpu_memory_budget="50%"), seen(settings), probe, MACHINE)
     assert [(each.device, each.bytes) for each in planned.budgets] == [("ram", 4 * GIB), ("cuda:0", 5 * GIB)]
     (outcome,) = planned.outcomes
     ram, cuda = outcome.leased
