@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from embeddaemon.errors import InternalError as InternalError
     from embeddaemon.errors import Invalid as Invalid
     from embeddaemon.errors import InvalidInput as InvalidInput
+    from embeddaemon.errors import ModelChanged as ModelChanged
     from embeddaemon.errors import ModelGated as ModelGated
     from embeddaemon.errors import ModelNotFound as ModelNotFound
     from embeddaemon.errors import NoHeadroom as NoHeadroom
@@ -59,8 +60,8 @@ if TYPE_CHECKING:
 _ERRORS = (
     *("BackingOff", "BadOutput", "Busy", "ConfigError", "CorruptModel", "DaemonUnreachable", "Draining"),
     *("EmbedDaemonError", "Expired", "Failed", "FailedLoad", "Forbidden", "HubUnreachable", "InputTooLarge"),
-    *("InternalError", "Invalid", "InvalidInput", "ModelGated", "ModelNotFound", "NoHeadroom", "ProtocolError"),
-    *("Refused", "RequestError", "TextTooLong", "UnknownDimensions", "UnknownModel", "UnknownTask"),
+    *("InternalError", "Invalid", "InvalidInput", "ModelChanged", "ModelGated", "ModelNotFound", "NoHeadroom"),
+    *("ProtocolError", "Refused", "RequestError", "TextTooLong", "UnknownDimensions", "UnknownModel", "UnknownTask"),
     *("UnsupportedModel", "UnsupportedVersion", "WorkerCrashed"),
 )
 

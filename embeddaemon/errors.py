@@ -33,7 +33,7 @@
                 ├── HubUnreachable  no network, and not in the cache              hub_unreachable
                 ├── CorruptModel    files damaged or incomplete                   model_corrupt
                 ├── UnsafeModel     files that everybody may change               model_unsafe
-                ├── ModelChanged    files changed while they were read            model_changed
+                ├── ModelChanged    files changed while read, or during a call    model_changed
                 └── UnsupportedModel  a family or option that is not served       model_unsupported
 
 Covers what is raised and what travels. How an error is laid out on the wire is in protocol/codec.py.
@@ -280,7 +280,11 @@ class UnsafeModel(FailedLoad):
 
 
 class ModelChanged(FailedLoad):
-    """The model's files changed while they were read; the daemon reads them again when they are still."""
+    """The model's files changed while they were read; the daemon reads them again when they are still.
+
+    Also of a call whose vectors would be of two models, since its model changed while it was answered: ask again. A
+    stream that gave vectors out says in ``details["given"]`` of how many texts.
+    """
 
     code = "model_changed"
     retryable = True

@@ -180,9 +180,7 @@ class MockClient(SentenceTransformerMethods):
             raise UnknownDimensions(
                 f"model {model} does not offer {request.dimensions} dimensions, only {dim}", details={"offered": [dim]}
             )
-        precision = PRECISIONS.get(request.precision)
-        if precision is None:
-            raise InvalidInput(f"precision {request.precision!r} is not offered; offered are {', '.join(PRECISIONS)}")
+        precision = PRECISIONS[request.precision]
         tokens = self._tokens(request, piece)
         truncated = tuple(index for index, text in enumerate(tokens) if len(text) > self._max_tokens)
         vectors = [
@@ -198,6 +196,7 @@ class MockClient(SentenceTransformerMethods):
             tokens=sum(min(len(text), self._max_tokens) for text in tokens),
             truncated=truncated,
             timings=Timings(),
+            weights=f"mock-{model}",
         )
         ranges = np.full((2, dim), 4 / math.sqrt(dim), np.float32) * np.array([[-1], [1]], np.float32)
         numbers = written(np.stack(vectors), precision, ranges).astype(precision.dtype)
@@ -250,6 +249,7 @@ class MockClient(SentenceTransformerMethods):
             "state": "ready" if name in self._ready else "available",
             "family": "mock",
             "dim": self._models[name],
+            "whole_dim": self._models[name],
             "dimensions": [self._models[name]],
             "max_tokens": self._max_tokens,
             "pooling": ["mean"],

@@ -26,6 +26,8 @@ class Sender:
 
     worker: int
     incarnation: int
+    weights: str = ""
+    """Stands for those of its model."""
 
     def __str__(self) -> str:
         return f"{self.worker}.{self.incarnation}"
@@ -87,6 +89,7 @@ def vectors_frames(
         truncated=tokenized.truncated,
         timings=Timings(queue_us=item.queue_us, tokenize_us=tokenize_us, compute_us=compute_us),
         poisoned=poisoned,
+        weights=sender.weights,
     )
     result = link.Result(
         sender.worker, sender.incarnation, item.serial, "", tokenized.count, tokenized.tokens, tokenize_us, compute_us

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import zmq
 
 from embeddaemon.errors import BadOutput, Cancelled, EmbedDaemonError, Expired, InternalError, Invalid
+from embeddaemon.models.identity import weights_id
 from embeddaemon.protocol import control, link, wire
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.telemetry.logs import fields
@@ -71,7 +72,8 @@ class Compute:
         """Micro-batches finished."""
         self.tokens = 0
         """Computed."""
-        self._sender = Sender(command.worker, command.incarnation)
+        weights = weights_id(loaded.order.card, loaded.facts)
+        self._sender = Sender(command.worker, command.incarnation, weights)
         self._model = loaded.model
         self._card = loaded.order.card
         self._outputs = Outputs(loaded.model, loaded.order.card)

@@ -102,6 +102,7 @@ def tokenize(
         for part in watch.parts(digests):
             together = texts if len(part) == len(texts) else [texts[place] for place in part]
             encoded += model.tokenize(together, prompt=prompt, max_tokens=card.max_tokens, between=between)
+        _check_room(encoded, prompt, model, card)
     else:
         if request.task is not None or request.prompt is not None:
             raise InvalidInput("a task or a prompt goes before texts; token ids are taken as they are")
@@ -158,6 +159,19 @@ def _prompt(request: ModelRequest, card: ModelCard) -> str:
         return request.prompt
     task = request.task or card.default_task
     return card.prompts[task] if task is not None else ""
+
+
+def _check_room(encoded: Sequence[Encoded], prompt: str, model: LoadedModel, card: ModelCard) -> None:
+    """Where a prompt alone fills the model, what is cut off is the text: all of them would have one vector."""
+    if not prompt or all(one.full_length <= len(one.ids) for one in encoded):
+        return
+    tokens = model.tokenize([""], prompt=prompt, max_tokens=card.max_tokens)[0].full_length
+    if tokens >= card.max_tokens:
+        raise InvalidInput(
+            f"the prompt has {tokens} tokens, special tokens included, and {card.name} takes {card.max_tokens}: it "
+            "leaves no room for a text",
+            details={"tokens": tokens, "limit": card.max_tokens},
+        )
 
 
 def _check_texts(texts: Sequence[str], unique: Sequence[str]) -> None:

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import IO, BinaryIO, NoReturn
 
 import click
+import numpy as np
 from tqdm import tqdm
 
 from embeddaemon.cli import connect, target, texts
 from embeddaemon.cli.console import Exit, say
-from embeddaemon.cli.vectors import FORMATS, writer_for
+from embeddaemon.cli.vectors import FORMATS, Rows, writer_for
 from embeddaemon.client.sync import Client
 from embeddaemon.errors import Invalid
+from embeddaemon.protocol.limits import MAX_DIMENSIONS
 from embeddaemon.protocol.precisions import PRECISIONS
 
 STANDARD = "-"
@@ -69,7 +71,10 @@ class Cut:
 @click.option("--task", metavar="NAME", help="What the vectors are for, such as query or document; see `models`.")
 @click.option("--prompt", metavar="TEXT", help="Put this before every text, instead of a task's prompt.")
 @click.option(
-    "--dimensions", type=click.IntRange(min=1), metavar="N", help="Shorter vectors, where the model offers them."
+    "--dimensions",
+    type=click.IntRange(1, MAX_DIMENSIONS),
+    metavar="N",
+    help="Shorter vectors, where the model offers them.",
 )
 @click.option(
     "--precision", type=click.Choice(tuple(PRECISIONS)), default="float32", help="Of the numbers. Default: float32."
@@ -98,6 +103,8 @@ def embed_command(
 
     Texts come from the command line, from a file (-i) or from standard input, one per line, and are streamed: the size
     of the input does not matter. A file appears under its name when it is complete; an interruption leaves nothing.
+    What numbers of int8 and uint8 stand for, lowest and highest of each dimension, is in the JSON document, else in a
+    NumPy file (2, dimensions) beside the output: vectors.ranges.npy for vectors.npy.
 
     \b
     Examples:
@@ -109,6 +116,7 @@ def embed_command(
     if prompt is not None and task is not None:
         raise click.UsageError("--task and --prompt both say what stands before the texts: give one of them")
     where = output_of(output, form)
+    ranges_path = _ranges_path(where, precision)
     request = Request(
         model=model, task=task, prompt=prompt, dimensions=dimensions, precision=precision, truncate=truncate
     )
@@ -126,14 +134,22 @@ def embed_command(
             "--no-truncate fails instead"
         )
     if where.path is not None:
-        say(f"{_count(written, 'vector')} written to {where.path}")
+        beside = f", what its numbers stand for to {ranges_path}" if ranges_path is not None and written else ""
+        say(f"{_count(written, 'vector')} written to {where.path}{beside}")
 
 
 def _embed(
     client: Client, several: Iterable[str], request: Request, where: Output, bar: tqdm[NoReturn]
 ) -> tuple[int, Cut]:
-    cut = Cut()
-    with _opened(where) as file:
+    cut, ranges_path = Cut(), _ranges_path(where, request.precision)
+    with ExitStack() as files:
+        file = files.enter_context(_opened(where))
+
+        def take_ranges(ranges: Rows) -> None:
+            writer.take_ranges(ranges)
+            if ranges_path is not None:  # entered last, so it has its name before the vectors have theirs
+                np.save(files.enter_context(target.whole_file(ranges_path)), ranges)
+
         writer = writer_for(where.form, file, request.model or client.hello().default_model, request.precision)
         pieces = client.embed_stream(
             several,
@@ -144,7 +160,7 @@ def _embed(
             truncate=request.truncate,
             precision=request.precision,
             on_truncated=cut.add,
-            on_ranges=writer.take_ranges,
+            on_ranges=take_ranges,
         )
         for rows in pieces:
             writer.write(rows)
@@ -171,6 +187,23 @@ def output_of(output: str | None, form: str | None) -> Output:
             f"{output}: which format? Name a file that ends with .npy, .jsonl or .json, or give --format"
         )
     return Output(path, form or ending)
+
+
+def _ranges_path(where: Output, precision: str) -> Path | None:
+    """The file beside the vectors for what numbers of 8 bits stand for; None where there is nothing to keep apart.
+
+    Raises click's UsageError where they would be lost.
+    """
+    if not PRECISIONS[precision].has_ranges or where.form == "json":
+        return None
+    if where.path is None:
+        raise click.UsageError(
+            f"numbers of {precision} mean nothing without their ranges, for which {where.form} on standard output has "
+            "no place: name a file with -o (the ranges go into a file beside it), or give --format json"
+        )
+    if where.path.exists() and not where.path.is_file():
+        raise click.UsageError(f"{where.path}: ranges of {precision} go into a file beside it, and this is no file")
+    return where.path.with_suffix(".ranges.npy")
 
 
 def _opened(where: Output) -> AbstractContextManager[IO[bytes] | BinaryIO]:

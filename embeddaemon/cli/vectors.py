@@ -55,7 +55,7 @@ class JsonLines:
         self.count = 0
 
     def take_ranges(self, ranges: Rows) -> None:
-        """A line has no place for them."""
+        """A line has no place for them: they are in a file beside."""
 
     def write(self, rows: Rows) -> None:
         for numbers in _as_json(rows):
@@ -119,7 +119,7 @@ class Npy:
         file.write(_npy_header(0, 0, dtype))
 
     def take_ranges(self, ranges: Rows) -> None:
-        """The file is the numbers and nothing else."""
+        """The file is the numbers and nothing else: they are in one beside."""
 
     def write(self, rows: Rows) -> None:
         self._dim = rows.shape[1]

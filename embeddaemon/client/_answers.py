@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from embeddaemon.client._window import Answered
+from embeddaemon.client import _faults as faults
+from embeddaemon.client._window import Answered, Span
 from embeddaemon.client.results import Embeddings, FloatArray, IdArray
 from embeddaemon.errors import ProtocolError
 from embeddaemon.protocol import codec
-from embeddaemon.protocol.messages import Document, Timings, Tokens, Vectors
+from embeddaemon.protocol.messages import Document, Embed, Timings, Tokens, Vectors
 from embeddaemon.protocol.numbers import Numbers, read, written
 from embeddaemon.protocol.precisions import PRECISIONS
 
@@ -32,14 +33,15 @@ class Taken:
 
 def vectors_of(answered: Answered) -> Taken:
     """The header and the arrays of an ``embed`` answer."""
-    answer = answered.answer
-    if not isinstance(answer, Vectors):
-        raise ProtocolError(f"embed was answered with {type(answer).__name__}")
+    answer = _vectors_header(answered)
     precision = PRECISIONS.get(answer.dtype)
     if precision is None:
         raise ProtocolError(f"vectors of {answer.dtype} are not known to this client")
     if answer.count != answered.piece.count:
         raise ProtocolError(f"{answered.piece.count} texts were answered with {answer.count} vectors")
+    request = answered.piece.request
+    if isinstance(request, Embed) and answer.dtype != request.precision:
+        raise ProtocolError(f"vectors of {request.precision} were asked for, {answer.dtype} was answered")
     columns = precision.columns(answer.dim)
     sizes = [answer.count * columns * np.dtype(precision.dtype).itemsize]
     numbers, *rest = _frames(answered, [*sizes, 2 * answer.dim * 4] if precision.has_ranges else sizes)
@@ -47,30 +49,52 @@ def vectors_of(answered: Answered) -> Taken:
     return Taken(answer, _array(numbers, precision.dtype).reshape(answer.count, columns), ranges)
 
 
+def _vectors_header(answered: Answered) -> Vectors:
+    if not isinstance(answered.answer, Vectors):
+        raise ProtocolError(f"embed was answered with {type(answered.answer).__name__}")
+    return answered.answer
+
+
 class Alike:
-    """Makes the answers to the pieces of one call alike: of one precision, one length, and the same ranges."""
+    """Makes the answers to the pieces of one call alike: of the same weights, one length, and the same ranges."""
 
     def __init__(self) -> None:
         self.ranges: FloatArray | None = None
         """Of the first answer."""
         self._first: Vectors | None = None
+        self._given = 0
 
     def take(self, answered: Answered) -> Taken:
-        """The next answer. Where a worker on other hardware found other ranges, its numbers are made anew."""
+        """The next answer. Where a worker on other hardware found other ranges, its numbers are made anew.
+
+        Raises ModelChanged where it is of other weights than those before it, which were given out.
+        """
         taken = vectors_of(answered)
         header = taken.header
         if self._first is None:
             self._first, self.ranges = header, taken.ranges
-        if (header.dim, header.dtype) != (self._first.dim, self._first.dtype):
-            raise ProtocolError(
-                f"pieces of one call were answered with {self._first.dim} dimensions of {self._first.dtype} and "
-                f"{header.dim} of {header.dtype}"
-            )
+        if source_of(header) != source_of(self._first):
+            raise faults.changed_in_stream(header.model, self._given)
+        self._given += header.count
         if self.ranges is None or taken.ranges is None or np.array_equal(self.ranges, taken.ranges):
             return taken
         precision = PRECISIONS[header.dtype]
         values = read(taken.numbers, precision, header.dim, taken.ranges)
         return replace(taken, numbers=written(values, precision, self.ranges), ranges=self.ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What vectors come from. Those of two sources are not to be compared, or do not even fit together."""
+
+    model: str
+    weights: str
+    dim: int
+
+
+def source_of(header: Vectors) -> Source:
+    """Of an answer's vectors."""
+    return Source(header.model, header.weights, header.dim)
 
 
 def ids_of(answered: Answered) -> list[IdArray]:
@@ -111,62 +135,102 @@ OnRanges = Callable[[FloatArray], None]
 """Told the ranges (2, dim) of a call's numbers, once, before the first of them."""
 
 
+class _Gathering:
+    """The answers of one call that are of one source, each in its place."""
+
+    def __init__(self, texts: int) -> None:
+        self.counts: dict[int, int] = {}
+        """Texts of each answer, by the place of its first one."""
+        self.first_answered_at = float("inf")
+        self.vectors: Numbers | None = None
+        self.header: Vectors | None = None
+        self.tokens = 0
+        self.truncated: list[int] = []
+        self.poisoned: list[int] = []
+        self.timings = Timings()
+        self.alike = Alike()
+        self._texts = texts
+
+    def take(self, answered: Answered) -> None:
+        taken = self.alike.take(answered)
+        header, offset = taken.header, answered.piece.offset
+        if self._texts == header.count:
+            self.vectors = taken.numbers
+        else:
+            if self.vectors is None:
+                self.vectors = np.empty((self._texts, taken.numbers.shape[1]), taken.numbers.dtype)
+            self.vectors[offset : offset + header.count] = taken.numbers
+        self.counts[offset] = header.count
+        self.first_answered_at = min(self.first_answered_at, answered.answered_at)
+        self.header = header
+        self.tokens += header.tokens
+        self.truncated += [offset + index for index in header.truncated]
+        self.poisoned += [offset + index for index in header.poisoned]
+        self.timings = _sum(self.timings, header.timings)
+
+
 class Assembler:
-    """The answers of one ``embed`` call, in order, into one array that is allocated once."""
+    """The answers of one ``embed`` call into one array that is allocated once.
+
+    A model may change while a call is answered. Then those of ``outdated`` are to be asked for again, once.
+    """
 
     def __init__(self, texts: int) -> None:
         self._texts = texts
-        self._alike = Alike()
-        self._vectors: Numbers | None = None
-        self._header: Vectors | None = None
+        self._gatherings: dict[Source, _Gathering] = {}
+        self._counts: dict[int, int] = {}
         self._done = 0
-        self._tokens = 0
-        self._truncated: list[int] = []
-        self._poisoned: list[int] = []
-        self._timings = Timings()
         self._began_at = float("inf")
         self._ended_at = 0.0
 
     @property
     def done(self) -> int:
-        """Texts answered so far."""
+        """Texts answered so far, whatever they are answered of."""
         return self._done
 
     def take(self, answered: Answered) -> None:
         """Add the next answer."""
-        taken = self._alike.take(answered)
-        header, offset = taken.header, self._done
-        if self._texts == header.count:
-            self._vectors = taken.numbers
-        else:
-            if self._vectors is None:
-                self._vectors = np.empty((self._texts, taken.numbers.shape[1]), taken.numbers.dtype)
-            self._vectors[offset : offset + header.count] = taken.numbers
-        self._done += header.count
-        self._header = header
-        self._tokens += header.tokens
-        self._truncated += [offset + index for index in header.truncated]
-        self._poisoned += [offset + index for index in header.poisoned]
-        self._timings = _sum(self._timings, header.timings)
+        header, offset = _vectors_header(answered), answered.piece.offset
+        source = source_of(header)
+        if source not in self._gatherings:
+            self._gatherings[source] = _Gathering(self._texts)
+        self._gatherings[source].take(answered)
+        self._done += header.count - self._counts.get(offset, 0)
+        self._counts[offset] = header.count
         self._began_at = min(self._began_at, answered.submitted_at)
         self._ended_at = max(self._ended_at, answered.answered_at)
 
+    def outdated(self) -> list[Span]:
+        """The answers of older weights than the newest, in order. They are forgotten."""
+        newest = self._newest()
+        self._gatherings = {source: one for source, one in self._gatherings.items() if one is newest}
+        return [Span(offset, count) for offset, count in sorted(self._counts.items()) if offset not in newest.counts]
+
+    def _newest(self) -> _Gathering:
+        """Old workers go on for a moment beside the new ones: what was answered first tells which are the new."""
+        assert self._gatherings, "assembled without a piece: bug"
+        return max(reversed(self._gatherings.values()), key=lambda one: one.first_answered_at)
+
     def embeddings(self, *, is_single: bool) -> Embeddings:
-        """Everything together; (dim,) for a single string."""
+        """Everything together; (dim,) for a single string. Raises ModelChanged when it changed again and again."""
         assert self._done == self._texts, "assembled before every piece was answered: bug"
-        assert self._vectors is not None, "assembled without a piece: bug"
-        assert self._header is not None, "assembled without a piece: bug"
+        newest = self._newest()
+        assert newest.vectors is not None, "gathered without an answer: bug"
+        assert newest.header is not None, "gathered without an answer: bug"
+        if newest.counts.keys() != self._counts.keys():
+            raise faults.changed_again(newest.header.model)
         return Embeddings(
-            vectors=self._vectors[0] if is_single else self._vectors,
-            model=self._header.model,
-            tokens=self._tokens,
-            truncated=tuple(sorted(self._truncated)),
-            poisoned=tuple(sorted(self._poisoned)),
-            timings=self._timings,
+            vectors=newest.vectors[0] if is_single else newest.vectors,
+            model=newest.header.model,
+            weights=newest.header.weights,
+            tokens=newest.tokens,
+            truncated=tuple(sorted(newest.truncated)),
+            poisoned=tuple(sorted(newest.poisoned)),
+            timings=newest.timings,
             seconds=self._ended_at - self._began_at,
-            precision=self._header.dtype,
-            dimensions=self._header.dim,
-            ranges=self._alike.ranges,
+            precision=newest.header.dtype,
+            dimensions=newest.header.dim,
+            ranges=newest.alike.ranges,
         )
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embeddaemon.client._requests import embed_request
-from embeddaemon.client.results import FloatArray
+from embeddaemon.client import _requests as requests
+from embeddaemon.client.results import Embeddings, NumberArray
 from embeddaemon.errors import InvalidInput
 from embeddaemon.protocol.messages import Embed
 from embeddaemon.protocol.numbers import written
@@ -43,12 +43,13 @@ class EncodeOptions:
                 f"precision {self.precision!r} with truncate_dim is not served here: the daemon knows the ranges; use "
                 "embed(dimensions=..., precision=...)"
             )
-        return embed_request(
+        requests.truncate_dim(self.truncate_dim)
+        return requests.embed_request(
             model=self.model,
             task=None if self.prompt is not None else self.prompt_name,
             prompt=self.prompt,
             dimensions=None,
-            normalize=self.normalize_embeddings and not self._is_cut_here,
+            normalize=bool(self.normalize_embeddings) and not self._is_cut_here,
             truncate=True,
             precision="float32" if self._is_cut_here and self.precision in PRECISIONS else self.precision,
             lane=None,
@@ -65,10 +66,11 @@ class EncodeOptions:
         """Whether the model's tasks decide."""
         return bool(self.task_choices) and self.prompt is None and self.prompt_name is None
 
-    def finish(self, vectors: FloatArray) -> FloatArray | list[FloatArray]:
+    def finish(self, embeddings: Embeddings) -> NumberArray | list[NumberArray]:
         """The vectors as asked for: cut to any length, offered or not, and only then normalised, as they do it."""
+        vectors = embeddings.vectors
         if self._is_cut_here:
-            vectors = np.ascontiguousarray(vectors[..., : self.truncate_dim])
+            vectors = np.ascontiguousarray(vectors[..., : requests.truncate_dim(self.truncate_dim)])
             if self.normalize_embeddings:
                 vectors /= np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32(1e-12))
             vectors = written(vectors, PRECISIONS[self.precision], None)

@@ -12,6 +12,7 @@ from embeddaemon.errors import (
     EmbedDaemonError,
     Expired,
     Forbidden,
+    ModelChanged,
     ProtocolError,
     UnsupportedVersion,
 )
@@ -90,6 +91,24 @@ def expired(endpoint: str, *, waited_seconds: float, quiet_seconds: float, why: 
     if why is not None:
         return Expired(f"{no_answer}; the daemon said: {why}", details=details | {"why": why})
     return Expired(f"{no_answer}: give more time with timeout=, or less work", details=details)
+
+
+def changed_in_stream(model: str, given: int) -> ModelChanged:
+    """The next vectors of a stream would be of other weights than those that were given out."""
+    return ModelChanged(
+        f"model {model!r} changed while the call ran: the vectors of its first {given} texts, which were given out, "
+        "are of the old weights (or settings), the next ones of the new. Ask again from the first text on",
+        details={"model": model, "given": given},
+    )
+
+
+def changed_again(model: str) -> ModelChanged:
+    """What was asked for again, since a model had changed, came of yet other weights."""
+    return ModelChanged(
+        f"model {model!r} changed more than once while the call ran: its vectors would be of several weights (or "
+        "settings). Ask again",
+        details={"model": model},
+    )
 
 
 def server_of(answer: Answer, behind: Sequence[bytes | memoryview]) -> ServerInfo:

@@ -6,8 +6,9 @@ An operation yields an ``Exchange``; whoever runs it gets the pieces answered an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,20 +17,28 @@ from embeddaemon.client import _requests as requests
 from embeddaemon.client._answers import Assembler, document_of, ids_of
 from embeddaemon.client._encode_options import EncodeOptions
 from embeddaemon.client._requests import Pieces
-from embeddaemon.client._window import PIECE_CHARACTERS, Answered
+from embeddaemon.client._window import PIECE_CHARACTERS, Answered, Span
 from embeddaemon.client.results import (
     Embeddings,
-    FloatArray,
     Health,
     IdArray,
     ModelInfo,
     ModelList,
+    NumberArray,
     ServerInfo,
     health_of,
     model_list,
     server_info,
 )
-from embeddaemon.errors import DaemonUnreachable, EmbedDaemonError, Expired, InvalidInput, UnknownModel
+from embeddaemon.errors import (
+    DaemonUnreachable,
+    EmbedDaemonError,
+    Expired,
+    InvalidInput,
+    UnknownDimensions,
+    UnknownModel,
+    UnknownTask,
+)
 from embeddaemon.protocol import messages
 from embeddaemon.protocol.messages import Embed, Hello, Load, Models, Reload, Request, Status, Tokenize, Unload
 from embeddaemon.protocol.precisions import PRECISIONS
@@ -61,7 +70,8 @@ def embed(texts: object, request: Embed, *, is_lane_given: bool, report: Report)
     if not is_lane_given:
         request = requests.in_lane_for(request, [len(text) for text in listed], largest=PIECE_CHARACTERS)
     pieces = requests.text_pieces(request, listed)
-    return (yield from _assembled(pieces, len(listed), is_single=is_single, report=report))
+    again = partial(requests.text_pieces_of, request, listed)
+    return (yield from _assembled(pieces, again, len(listed), is_single=is_single, report=report))
 
 
 def embed_ids(ids: object, request: Embed, *, is_lane_given: bool) -> Operation[Embeddings]:
@@ -72,14 +82,18 @@ def embed_ids(ids: object, request: Embed, *, is_lane_given: bool) -> Operation[
     if not is_lane_given:
         request = requests.in_lane_for(request, [len(text) for text in listed], largest=requests.PIECE_IDS)
     pieces = requests.id_pieces(request, listed)
-    return (yield from _assembled(pieces, len(listed), is_single=False, report=unreported))
+    again = partial(requests.id_pieces_of, request, listed)
+    return (yield from _assembled(pieces, again, len(listed), is_single=False, report=unreported))
 
 
 def unreported(_done: int, _total: int) -> None:
     """Nobody wants to know."""
 
 
-def _assembled(pieces: Pieces, texts: int, *, is_single: bool, report: Report) -> Operation[Embeddings]:
+def _assembled(
+    pieces: Pieces, again: Callable[[Sequence[Span]], Pieces], texts: int, *, is_single: bool, report: Report
+) -> Operation[Embeddings]:
+    """``again`` makes the pieces that are asked for once more, where the model changed while they were answered."""
     assembler = Assembler(texts)
 
     def take(answered: Answered) -> None:
@@ -87,22 +101,43 @@ def _assembled(pieces: Pieces, texts: int, *, is_single: bool, report: Report) -
         report(assembler.done, texts)
 
     yield Exchange(pieces, take)
+    if outdated := assembler.outdated():
+        yield Exchange(again(outdated), take)
     return assembler.embeddings(is_single=is_single)
 
 
 def _nothing(request: Embed) -> Operation[Embeddings]:
-    """No texts: (0, dim), where only the daemon knows dim."""
+    """No texts: (0, dim), where only the daemon knows dim. What is wrong with the options is told all the same."""
+    if request.task is not None and request.prompt is not None:
+        raise InvalidInput("a request names a task or brings a prompt of its own, not both")
     info = yield from model_info(request.model)
-    dim = request.dimensions or info.dimension
+    if info.dimension is not None:
+        _check_offers(request, info)
+    dim = None if info.dimension is None else request.dimensions or info.dimension
     if dim is None:  # a hub model that was never fetched: only loading it tells
         assembler = Assembler(1)
         yield Exchange(requests.text_pieces(request, [ANY_TEXT]), assembler.take)
         dim = assembler.embeddings(is_single=True).dimensions
-    precision = PRECISIONS.get(request.precision)
-    if precision is None:
-        raise InvalidInput(f"precision {request.precision!r} is not offered; offered are {', '.join(PRECISIONS)}")
+    precision = PRECISIONS[request.precision]
     vectors = np.empty((0, precision.columns(dim)), precision.dtype)
     return Embeddings(vectors=vectors, model=info.name, tokens=0, precision=precision.name, dimensions=dim)
+
+
+def _check_offers(request: Embed, info: ModelInfo) -> None:
+    """Raises what the daemon would, of a model whose files were seen."""
+    if request.task is not None and request.task not in info.tasks:
+        known = list(info.tasks)
+        raise UnknownTask(
+            f"model {info.name!r} has no task {request.task!r}; known are {', '.join(known) or 'none'}",
+            details={"known": known},
+        )
+    if request.dimensions not in {None, info.dimension, *info.dimensions}:
+        offered = list(info.dimensions)
+        raise UnknownDimensions(
+            f"model {info.name!r} does not offer {request.dimensions} dimensions; "
+            f"offered are {', '.join(map(str, offered))}",
+            details={"offered": offered},
+        )
 
 
 def tokenize(texts: object, request: Tokenize) -> Operation[list[IdArray]]:
@@ -114,14 +149,37 @@ def tokenize(texts: object, request: Tokenize) -> Operation[list[IdArray]]:
     return ids
 
 
-def encode(sentences: object, options: EncodeOptions, *, report: Report) -> Operation[FloatArray | list[FloatArray]]:
+def encode(sentences: object, options: EncodeOptions, *, report: Report) -> Operation[NumberArray | list[NumberArray]]:
     """``encode`` and its two sisters."""
     request = options.request()
-    if options.wants_choice:
+    if options.wants_choice or options.truncate_dim is not None:
         info = yield from model_info(request.model)
-        request = replace(request, task=next((task for task in options.task_choices if task in info.tasks), None))
+        if options.truncate_dim is not None:
+            info = yield from _understood(info, request)
+            request = replace(request, dimensions=_whole(info, options.truncate_dim))
+        if options.wants_choice:
+            request = replace(request, task=next((task for task in options.task_choices if task in info.tasks), None))
     embeddings = yield from embed(sentences, request, is_lane_given=False, report=report)
-    return options.finish(embeddings.vectors)
+    return options.finish(embeddings)
+
+
+def _whole(info: ModelInfo, truncate_dim: int) -> int | None:
+    """The dimensions of vectors before anything is cut; None: those that come by themselves are long enough."""
+    longest = max(info.dimensions, default=0)
+    if info.whole_dimension is None and (info.dimension or 0) < min(truncate_dim, longest):
+        raise InvalidInput(
+            f"the daemon does not say how long vectors of {info.name!r} are before they are cut to {info.dimension}: "
+            f"upgrade it, or use embed(dimensions=...), which offers {', '.join(map(str, info.dimensions))}"
+        )
+    return info.whole_dimension
+
+
+def _understood(info: ModelInfo, request: Embed) -> Operation[ModelInfo]:
+    """The same model, loaded where only its loading tells how long its vectors are before anything is cut."""
+    if info.dimension is None:
+        yield Exchange(requests.text_pieces(replace(request, task=None), [ANY_TEXT]), lambda _answered: None)
+        info = yield from model_info(request.model)
+    return info
 
 
 def ask(request: Request) -> Operation[dict[str, Any]]:

@@ -11,11 +11,12 @@ from dataclasses import replace
 import numpy as np
 
 from embeddaemon.client import _faults as faults
-from embeddaemon.client._window import PIECE_TEXTS, Call, Cutter, Piece, cut
+from embeddaemon.client._window import PIECE_TEXTS, Call, Cutter, Piece, Span, cut
 from embeddaemon.errors import EmbedDaemonError, InputTooLarge, InvalidInput
 from embeddaemon.protocol import bodies, codec
-from embeddaemon.protocol.limits import MAX_HEADER_BYTES, Limits
+from embeddaemon.protocol.limits import MAX_DIMENSIONS, MAX_HEADER_BYTES, Limits
 from embeddaemon.protocol.messages import Embed, Lane, ModelRequest, Request, Tokenize
+from embeddaemon.protocol.precisions import PRECISIONS
 
 PIECE_IDS = 4096
 """Token ids in a piece: what PIECE_CHARACTERS come to."""
@@ -104,9 +105,9 @@ def embed_request(
         task=_option("task", task),
         prompt=_option("prompt", prompt),
         dimensions=_dimensions(dimensions),
-        normalize=bool(normalize),
-        truncate=bool(truncate),
-        precision=_option("precision", precision) or "float32",
+        normalize=_switch("normalize", normalize),
+        truncate=_switch("truncate", truncate),
+        precision=_precision(precision),
         lenient=lenient,
         partial=_is_partial(on_poisoned),
     )
@@ -128,7 +129,7 @@ def tokenize_request(
         lane=_lane(lane),
         task=_option("task", task),
         prompt=_option("prompt", prompt),
-        truncate=bool(truncate),
+        truncate=_switch("truncate", truncate),
     )
 
 
@@ -156,12 +157,38 @@ def _option(name: str, value: object) -> str | None:
     return value
 
 
+def _switch(name: str, value: object) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidInput(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def _precision(name: object) -> str:
+    if not isinstance(name, str) or name not in PRECISIONS:
+        offered = list(PRECISIONS)
+        raise InvalidInput(
+            f"precision {name!r} is not offered; offered are {', '.join(offered)}", details={"offered": offered}
+        )
+    return name
+
+
 def _dimensions(dimensions: object) -> int | None:
     if dimensions is None:
         return None
     if isinstance(dimensions, bool) or not isinstance(dimensions, int | np.integer) or dimensions < 1:
         raise InvalidInput(f"dimensions must be a positive integer, not {dimensions!r}")
+    if dimensions > MAX_DIMENSIONS:
+        raise InvalidInput(f"dimensions must be from 1 to {MAX_DIMENSIONS}, and one that the model offers")
     return int(dimensions)
+
+
+def truncate_dim(dimensions: object) -> int | None:
+    """Where ``encode`` cuts. As long as one likes: a vector that is shorter stays whole."""
+    if dimensions is None:
+        return None
+    if isinstance(dimensions, bool) or not isinstance(dimensions, int | np.integer) or dimensions < 1:
+        raise InvalidInput(f"truncate_dim must be a positive integer, not {dimensions!r}")
+    return min(int(dimensions), MAX_DIMENSIONS)
 
 
 def _lane(lane: str | Lane | None) -> Lane:
@@ -243,6 +270,28 @@ def id_pieces(request: Embed, ids: Sequence[Sequence[int]]) -> Pieces:
                 )
         for number, (start, stop) in enumerate(_spans([len(text) for text in ids], min(PIECE_TEXTS, limits.max_texts))):
             yield Piece(number, start, stop - start, request, bodies.encode_ids(ids[start:stop], limits))
+
+    return pieces
+
+
+def text_pieces_of(request: ModelRequest, texts: Sequence[str], spans: Sequence[Span]) -> Pieces:
+    """Some texts of a call, as pieces of the places and sizes that they were in before."""
+
+    def pieces(limits: Limits) -> Iterator[Piece]:
+        for number, span in enumerate(spans):
+            part = texts[span.offset : span.offset + span.count]
+            yield text_piece(request, part, number, span.offset, limits)
+
+    return pieces
+
+
+def id_pieces_of(request: Embed, ids: Sequence[Sequence[int]], spans: Sequence[Span]) -> Pieces:
+    """The same for token ids."""
+
+    def pieces(limits: Limits) -> Iterator[Piece]:
+        for number, span in enumerate(spans):
+            part = ids[span.offset : span.offset + span.count]
+            yield Piece(number, span.offset, span.count, request, bodies.encode_ids(part, limits))
 
     return pieces
 

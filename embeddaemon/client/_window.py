@@ -34,6 +34,14 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Texts of a call that were, or are to be, in one piece."""
+
+    offset: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """A piece with its answer and the frames behind the header. Times are monotonic seconds."""
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from embeddaemon.client import _operations as operations
 from embeddaemon.client import _requests as requests
 from embeddaemon.client._answers import Alike, OnRanges, OnTruncated
 from embeddaemon.client._operations import Operation
+from embeddaemon.client._options import EmbedOptions, IdOptions, StreamOptions
 from embeddaemon.client._progress import Progress, reporting
 from embeddaemon.client._requests import AsyncPieces, Pieces
 from embeddaemon.client._window import Answered
 from embeddaemon.client.methods import LOAD_TIMEOUT_SECONDS
-from embeddaemon.client.results import Embeddings, FloatArray, Health, IdArray, ModelInfo, ServerInfo
+from embeddaemon.client.results import Embeddings, FloatArray, Health, IdArray, ModelInfo, NumberArray, ServerInfo
 from embeddaemon.errors import EmbedDaemonError
 
 T = TypeVar("T")
@@ -47,6 +48,16 @@ class AsyncMethods(abc.ABC):
             result: T = stop.value
             return result
 
+    @overload
+    async def embed(
+        self, texts: str | Iterable[str], *, precision: Literal["float32"] = "float32", **options: Unpack[EmbedOptions]
+    ) -> FloatArray: ...
+
+    @overload
+    async def embed(
+        self, texts: str | Iterable[str], *, precision: str, **options: Unpack[EmbedOptions]
+    ) -> NumberArray: ...
+
     async def embed(
         self,
         texts: str | Iterable[str],
@@ -62,7 +73,7 @@ class AsyncMethods(abc.ABC):
         timeout: float | None = None,
         progress: Progress = None,
         on_poisoned: str = "raise",
-    ) -> FloatArray:
+    ) -> NumberArray:
         """Texts to vectors: float32, (texts, dim) in their order, or (dim,) for a single string; (0, dim) for no texts.
 
         ``task`` is one of the model's (``model_info().tasks``) and chooses its prompt; ``prompt`` is put before every
@@ -75,6 +86,10 @@ class AsyncMethods(abc.ABC):
         A text that workers died of is refused for a while: Poisoned, whose ``details["indices"]`` name those of the
         first piece that has some. ``on_poisoned="nan"`` gives rows of NaN for them (zeros in precisions that have no
         NaN) and the others' vectors; ``embed_detailed`` says which they are.
+
+        An empty text is InvalidInput (``encode`` takes it). All vectors of a call are of the same weights: where the
+        model changed meanwhile, texts that were answered before are asked once more, and ModelChanged is raised when
+        it changed again.
 
         Raises InvalidInput, InputTooLarge, TextTooLong, UnknownModel, UnknownTask, UnknownDimensions, Refused, Failed.
         """
@@ -110,7 +125,10 @@ class AsyncMethods(abc.ABC):
         progress: Progress = None,
         on_poisoned: str = "raise",
     ) -> Embeddings:
-        """As ``embed``, with the tokens computed, which texts were cut, timings, the model's name, and ranges."""
+        """As ``embed``, with the tokens computed, which texts were cut, timings, the model's name, and ranges.
+
+        ``Embeddings.weights`` stands for the weights and settings that the vectors follow from.
+        """
         request = requests.embed_request(
             model=model,
             task=task,
@@ -125,6 +143,20 @@ class AsyncMethods(abc.ABC):
         with reporting(progress, texts) as report:
             operation = operations.embed(texts, request, is_lane_given=lane is not None, report=report)
             return await self._run(operation, timeout)
+
+    @overload
+    def embed_stream(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        precision: Literal["float32"] = "float32",
+        **options: Unpack[StreamOptions],
+    ) -> AsyncGenerator[FloatArray, None]: ...
+
+    @overload
+    def embed_stream(
+        self, texts: Iterable[str] | AsyncIterable[str], *, precision: str, **options: Unpack[StreamOptions]
+    ) -> AsyncGenerator[NumberArray, None]: ...
 
     def embed_stream(
         self,
@@ -141,13 +173,15 @@ class AsyncMethods(abc.ABC):
         timeout: float | None = None,
         on_truncated: OnTruncated | None = None,
         on_ranges: OnRanges | None = None,
-    ) -> AsyncGenerator[FloatArray, None]:
+    ) -> AsyncGenerator[NumberArray, None]:
         """Any number of texts to their vectors, piece by piece: arrays (texts, dim), in order, in constant memory.
 
         ``texts`` may be asynchronous. It is read as answers come, some pieces ahead. ``timeout`` bounds the wait for
         each piece. Errors as in ``embed``, raised where the stream reaches them; their ``details["index"]`` counts
         from the first text of the stream, and so does the index that ``on_truncated`` is told of each text that was
-        cut. ``on_ranges`` is told once what the numbers of int8 and uint8 stand for (``Embeddings.ranges``).
+        cut. ``on_ranges`` is told once what the numbers of int8 and uint8 stand for (``Embeddings.ranges``). Where the
+        model changes meanwhile the stream ends with ModelChanged; its ``details["given"]`` says of how many texts it
+        gave vectors.
         """
         request = requests.embed_request(
             model=model,
@@ -170,7 +204,7 @@ class AsyncMethods(abc.ABC):
         timeout: float | None,
         on_truncated: OnTruncated | None,
         on_ranges: OnRanges | None,
-    ) -> AsyncGenerator[FloatArray, None]:
+    ) -> AsyncGenerator[NumberArray, None]:
         # Closed by hand: a consumer that leaves early must not leave pieces in flight until the garbage collector
         # comes.
         alike, done = Alike(), 0
@@ -185,6 +219,16 @@ class AsyncMethods(abc.ABC):
                 done += taken.header.count
                 yield taken.numbers
 
+    @overload
+    async def embed_ids(
+        self, ids: Iterable[Iterable[int]], *, precision: Literal["float32"] = "float32", **options: Unpack[IdOptions]
+    ) -> FloatArray: ...
+
+    @overload
+    async def embed_ids(
+        self, ids: Iterable[Iterable[int]], *, precision: str, **options: Unpack[IdOptions]
+    ) -> NumberArray: ...
+
     async def embed_ids(
         self,
         ids: Iterable[Iterable[int]],
@@ -196,7 +240,7 @@ class AsyncMethods(abc.ABC):
         precision: str = "float32",
         lane: str | None = None,
         timeout: float | None = None,
-    ) -> FloatArray:
+    ) -> NumberArray:
         """Texts that are tokenized already, special tokens included, to vectors (texts, dim)."""
         request = requests.embed_request(
             model=model,

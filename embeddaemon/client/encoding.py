@@ -10,9 +10,9 @@ from embeddaemon.client import _operations as operations
 from embeddaemon.client._encode_options import EncodeOptions
 from embeddaemon.client._progress import reporting
 from embeddaemon.client.methods import Methods
-from embeddaemon.client.results import FloatArray
+from embeddaemon.client.results import NumberArray
 
-Encoded = FloatArray | list[FloatArray]
+Encoded = NumberArray | list[NumberArray]
 
 
 class SentenceTransformerMethods(Methods):
@@ -20,8 +20,9 @@ class SentenceTransformerMethods(Methods):
 
     ``batch_size`` and ``device`` are accepted and ignored: the daemon decides both. ``prompt_name`` is one of the
     model's tasks. ``output_value`` other than "sentence_embedding" and ``convert_to_tensor=True`` raise InvalidInput:
-    the client has no torch. Empty texts are embedded, not refused. ``truncate_dim`` may be any length: vectors are
-    cut, then normalised.
+    the client has no torch. Empty texts are embedded, not refused. ``truncate_dim`` may be any length, and goes before
+    that of the model's folder: the default vector is cut, then normalised. Of a model with a head for each size
+    (Stella) that is the beginning of the default head's vector, as there; ``embed(dimensions=...)`` asks the head.
     """
 
     def encode(

@@ -17,7 +17,8 @@ from embeddaemon.protocol.numbers import read
 from embeddaemon.protocol.precisions import PRECISIONS
 
 FloatArray = NDArray[np.float32]
-"""Of vectors. Where another precision was asked for, the array has that one's dtype."""
+NumberArray = NDArray[Any]
+"""Of vectors in a precision that was asked for: float16, int8 or uint8."""
 IdArray = NDArray[np.int32]
 
 
@@ -25,11 +26,15 @@ IdArray = NDArray[np.int32]
 class Embeddings:
     """Vectors and what they cost."""
 
-    vectors: FloatArray
+    vectors: NumberArray
     """(texts, dim), in the order of the texts; (dim,) where a single string was given.
 
-    Of the precision's dtype; with ``binary`` and ``ubinary`` eight dimensions are in a number."""
+    Of the precision's dtype, float32 unless another was asked for; with ``binary`` and ``ubinary`` eight dimensions are
+    in a number."""
     model: str
+    weights: str = ""
+    """Stands for the weights and settings that all of the vectors follow from: vectors with the same one may be
+    compared. Empty for no texts."""
     tokens: int
     """Tokens computed, special tokens and prompts included."""
     truncated: tuple[int, ...] = ()
@@ -66,6 +71,8 @@ class ModelInfo:
     name: str
     dimension: int | None = None
     """Length of its vectors."""
+    whole_dimension: int | None = None
+    """The same before the folder's ``truncate_dim`` cuts them."""
     max_tokens: int | None = None
     """Longer texts are cut, and reported."""
     dimensions: tuple[int, ...] = ()
@@ -208,6 +215,7 @@ def _model_info(values: Mapping[str, Any]) -> ModelInfo:
     return ModelInfo(
         name=fields.text("name"),
         dimension=fields.integer_or_none("dim"),
+        whole_dimension=fields.integer_or_none("whole_dim"),
         max_tokens=fields.integer_or_none("max_tokens"),
         dimensions=_integers(fields, "dimensions"),
         tasks=_texts(fields, "tasks"),

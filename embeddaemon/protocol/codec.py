@@ -18,7 +18,7 @@ from embeddaemon.errors import (
     error_for,
 )
 from embeddaemon.protocol.fields import Fields, pack, unpack
-from embeddaemon.protocol.limits import VERSION
+from embeddaemon.protocol.limits import MAX_DIMENSIONS, VERSION
 from embeddaemon.protocol.messages import (
     Answer,
     Cancel,
@@ -125,7 +125,7 @@ def _decode_op(op: object, fields: Fields, id_: int, deadline_ms: int | None) ->
                 lane=Lane(fields.chosen("lane", _LANES, default=Lane.INTERACTIVE.value)),
                 task=fields.text_or_none("task"),
                 prompt=fields.text_or_none("prompt"),
-                dimensions=fields.integer_or_none("dimensions", low=1, high=1 << 20),
+                dimensions=fields.integer_or_none("dimensions", low=1, high=MAX_DIMENSIONS),
                 normalize=fields.boolean("normalize", default=True),
                 truncate=fields.boolean("truncate", default=True),
                 precision=fields.text("precision", default="float32"),
@@ -188,7 +188,9 @@ def encode_answer(answer: Answer | Waiting) -> bytes:
     match answer:
         case Vectors():
             poisoned = {"poisoned": list(answer.poisoned)} if answer.poisoned else {}
-            return pack(_good(answer) | {"dim": answer.dim, "dtype": answer.dtype} | poisoned)
+            return pack(
+                _good(answer) | {"dim": answer.dim, "dtype": answer.dtype, "weights": answer.weights} | poisoned
+            )
         case Tokens():
             return pack(_good(answer) | {"dtype": "int32"})
         case Document():
@@ -241,6 +243,7 @@ def decode_answer(header: bytes | memoryview) -> Answer | Waiting:
             dim=fields.integer("dim"),
             dtype=fields.text("dtype"),
             poisoned=fields.integers("poisoned", default=[]),
+            weights=fields.text("weights", default=""),
             **_decode_good(fields),
         )
     if "waiting" in values:

@@ -13,6 +13,9 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADER_MAP = 64
 """Entries of a header map. msgpack amplifies (an empty map costs 73 times its byte), so counts are bounded too."""
 
+MAX_DIMENSIONS = 1 << 20
+"""That a request may ask for: far beyond every model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

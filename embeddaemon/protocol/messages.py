@@ -175,6 +175,8 @@ class Vectors:
     timings: Timings = field(default_factory=Timings)
     poisoned: tuple[int, ...] = ()
     """Indices of the texts that were refused; their rows say nothing. Only where the request was ``partial``."""
+    weights: str = ""
+    """Stands for the weights and settings that the vectors follow from; empty from a daemon that does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from embeddaemon.models.card import ModelCard
 from embeddaemon.protocol.messages import Embed, Timings, Vectors
 
 CACHE = "cache"
@@ -32,11 +30,6 @@ _DIGEST_BYTES = 16
 def digest(body: bytes | memoryview) -> bytes:
     """What stands for a body: two bodies with the same one do not happen."""
     return hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()
-
-
-def fingerprint(card: ModelCard, facts: Mapping[str, object]) -> bytes:
-    """What stands for a model's weights and everything else that its vectors follow from."""
-    return digest(repr((card, sorted(facts.items()))).encode())
 
 
 def key(weights: bytes, request: Embed, body: bytes) -> bytes:

@@ -64,6 +64,7 @@ def _model(state: State, model: ModelState, now: float) -> dict[str, Any]:
         "state": state_of(model, now),
         "family": card.family if card else None,
         "dim": card.dim if card else None,
+        "whole_dim": card.whole_dim(card.dim) if card else None,
         "dimensions": list(card.dimensions) if card else None,
         "max_tokens": card.max_tokens if card else None,
         "pooling": [mode.value for mode in card.pooling] if card else None,

@@ -17,10 +17,11 @@ from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.pressure import Level
 from embeddaemon.models.card import ModelCard
+from embeddaemon.models.identity import fingerprint
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.protocol.journal import Turn
 from embeddaemon.supervisor.askers import Asker, Checkup
-from embeddaemon.supervisor.cache import Cache, fingerprint
+from embeddaemon.supervisor.cache import Cache
 from embeddaemon.supervisor.commands import Command, Log
 from embeddaemon.supervisor.dispatch import OpenRequest, Queue
 from embeddaemon.supervisor.events import JournalRead, KernelKilled

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from embeddaemon import AsyncClient, Client, InvalidInput
+from embeddaemon import AsyncClient, Client, InvalidInput, UnknownDimensions, UnknownTask
 from embeddaemon.cli.app import cli
 from embeddaemon.protocol.numbers import written
 from embeddaemon.protocol.precisions import PRECISIONS
@@ -101,6 +101,29 @@ def test_asynchronous_client_gets_the_same_numbers(client: Client, daemon: Runni
     np.testing.assert_array_equal(asyncio.run(ask()), client.embed(TEXTS, precision="int8"))
 
 
+@pytest.mark.parametrize("form", ["npy", "jsonl"])
+def test_command_line_refuses_8_bits_where_their_ranges_would_be_lost(daemon: RunningDaemon, form: str) -> None:
+    options = ["embed", "--endpoint", daemon.endpoint, "--precision", "int8", "--format", form, "one"]
+    result = CliRunner().invoke(cli, options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "mean nothing without their ranges" in result.stderr
+
+
+def test_no_texts_and_wrong_options_are_refused_as_with_texts(client: Client) -> None:
+    for options, error in (
+        ({"dimensions": 11}, UnknownDimensions),
+        ({"task": "poem"}, UnknownTask),
+        ({"dimensions": 2**70}, InvalidInput),
+        ({"dimensions": 10**12}, InvalidInput),
+        ({"precision": ""}, InvalidInput),
+        ({"normalize": "no"}, InvalidInput),
+        ({"task": "query", "prompt": "p"}, InvalidInput),
+    ):
+        for texts in (["a"], []):
+            with pytest.raises(error):
+                client.embed(texts, **options)
+
+
 def test_command_line_writes_numbers_as_they_are(client: Client, daemon: RunningDaemon, tmp_path: Path) -> None:
     options = ["embed", "--endpoint", daemon.endpoint, "--precision", "uint8", "one", "two"]
     result = CliRunner().invoke(cli, [*options, "-o", str(tmp_path / "vectors.npy")])
@@ -110,6 +133,12 @@ def test_command_line_writes_numbers_as_they_are(client: Client, daemon: Running
     matrix = np.load(tmp_path / "vectors.npy")
     assert matrix.dtype == np.uint8
     np.testing.assert_array_equal(matrix, expected.vectors)
+    assert f"2 vectors written to {tmp_path}/vectors.npy" in result.stderr
+    assert f"stand for to {tmp_path}/vectors.ranges.npy" in result.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "vectors.ranges.npy"), expected.ranges)
+    result = CliRunner().invoke(cli, [*options, "-o", str(tmp_path / "lines.jsonl")])
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(np.load(tmp_path / "lines.ranges.npy"), expected.ranges)
     document = json.loads(CliRunner().invoke(cli, [*options, "--format", "json"]).stdout)
     assert document["embeddings"] == expected.vectors.tolist()
     np.testing.assert_allclose(document["ranges"], expected.ranges)

@@ -8,22 +8,36 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embeddaemon.client._answers import Assembler, document_of, ids_of, vectors_of
-from embeddaemon.client._window import Answered, Piece
+from embeddaemon.client._answers import Alike, Assembler, document_of, ids_of, vectors_of
+from embeddaemon.client._window import Answered, Piece, Span
 from embeddaemon.client.results import model_list, server_info
-from embeddaemon.errors import ProtocolError
+from embeddaemon.errors import ModelChanged, ProtocolError
 from embeddaemon.protocol import codec
 from embeddaemon.protocol.messages import Answer, Document, Embed, Timings, Tokens, Vectors
+from embeddaemon.protocol.precisions import PRECISIONS
 
 
-def answered(answer: Answer, *frames: bytes, count: int = 2, offset: int = 0) -> Answered:
-    piece = Piece(0, offset, count, Embed(id=0), b"")
-    return Answered(piece, answer, [memoryview(frame) for frame in frames], 1.0, 3.0)
+def answered(answer: Answer, *frames: bytes, count: int = 2, offset: int = 0, at: float = 3.0) -> Answered:
+    precision = answer.dtype if isinstance(answer, Vectors) and answer.dtype in PRECISIONS else "float32"
+    piece = Piece(0, offset, count, Embed(id=0, precision=precision), b"")
+    return Answered(piece, answer, [memoryview(frame) for frame in frames], 1.0, at)
 
 
-def vectors(count: int = 2, dim: int = 3, *, dtype: str = "float32", truncated: tuple[int, ...] = ()) -> Vectors:
+def vectors(
+    count: int = 2, dim: int = 3, *, dtype: str = "float32", truncated: tuple[int, ...] = (), weights: str = ""
+) -> Vectors:
     timings = Timings(queue_us=5, tokenize_us=1, compute_us=2)
-    return Vectors(id=1, model="m", count=count, dim=dim, dtype=dtype, tokens=7, truncated=truncated, timings=timings)
+    return Vectors(
+        id=1,
+        model="m",
+        count=count,
+        dim=dim,
+        dtype=dtype,
+        tokens=7,
+        truncated=truncated,
+        timings=timings,
+        weights=weights,
+    )
 
 
 def frame(count: int = 2, dim: int = 3) -> bytes:
@@ -76,11 +90,52 @@ def test_pieces_are_summed_up_with_indices_of_the_call() -> None:
     assert result.timings == Timings(queue_us=5, tokenize_us=2, compute_us=4)
 
 
-def test_pieces_of_different_dimensions_are_refused() -> None:
+@pytest.mark.parametrize(("old", "new"), [((3, "a"), (3, "b")), ((3, ""), (2, ""))], ids=["weights", "width"])
+def test_texts_answered_of_older_weights_are_to_be_asked_again(old: tuple[int, str], new: tuple[int, str]) -> None:
+    """The old workers' last answer came after the new ones' first."""
+    assembler = Assembler(6)
+    for offset, (dim, weights), at in ((0, old, 1.0), (2, new, 2.0), (4, old, 3.0)):
+        header = vectors(dim=dim, weights=weights, truncated=(1,))
+        assembler.take(answered(header, frame(dim=dim), offset=offset, at=at))
+    assert assembler.outdated() == [Span(0, 2), Span(4, 2)]
+    dim, weights = new
+    again = vectors(dim=dim, weights=weights)
+    for offset in (0, 4):
+        assembler.take(answered(again, np.full((2, dim), offset, "<f4").tobytes(), offset=offset, at=4.0))
+    assert assembler.outdated() == []
+    result = assembler.embeddings(is_single=False)
+    assert result.vectors[[0, 4]].tolist() == [[0] * dim, [4] * dim]
+    assert result.vectors[2:4].tolist() == np.arange(2 * dim).reshape(2, dim).tolist()
+    assert (result.weights, result.dimensions, result.tokens, result.truncated) == (weights, dim, 21, (3,))
+    assert assembler.done == 6
+
+
+@pytest.mark.parametrize("third", ["a", "c"], ids=["back again", "yet another"])
+def test_model_that_changes_again_while_texts_are_asked_again_is_told(third: str) -> None:
     assembler = Assembler(4)
-    assembler.take(answered(vectors(), frame()))
-    with pytest.raises(ProtocolError, match="3 dimensions of float32 and 2 of float32"):
-        assembler.take(answered(vectors(dim=2), frame(2, 2)))
+    for offset, weights in ((0, "a"), (2, "b")):
+        assembler.take(answered(vectors(weights=weights), frame(), offset=offset, at=1.0 + offset))
+    assert assembler.outdated() == [Span(0, 2)]
+    assembler.take(answered(vectors(weights=third), frame(), offset=0, at=5.0))
+    with pytest.raises(ModelChanged, match="'m' changed more than once") as raised:
+        assembler.embeddings(is_single=False)
+    assert raised.value.retryable
+
+
+@pytest.mark.parametrize("other", [vectors(weights="b"), vectors(dim=2, weights="a")], ids=["weights", "width"])
+def test_stream_ends_where_the_weights_change_and_says_what_it_gave(other: Vectors) -> None:
+    alike = Alike()
+    for offset in (0, 2):
+        alike.take(answered(vectors(weights="a"), frame(), offset=offset))
+    with pytest.raises(ModelChanged, match="first 4 texts") as raised:
+        alike.take(answered(other, frame(dim=other.dim), offset=4))
+    assert raised.value.details == {"model": "m", "given": 4}
+
+
+def test_another_precision_than_was_asked_for_is_refused() -> None:
+    one = Answered(Piece(0, 0, 2, Embed(id=0, precision="float16"), b""), vectors(), [memoryview(frame())], 0, 0)
+    with pytest.raises(ProtocolError, match="float16 were asked for, float32 was answered"):
+        vectors_of(one)
 
 
 RANGES = np.array([[-1, -1, -1], [1, 1, 1]], "<f4")
@@ -146,13 +201,6 @@ def test_pieces_with_other_ranges_are_made_alike() -> None:
     np.testing.assert_array_equal(result.ranges, RANGES)
     assert result.vectors.tolist() == [[0, 128, 255]] * 2 + [[0, 128, 101]] * 2
     assert np.abs(result.as_float32()[2, 2] - (-1 + 100.5 * 2.01 / 255)) < 2 / 255
-
-
-def test_pieces_of_different_precisions_are_refused() -> None:
-    assembler = Assembler(4)
-    assembler.take(answered(vectors(dtype="binary"), b"xx"))
-    with pytest.raises(ProtocolError, match="binary"):
-        assembler.take(answered(vectors(dtype="ubinary"), b"xx", offset=2))
 
 
 def test_token_ids_are_split_by_their_lengths() -> None:

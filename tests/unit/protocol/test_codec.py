@@ -183,6 +183,7 @@ def test_surrogate_that_was_smuggled_in_is_refused() -> None:
     "answer",
     [
         Vectors(id=1, model="m", count=2, dim=3, dtype="float32", tokens=9, truncated=(1,), timings=Timings(1, 2, 3)),
+        Vectors(id=1, model="m", count=2, dim=3, dtype="int8", tokens=9, weights="0f"),
         Tokens(id=1, model="m", count=2, tokens=9),
         Document(id=1),
         ErrorAnswer(

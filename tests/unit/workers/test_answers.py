@@ -9,7 +9,7 @@ from embeddaemon.workers.engines import Rows
 from embeddaemon.workers.output import Output
 from embeddaemon.workers.requests import Tokenized
 
-SENDER = Sender(3, 9)
+SENDER = Sender(3, 9, "0f3a")
 ITEM = link.Item(serial=12, model="shown", expires_in_ms=1000, queue_us=44)
 
 
@@ -32,6 +32,7 @@ def test_vectors_are_one_frame_in_the_order_of_the_texts() -> None:
     answer = codec.decode_answer(client_header)
     assert isinstance(answer, Vectors)
     assert (answer.id, answer.model, answer.count, answer.dim, answer.truncated) == (77, "shown", 3, 8, (1,))
+    assert answer.weights == "0f3a"
     assert (answer.timings.queue_us, answer.timings.tokenize_us, answer.timings.compute_us) == (44, 7, 8)
     received = np.frombuffer(frame, dtype="<f4").reshape(3, 8)
     np.testing.assert_array_equal(received, pooled()[[1, 0, 1]])

@@ -106,6 +106,21 @@ def test_cut_texts_are_named_by_their_place_in_the_request() -> None:
     assert max(len(ids) for ids in tokenized.ids) == 64
 
 
+@pytest.mark.parametrize("words", [62, 63, 200])
+@pytest.mark.parametrize("truncate", [True, False])
+def test_prompt_that_leaves_no_room_for_a_text_is_refused(words: int, truncate: bool) -> None:
+    with pytest.raises(InvalidInput, match=f"prompt has {words + 2} tokens, .* takes 64") as caught:
+        run(Embed(id=1, prompt="word " * words, truncate=truncate), "text")
+    assert caught.value.details == {"tokens": words + 2, "limit": 64}
+
+
+def test_prompt_that_leaves_room_for_one_token_cuts_texts() -> None:
+    prompt = "word " * 61
+    tokenized = run(Embed(id=1, prompt=prompt), "short", "two words", "other words")
+    assert tokenized.truncated == (1, 2)
+    assert len({tuple(ids.tolist()) for ids in tokenized.ids}) == 3
+
+
 def test_token_ids_are_taken_as_they_are() -> None:
     tokenized = run_ids(Embed(id=1), (START, 7, END), (START, 7, END), (5,))
     assert [ids.tolist() for ids in tokenized.ids] == [[START, 7, END], [5]]
