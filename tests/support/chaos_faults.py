@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,10 @@ class Faults:
         self._menu = {name: weight for name, weight in menu.items() if self._is_possible(name)}
         self._choose = random.Random(seed)
         self._later: list[tuple[float, Callable[[], object]]] = []
+        self._guard = threading.Lock()
+        self._finish = threading.Event()
+        self._thread = threading.Thread(target=self._release_in_time, name="release", daemon=True)
+        self._thread.start()
 
     def _is_possible(self, name: str) -> bool:
         if name == "clock":
@@ -180,7 +185,7 @@ class Faults:
 
     def _strike_supervisor(self, how: str) -> bool:
         if how == "killed":
-            self.release(float("inf"))
+            self._release(float("inf"))
             self._daemon.replace()
             return True
         supervisor = psutil.Process(self._daemon.pid)
@@ -189,14 +194,29 @@ class Faults:
         return True
 
     def _do_later(self, delay_seconds: float, act: Callable[[], object]) -> None:
-        self._later.append((time.monotonic() + delay_seconds, act))
+        with self._guard:
+            self._later.append((time.monotonic() + delay_seconds, act))
 
-    def release(self, now: float) -> None:
+    def _release_in_time(self) -> None:
+        """By itself: a fault that waits for the daemon must not wait for one that only we can let go on."""
+        while not self._finish.wait(0.02):
+            self._release(time.monotonic())
+
+    def _release(self, now: float) -> None:
         """What was to come later and is due."""
-        for due in sorted((each for each in self._later if now >= each[0]), key=lambda each: each[0]):
-            self._later.remove(due)
+        with self._guard:
+            due = sorted((each for each in self._later if now >= each[0]), key=lambda each: each[0])
+            self._later = [each for each in self._later if now < each[0]]
+        for _, act in due:
             with contextlib.suppress(psutil.NoSuchProcess, OSError):
-                due[1]()
+                act()
+
+    def close(self) -> None:
+        """What is still to come comes now; requests that are under way are waited for."""
+        self._finish.set()
+        self._thread.join()
+        self._release(float("inf"))
+        self.provoker.close()
 
     def pause(self, mean_seconds: float) -> float:
         """Until the next fault: often in quick succession."""

@@ -182,15 +182,11 @@ def _strike_on(storm: Storm, daemon: ChaosDaemon, report: Report) -> None:
     try:
         while (now := time.monotonic()) < begun + storm.duration_seconds:
             faults.strike()
-            next_at = time.monotonic() + faults.pause(storm.mean_pause_seconds)
-            while time.monotonic() < next_at:
-                wait.wait(0.02)
-                faults.release(time.monotonic())
+            wait.wait(faults.pause(storm.mean_pause_seconds))
             if early is None and now > begun + storm.duration_seconds / 4:
                 early = daemon.pid, _private_bytes(daemon.pid)
     finally:
-        faults.release(float("inf"))
-        faults.provoker.close()
+        faults.close()
         report.faults, report.provoked = faults.done, faults.provoker.tally
         report.slowest_end_seconds = daemon.slowest_end_seconds
         report.slowest_start_seconds = daemon.slowest_start_seconds
