@@ -61,7 +61,9 @@ def card_here(spec: ModelSpec) -> ModelCard | None:
         folder = folder_here(spec.source)
         return None if folder is None else read_card(spec, folder)
     except FailedLoad as error:
-        raise ConfigError(f"models.{spec.name}: {error.message}", cause=error.cause) from error
+        key = f"models.{spec.name}"
+        message = error.message if error.message.startswith(f"{key}.") else f"{key}: {error.message}"
+        raise ConfigError(message, cause=error.cause) from error
     except OSError as error:
         where = error.filename or spec.source
         raise ConfigError(f"models.{spec.name}: {where} cannot be read: {error.strerror}") from error

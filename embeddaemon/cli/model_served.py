@@ -53,7 +53,7 @@ def lines_of(endpoint: str, model: ModelInfo) -> Iterator[tuple[str, str]]:
         yield "default task", model.default_task
     yield "licence", model.licence or "not known"
     yield "parameters", count(model.parameters)
-    if model.device:
+    if model.workers:
         yield "computed", f"in {model.precision} on {model.device} by {model.workers} worker(s)"
     if model.estimate_bytes:
         yield "memory", f"each worker {format_bytes(model.estimate_bytes)}"

@@ -32,7 +32,7 @@ from embeddaemon.errors import (
     UnknownModel,
     WorkerCrashed,
 )
-from tests.support.checkpoints import TinyBert
+from tests.support.checkpoints import TinyBert, TinyDense
 from tests.support.families.mpnet import TinyMPNet
 
 COMMANDS = ("serve", "embed", "status", "ps", "models", "load", "unload", "bench", "doctor", "config")
@@ -227,11 +227,13 @@ def test_config_check_and_doctor_name_all_models_that_cannot_be_served_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, mpnet = TinyBert().write(tmp_path / "model"), TinyMPNet().write(tmp_path / "mpnet")
+    dense = TinyBert(dense=(TinyDense(size=8),)).write(tmp_path / "dense")
     file = tmp_path / "e.toml"
     file.write_text(
         f'[models.gone]\nsource = "path:{tmp_path}/nowhere"\n[models.good]\nsource = "path:{folder}"\n'
         f'[models.card]\nsource = "path:{folder}"\ndevice = "cuda:9"\n'
         f'[models.mp]\nsource = "path:{mpnet}"\ndevice = "cpu"\nprecision = "int8"\n'
+        f'[models.wide]\nsource = "path:{dense}"\npooling = ["cls", "mean"]\n'
         f'[models.small]\nsource = "path:{folder}"\nestimate = "1KiB"\n[daemon]\ndefault_model = "good"\n'
     )
     monkeypatch.setattr("embeddaemon.supervisor.machine.default_device", lambda: "cpu")
@@ -239,8 +241,9 @@ def test_config_check_and_doctor_name_all_models_that_cannot_be_served_here(
     assert result.exit_code == Exit.USAGE
     lines = result.stderr.splitlines()
     assert [line.removeprefix("error: models.").partition(".")[0].partition(":")[0] for line in lines] == [
-        "gone", "card", "mp", "small"
+        "gone", "card", "mp", "wide", "small"
     ]  # fmt: skip
+    assert lines[3].startswith("error: models.wide.pooling = ['cls', 'mean'] gives 64 dimensions")
     assert "for models of BERT's layout, not for this one (mpnet)" in lines[2]
     finding = configuration({"EMBEDDAEMON_CONFIG": str(file)})
     assert finding.state is State.BROKEN
