@@ -110,7 +110,7 @@ def test_tensor_that_is_missing_or_left_over_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptModel, match="post_feedforward_layernorm"):
         embedder_of(tmp_path)
     save_weights(file, {**tensors, "layers.4.input_layernorm.weight": tensors[name]})
-    with pytest.raises(CorruptModel, match=r"layers\.4"):
+    with pytest.raises(CorruptModel, match="5, the last one number 4"):
         embedder_of(tmp_path)
 
 

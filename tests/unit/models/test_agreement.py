@@ -27,7 +27,7 @@ def refuse(folder: Path, why: str, kind: type[Exception] = CorruptModel) -> None
     [
         ({"num_hidden_layers": 1}, "1 layers, the names of the tensors have 2, the last one number 1"),
         ({"num_hidden_layers": 3}, "3 layers, the names of the tensors have 2"),
-        ({"num_attention_heads": 5}, "32 hidden sizes do not divide into 5 heads"),
+        ({"num_attention_heads": 5}, "the hidden size 32 does not divide into 5 heads"),
         ({"vocab_size": 10}, r"vocab_size is 10, the table of words has \d+ rows"),
         ({"max_position_embeddings": 512}, "max_position_embeddings is 512, the table of positions has the shape"),
     ],
