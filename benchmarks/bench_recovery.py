@@ -44,7 +44,7 @@ DEMANDS = (
 )
 
 _TIMEOUT_SECONDS = 60.0
-_CONFIG = "restart_limit = 1000000\n"
+_CONFIG = "[daemon]\nrestart_limit = 1000000\n"
 """So many deaths by our own hand are no reason for a quarantine."""
 
 

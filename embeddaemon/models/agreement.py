@@ -36,7 +36,9 @@ def refuse_disagreement(config: JsonFile, body: Body, tensors: Sequence[TensorEn
 
 def _check_heads(sizes: JsonFile, body: Body) -> None:
     if not sizes.integer("head_dim") and body.hidden % body.attention_heads:
-        raise CorruptModel(f"{sizes.path}: the hidden size {body.hidden} does not divide into {body.attention_heads} heads")
+        raise CorruptModel(
+            f"{sizes.path}: the hidden size {body.hidden} does not divide into {body.attention_heads} heads"
+        )
     if body.attention_heads % body.key_value_heads:
         raise CorruptModel(
             f"{sizes.path}: {body.attention_heads} heads do not divide into num_key_value_heads {body.key_value_heads}"

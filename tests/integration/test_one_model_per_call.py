@@ -84,6 +84,7 @@ def test_new_files_under_a_stream_end_it_and_encode_cuts_whole_vectors(tmp_path:
         running_daemon(socket_folder, engine="torch", models=models, file_check_seconds=0.2) as running,
         Client(running.endpoint, timeout=seconds(30)) as client,
     ):
+        client.load("tiny", timeout=seconds(120))  # torch is imported first, which takes long on a busy machine
         check_cuts(client)
         before = client.embed_detailed("a text")
         assert before.weights

@@ -77,10 +77,10 @@ def test_end_of_stdin_stops_a_daemon_that_ends_with_its_parent(socket_folder: Pa
         assert daemon.wait(seconds(5)) == 0
 
 
-def test_hangup_is_ignored(socket_folder: Path, tmp_path: Path) -> None:
+def test_hangup_ends_nothing_where_no_configuration_can_be_read_again(socket_folder: Path, tmp_path: Path) -> None:
     with running_daemon(socket_folder, models=[model(stub_folder(tmp_path / "m"))]) as running:
         running.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "SIGHUP" in running.output(), describe=running.output)
+        wait_until(lambda: "configuration_wrong" in running.output(), describe=running.output)
         with running.client() as client:
             assert client.embed(["hello"]).shape == (1, 8)
 

@@ -138,7 +138,7 @@ def test_experts_that_the_config_tells_wrong_are_refused(config: dict[str, Any],
 
 
 def test_heads_that_do_not_divide_the_dimensions_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorruptModel, match="hidden size 32 .* 3 heads"):
+    with pytest.raises(CorruptModel, match=r"hidden size 32 .* 3 heads"):
         embedder_of(TinyNomicMoe(config={"n_head": 3}).write(tmp_path))
 
 
