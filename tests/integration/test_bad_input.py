@@ -173,8 +173,14 @@ def test_request_expires_at_its_deadline_and_says_what_it_waited_for(client: Raw
 
 
 @pytest.mark.parametrize("text", ["nan", "zero"])
-def test_vectors_that_are_no_vectors_are_an_error(client: RawClient, text: str) -> None:
-    assert client.embed_error([text]).code == "bad_output"
+def test_vectors_that_are_no_vectors_are_an_error(daemon: RunningDaemon, text: str) -> None:
+    """Whose worker may be replaced for it; the neighbour is served, by it or by its successor."""
+    with daemon.client() as neighbour, daemon.client() as client:
+        asked = neighbour.ask(["stall 0.05", "a neighbour's text"])
+        assert client.embed_error([text]).code == "bad_output"
+        answer, _ = neighbour.receive()
+        assert isinstance(answer, Vectors), answer
+        assert answer.id == asked
 
 
 def test_exception_in_the_model_ends_only_its_request(client: RawClient) -> None:
