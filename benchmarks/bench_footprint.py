@@ -45,7 +45,7 @@ from embeddaemon.models.spec import ModelSpec
 from embeddaemon.protocol.bodies import encode_texts
 from embeddaemon.protocol.limits import Limits
 from embeddaemon.protocol.messages import Embed, ErrorAnswer, Lane
-from embeddaemon.supervisor.learning import weights_of
+from embeddaemon.supervisor.memory.learning import weights_of
 from tests.support.raw_client import RawClient
 
 DEMANDS = ()

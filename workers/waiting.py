@@ -19,7 +19,7 @@ from embeddaemon.workers.engines import Rows
 from embeddaemon.workers.requests import Tokenized
 
 MICRO_BATCH_SECONDS = 0.05
-"""What one should take at most: half of a dispatch (supervisor/pace.py), for two streams to share it."""
+"""What one should take at most: half of a dispatch (supervisor/requests/pace.py), for two streams to share it."""
 
 SMALLEST_MICRO_BATCH = 256
 """Tokens, however slow the model: with fewer the processor is not busy, it waits for the weights."""

@@ -29,7 +29,7 @@ from embeddaemon.governor.samples import Limit, Stall
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.sources import locate, parse_source
 from embeddaemon.models.table import default_spec
-from embeddaemon.supervisor.worker_cgroups import Unavailable, find_place
+from embeddaemon.supervisor.memory.worker_cgroups import Unavailable, find_place
 
 _FEATURES = (
     "avx2",

@@ -72,10 +72,10 @@ def problems(loaded: Loaded) -> list[EmbedDaemonError]:
         return list(check_models(specs, loaded, None).errors.values())
     # Here and not above: `config show` and a client's install need no supervisor.
     from embeddaemon.governor.probes import probe_for_this_machine  # noqa: PLC0415
-    from embeddaemon.supervisor.budgets import governor_for  # noqa: PLC0415
     from embeddaemon.supervisor.core import Supervisor  # noqa: PLC0415
     from embeddaemon.supervisor.events import CardRead  # noqa: PLC0415
-    from embeddaemon.supervisor.machine import this_machine  # noqa: PLC0415
+    from embeddaemon.supervisor.memory.budgets import governor_for  # noqa: PLC0415
+    from embeddaemon.supervisor.surroundings.machine import this_machine  # noqa: PLC0415
 
     machine = this_machine()
     checked = check_models(specs, loaded, machine.device)

@@ -20,7 +20,7 @@ from embeddaemon.models.published import Published
 from embeddaemon.models.sources import parse_source
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.models.table import card_of, known
-from embeddaemon.supervisor.machine import this_machine
+from embeddaemon.supervisor.surroundings.machine import this_machine
 
 FOLDER, TABLE, CONFIGURATION = "folder", "table", "configuration"
 """Who says something."""

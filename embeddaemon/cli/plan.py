@@ -27,15 +27,16 @@ from embeddaemon.governor.samples import RAM
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.nearest import hint
 from embeddaemon.models.spec import ModelSpec
-from embeddaemon.supervisor import footprint_file
-from embeddaemon.supervisor.budgets import governor_for
-from embeddaemon.supervisor.cache import Cache
-from embeddaemon.supervisor.learning import card_learned, has_template, needs_fork_server
-from embeddaemon.supervisor.leases import lease_cache
-from embeddaemon.supervisor.machine import this_machine
-from embeddaemon.supervisor.needs import fork_server_bytes, settle_footprint
-from embeddaemon.supervisor.staffing import wants_of_worker
-from embeddaemon.supervisor.state import Machine, ModelState, State
+from embeddaemon.supervisor.memory import footprint_file
+from embeddaemon.supervisor.memory.budgets import governor_for
+from embeddaemon.supervisor.memory.learning import card_learned, has_template, needs_fork_server
+from embeddaemon.supervisor.memory.leases import lease_cache
+from embeddaemon.supervisor.memory.needs import fork_server_bytes, settle_footprint
+from embeddaemon.supervisor.model_state import ModelState
+from embeddaemon.supervisor.processes.staffing import wants_of_worker
+from embeddaemon.supervisor.requests.cache import Cache
+from embeddaemon.supervisor.state import Machine, State
+from embeddaemon.supervisor.surroundings.machine import this_machine
 
 
 @dataclass(frozen=True, slots=True)

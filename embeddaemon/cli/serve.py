@@ -117,9 +117,9 @@ def refuse_client_install() -> None:
 
 def _run(loaded: Loaded, read: Callable[[], Loaded]) -> int:
     # Here and not above: the base install has no supervisor's dependencies, and `serve --help` needs none.
-    from embeddaemon.supervisor.configuration import Source  # noqa: PLC0415
+    from embeddaemon.supervisor.changes.configuration import Source  # noqa: PLC0415
     from embeddaemon.supervisor.loop import run  # noqa: PLC0415
-    from embeddaemon.supervisor.service import service_of  # noqa: PLC0415
+    from embeddaemon.supervisor.surroundings.service import service_of  # noqa: PLC0415
 
     # The service manager ends a loop that stands still by SIGABRT: where it stood is to be known.
     faulthandler.enable()

@@ -54,7 +54,7 @@ class AccessSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quotas:
-    """What one user may take. None: generous for others, unbounded for our own user and root (supervisor/quotas.py)."""
+    """What one user may take. None: generous for others, unbounded for our own user and root."""
 
     requests: int | None = None
     """Accepted and not ended."""

@@ -8,7 +8,7 @@ there after any death. The records come first and their number last, so a turn i
     slot     when the turn began (f64, monotonic seconds), records (u32), 4 bytes free, then the records
     record   serial of the request (u64), digest of the text (16 bytes)
 
-All numbers are little endian. Written by workers/journal.py, read after a death by supervisor/journals.py.
+All numbers are little endian. Written by workers/journal.py, read after a death by supervisor/processes/journals.py.
 """
 
 from __future__ import annotations

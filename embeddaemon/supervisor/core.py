@@ -1,7 +1,7 @@
 """The decider: an event and the time in, commands out. No clock, no socket, no process in here. Pure.
 
-This file says which event leads where; what follows is in requests.py (requests), staffing.py (what should live),
-arrivals.py and endings.py (what became ready or died), housekeeping.py (what time brings) and stopping.py.
+This file says which event leads where; what follows is in requests/ (what clients said), processes/ (what should live,
+what became ready or died), memory/, sickness/ and changes/, in housekeeping.py (what time brings) and stopping.py.
 """
 
 from __future__ import annotations
@@ -17,33 +17,14 @@ from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.samples import Observation
 from embeddaemon.models.card import ModelCard
 from embeddaemon.protocol import control
-from embeddaemon.protocol.messages import (
-    Cancel,
-    Document,
-    Embed,
-    Health,
-    Hello,
-    Load,
-    Models,
-    Reload,
-    Status,
-    Tokenize,
-    Unload,
-)
-from embeddaemon.supervisor import admission, checkups, documents
-from embeddaemon.supervisor.announcements import status_line
-from embeddaemon.supervisor.arrivals import forked, forker_said, worker_said
-from embeddaemon.supervisor.blame import acquit
-from embeddaemon.supervisor.cache import CACHE, Cache
-from embeddaemon.supervisor.commands import Command, Reply, TakeSample
-from embeddaemon.supervisor.departures import unload
-from embeddaemon.supervisor.endings import child_ended, control_lost, load_failed
+from embeddaemon.supervisor.changes.reconfiguration import read_again, settings_read, settings_wrong
+from embeddaemon.supervisor.changes.reload import check_queue, files_seen, reload_failed, successor_read
+from embeddaemon.supervisor.commands import Command, TakeSample
 from embeddaemon.supervisor.events import (
     CardEvent,
     CardFailed,
     CardRead,
     ChildReaped,
-    ClientEvent,
     ClientGone,
     ControlLost,
     DrainRequested,
@@ -65,19 +46,22 @@ from embeddaemon.supervisor.events import (
     WorkerSaid,
 )
 from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS, is_anything_alive, look_after
-from embeddaemon.supervisor.learning import card_learned
-from embeddaemon.supervisor.leases import lease_cache
-from embeddaemon.supervisor.needs import fork_server_bytes, settle_footprint
-from embeddaemon.supervisor.reconfiguration import read_again, settings_read, settings_wrong
-from embeddaemon.supervisor.relief import relieve
-from embeddaemon.supervisor.reload import check_queue, files_seen, reload_failed, successor_read
-from embeddaemon.supervisor.replacement import by_hand
-from embeddaemon.supervisor.requests import accept, expire, pump, refuse
-from embeddaemon.supervisor.staffing import staff, staff_all
-from embeddaemon.supervisor.state import Machine, ModelState, State, Waiter
+from embeddaemon.supervisor.memory.learning import card_learned
+from embeddaemon.supervisor.memory.leases import lease_cache
+from embeddaemon.supervisor.memory.needs import fork_server_bytes, settle_footprint
+from embeddaemon.supervisor.memory.relief import relieve
+from embeddaemon.supervisor.model_state import ModelState
+from embeddaemon.supervisor.processes.arrivals import forked, forker_said, worker_said
+from embeddaemon.supervisor.processes.endings import child_ended, control_lost, load_failed
+from embeddaemon.supervisor.processes.staffing import staff, staff_all
+from embeddaemon.supervisor.requests.cache import CACHE, Cache
+from embeddaemon.supervisor.requests.entry import client_event
+from embeddaemon.supervisor.requests.life import expire
+from embeddaemon.supervisor.sickness import checkups
+from embeddaemon.supervisor.state import Machine, State
 from embeddaemon.supervisor.stopping import advance_stop, drain_requested
+from embeddaemon.supervisor.surroundings.announcements import status_line
 from embeddaemon.supervisor.timers import HOUSEKEEPING
-from embeddaemon.supervisor.withdrawals import cancel, client_gone
 
 
 class Supervisor:
@@ -151,7 +135,7 @@ class Supervisor:
         """One event to the commands that follow from it."""
         match event:
             case RequestReceived() | RequestMalformed() | ClientGone():
-                self._client_event(event, now)
+                client_event(self._state, event, now)
             case WorkerSaid() | ForkerSaid() | ControlLost() | KernelKilled() | JournalRead():
                 self._process_event(event, now)
             case ChildReaped() | StartFailed():
@@ -198,94 +182,6 @@ class Supervisor:
         self._state.governor.observe(replace(observation, own_bytes=own_bytes), now)
         relieve(self._state, now)
         staff_all(self._state, now)
-
-    def _client_event(self, event: ClientEvent, now: float) -> None:
-        state = self._state
-        if isinstance(event, RequestMalformed):
-            state.counts["malformed"] += 1
-            refuse(state, event.client, event.id, event.error)
-            return
-        if isinstance(event, ClientGone):
-            client_gone(state, event.client)
-            checkups.client_gone(state, event.client)
-            return
-        try:
-            self._request(event, now)
-        except EmbedDaemonError as error:
-            refuse(state, event.client, event.request.id, error)
-
-    def _request(self, event: RequestReceived, now: float) -> None:
-        state, request = self._state, event.request
-        match request:
-            case Embed() | Tokenize():
-                model = accept(state, event, now)
-                if model is None:
-                    return
-                if not model.serving:
-                    staff(state, model, now)
-                pump(state, model, now)
-            case Hello():
-                state.commands.append(Reply(event.client, Document(id=request.id), documents.hello(state)))
-            case Models():
-                state.commands.append(Reply(event.client, Document(id=request.id), documents.models(state, now)))
-            case Status():
-                state.commands.append(Reply(event.client, Document(id=request.id), documents.status(state, now)))
-            case Health():
-                checkups.ask(state, event, request, now)
-            case Load() | Unload():
-                self._load_or_unload(event, request, now)
-            case Reload():
-                admission.check_admin(event, request)
-                admission.check_open(state)
-                read_again(state, (event.client, request.id))
-            case Cancel():
-                document = {"cancelled": cancel(state, event.client, request.ids)}
-                state.commands.append(Reply(event.client, Document(id=request.id), document))
-            case _:
-                assert_never(request)
-
-    def _load_or_unload(self, event: RequestReceived, request: Load | Unload, now: float) -> None:
-        state = self._state
-        admission.check_admin(event, request)
-        admission.check_open(state)
-        model = admission.model_of(state, request.model)
-        waiter = Waiter(
-            client=event.client,
-            id=request.id,
-            since=now,
-            deadline=admission.deadline_of(state, request.deadline_ms, now),
-        )
-        if isinstance(request, Load) and request.force:
-            acquit(state, model, now)
-        if isinstance(request, Load) and request.force and model.serving and not model.is_unloading:
-            by_hand(state, model, waiter, now)
-        elif isinstance(request, Load):
-            self._load(model, waiter, now)
-        else:
-            self._unload(model, waiter, now)
-
-    def _load(self, model: ModelState, waiter: Waiter, now: float) -> None:
-        if model.intensity.is_quarantined(now) and (refusal := admission.refusal_of(model, now)) is not None:
-            raise refusal
-        model.last_used = now
-        if model.serving:
-            document = {"model": model.name, "state": "ready", "seconds": 0.0}
-            self._state.commands.append(Reply(waiter.client, Document(id=waiter.id), document))
-            return
-        # Asked for by hand: whatever went wrong before, it is tried now.
-        model.retry_at = self._state.fork_server_retry_at = now
-        model.load_waiters.append(waiter)
-        staff(self._state, model, now)
-
-    def _unload(self, model: ModelState, waiter: Waiter, now: float) -> None:
-        if model.is_absent and model.fetcher is None and not model.is_unloading:
-            unload(self._state, model, now)
-            document = {"model": model.name, "state": "available"}
-            self._state.commands.append(Reply(waiter.client, Document(id=waiter.id), document))
-            staff(self._state, model, now)  # work that waits brings it back
-            return
-        model.unload_waiters.append(waiter)
-        unload(self._state, model, now)
 
     def _process_event(self, event: ProcessEvent, now: float) -> None:
         state = self._state

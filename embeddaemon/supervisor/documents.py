@@ -7,11 +7,12 @@ from typing import Any
 from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.protocol.codec import error_to_map
 from embeddaemon.protocol.limits import VERSION
-from embeddaemon.supervisor.learning import device_of, threads_of
-from embeddaemon.supervisor.leases import lease_of
-from embeddaemon.supervisor.lifecycle import Worker
-from embeddaemon.supervisor.memory_document import memory, processes
-from embeddaemon.supervisor.state import ModelState, State
+from embeddaemon.supervisor.memory.document import memory, processes
+from embeddaemon.supervisor.memory.learning import device_of, threads_of
+from embeddaemon.supervisor.memory.leases import lease_of
+from embeddaemon.supervisor.model_state import ModelState
+from embeddaemon.supervisor.processes.lifecycle import Worker
+from embeddaemon.supervisor.state import State
 
 
 def hello(state: State) -> dict[str, Any]:

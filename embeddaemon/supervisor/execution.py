@@ -16,14 +16,14 @@ from embeddaemon.models.sources import locate, parse_source
 from embeddaemon.protocol import codec, link, wire
 from embeddaemon.protocol.messages import Document, Waiting
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor import footprint_file
-from embeddaemon.supervisor.canary import canary_frames
-from embeddaemon.supervisor.clients import Clients
-from embeddaemon.supervisor.configuration import Source, read_settings
+from embeddaemon.supervisor.changes.configuration import Source, read_settings
+from embeddaemon.supervisor.changes.file_looks import FileLooks
+from embeddaemon.supervisor.connections.clients import Clients
+from embeddaemon.supervisor.connections.front import Undelivered
 from embeddaemon.supervisor.events import CardFailed, CardRead, ClientGone, Event, SampleTaken
-from embeddaemon.supervisor.file_looks import FileLooks
-from embeddaemon.supervisor.front import Undelivered
-from embeddaemon.supervisor.process import Processes
+from embeddaemon.supervisor.memory import footprint_file
+from embeddaemon.supervisor.processes.process import Processes
+from embeddaemon.supervisor.sickness.canary import canary_frames
 from embeddaemon.telemetry import logs
 from embeddaemon.telemetry.logs import fields
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from embeddaemon.errors import Expired
-from embeddaemon.supervisor import admission, canary
+from embeddaemon.supervisor.changes.reconfiguration import retire
+from embeddaemon.supervisor.changes.reload import look_at_files
 from embeddaemon.supervisor.commands import TakeSample
-from embeddaemon.supervisor.departures import drain, end_child, give_up, unload
-from embeddaemon.supervisor.endings import write_off
-from embeddaemon.supervisor.hanging import is_dumped, look_at_turn
-from embeddaemon.supervisor.lifecycle import COMING, DeathClass, Worker, WorkerState
-from embeddaemon.supervisor.needs import keep_when_due
-from embeddaemon.supervisor.reconfiguration import retire
-from embeddaemon.supervisor.relief import relieve
-from embeddaemon.supervisor.reload import look_at_files
-from embeddaemon.supervisor.requests import refuse
-from embeddaemon.supervisor.staffing import staff_all
-from embeddaemon.supervisor.state import ChildKind, ModelState, State
-from embeddaemon.supervisor.withdrawals import ask_who_is_there
+from embeddaemon.supervisor.memory.needs import keep_when_due
+from embeddaemon.supervisor.memory.relief import relieve
+from embeddaemon.supervisor.model_state import ModelState
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.processes.departures import drain, end_child, give_up, unload
+from embeddaemon.supervisor.processes.endings import write_off
+from embeddaemon.supervisor.processes.lifecycle import COMING, DeathClass, Worker, WorkerState
+from embeddaemon.supervisor.processes.staffing import staff_all
+from embeddaemon.supervisor.requests import admission
+from embeddaemon.supervisor.requests.life import refuse
+from embeddaemon.supervisor.requests.withdrawals import ask_who_is_there
+from embeddaemon.supervisor.sickness import canary
+from embeddaemon.supervisor.sickness.hanging import is_dumped, look_at_turn
+from embeddaemon.supervisor.state import State
 
 HOUSEKEEPING_SECONDS = 0.2
 """How often, while there is anything to look after."""

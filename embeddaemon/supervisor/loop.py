@@ -13,7 +13,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,18 @@ from typing import Any
 import zmq
 
 from embeddaemon.config.settings import Settings
-from embeddaemon.errors import ConfigError, ProtocolError
+from embeddaemon.errors import ConfigError
 from embeddaemon.governor.budget import format_bytes
 from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.probes import Probe, probe_for_this_machine
-from embeddaemon.protocol import codec, link, wire
-from embeddaemon.protocol.limits import MAX_HEADER_BYTES
-from embeddaemon.protocol.messages import Embed
+from embeddaemon.protocol import wire
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor import footprint_file
-from embeddaemon.supervisor.budgets import governor_for
-from embeddaemon.supervisor.cache import MAX_CACHED_BODY_BYTES, digest
-from embeddaemon.supervisor.clients import open_clients
-from embeddaemon.supervisor.configuration import Source
+from embeddaemon.supervisor.changes.configuration import Source
+from embeddaemon.supervisor.changes.file_looks import FileLooks
+from embeddaemon.supervisor.connections.clients import open_clients
+from embeddaemon.supervisor.connections.descriptors import open_standard_descriptors
+from embeddaemon.supervisor.connections.listener import Listener
 from embeddaemon.supervisor.core import Supervisor
-from embeddaemon.supervisor.descriptors import open_standard_descriptors
 from embeddaemon.supervisor.events import (
     CardFailed,
     CardRead,
@@ -43,22 +40,19 @@ from embeddaemon.supervisor.events import (
     DrainRequested,
     Event,
     ReloadRequested,
-    RequestMalformed,
-    RequestReceived,
     TimePassed,
-    WorkerSaid,
 )
 from embeddaemon.supervisor.execution import Executor, read
-from embeddaemon.supervisor.file_looks import FileLooks
-from embeddaemon.supervisor.front import Arrived, Left
-from embeddaemon.supervisor.hard_limits import HardLimiter
-from embeddaemon.supervisor.listener import Listener
-from embeddaemon.supervisor.machine import this_machine
-from embeddaemon.supervisor.notify import Notifier
-from embeddaemon.supervisor.parent import ParentWatch, remove_place
-from embeddaemon.supervisor.process import FORK_SERVER_COMMAND, SPAWN_COMMAND, Processes
-from embeddaemon.supervisor.service import NO_SERVICE, Service
-from embeddaemon.supervisor.stalls import StallWatch
+from embeddaemon.supervisor.memory import footprint_file
+from embeddaemon.supervisor.memory.budgets import governor_for
+from embeddaemon.supervisor.memory.hard_limits import HardLimiter
+from embeddaemon.supervisor.memory.stalls import StallWatch
+from embeddaemon.supervisor.processes.process import FORK_SERVER_COMMAND, SPAWN_COMMAND, Processes
+from embeddaemon.supervisor.reading import client_event, worker_event
+from embeddaemon.supervisor.surroundings.machine import this_machine
+from embeddaemon.supervisor.surroundings.notify import Notifier
+from embeddaemon.supervisor.surroundings.parent import ParentWatch, remove_place
+from embeddaemon.supervisor.surroundings.service import NO_SERVICE, Service
 from embeddaemon.telemetry.logs import fields
 
 log = logging.getLogger(__name__)
@@ -68,9 +62,6 @@ MESSAGES_PER_TURN = 256
 
 LOOK_AT_FILES_SECONDS = 5.0
 """Between two looks if our socket files are still there: three system calls."""
-
-_REQUEST_FRAMES = 2
-"""Header and body."""
 
 
 def run(
@@ -182,7 +173,7 @@ class Daemon:
             ready = dict(poller.poll(self._timeout_ms()))
             self._handle_timers()
             if self._workers in ready:
-                self._read(self._workers, self._worker_event)
+                self._read_workers()
             self._read_clients(ready)
             self._read_controls(ready)
             for seen in self._looks.read(ready):
@@ -219,46 +210,18 @@ class Daemon:
         if due is not None and due <= time.monotonic():
             self._handle(TimePassed())
 
-    def _read(self, router: zmq.Socket[bytes], event_of: Callable[[list[zmq.Frame]], Event | None]) -> None:
+    def _read_workers(self) -> None:
         for _ in range(MESSAGES_PER_TURN):
-            frames = wire.receive(router)
+            frames = wire.receive(self._workers)
             if frames is None:
                 return
-            event = event_of(frames)
+            event = worker_event(frames)
             if event is not None:
                 self._handle(event)
 
     def _read_clients(self, ready: Mapping[Any, int]) -> None:
         for happened in self._clients.turn(ready, MESSAGES_PER_TURN):
-            self._handle(ClientGone(happened.client) if isinstance(happened, Left) else self._client_event(happened))
-
-    def _client_event(self, arrived: Arrived) -> Event:
-        client, message, user = arrived.client, arrived.message, arrived.user
-        if message.frames != _REQUEST_FRAMES:
-            wrong = ProtocolError(f"a request is two frames, header and body, not {message.frames}")
-            return RequestMalformed(client, 0, wrong)
-        if message.header is None:
-            wrong = ProtocolError(f"header has {message.header_bytes} bytes, the limit is {MAX_HEADER_BYTES}")
-            return RequestMalformed(client, 0, wrong)
-        header, body = memoryview(message.header), memoryview(b"" if message.body is None else message.body)
-        try:
-            request = codec.decode_request(header)
-        except ProtocolError as error:
-            return RequestMalformed(client, codec.request_id(header), error)
-        is_cached = (
-            self._settings.cache_bytes and isinstance(request, Embed) and message.body_bytes <= MAX_CACHED_BODY_BYTES
-        )
-        kept_as = digest(body) if is_cached else None
-        return RequestReceived(
-            client, request, header, body, message.body_bytes, user.is_admin, kept_as, user=user.name
-        )
-
-    def _worker_event(self, frames: list[zmq.Frame]) -> Event | None:
-        try:
-            return WorkerSaid(link.decode_from_worker(frames[1].buffer), frames[2:])
-        except (ProtocolError, IndexError) as error:
-            log.warning(fields("bad_worker_message", error=str(error)))
-            return None
+            self._handle(client_event(happened, is_cached=bool(self._settings.cache_bytes)))
 
     def _read_controls(self, ready: dict[Any, int]) -> None:
         children = self._processes.descriptors

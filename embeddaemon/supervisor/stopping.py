@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from embeddaemon.errors import Draining
 from embeddaemon.supervisor.commands import Exit
-from embeddaemon.supervisor.departures import drain, end_child
-from embeddaemon.supervisor.lifecycle import DeathClass
-from embeddaemon.supervisor.needs import keep_when_due
-from embeddaemon.supervisor.requests import end_with_error, refuse
+from embeddaemon.supervisor.memory.needs import keep_when_due
+from embeddaemon.supervisor.processes.departures import drain, end_child
+from embeddaemon.supervisor.processes.lifecycle import DeathClass
+from embeddaemon.supervisor.requests.life import end_with_error, refuse
 from embeddaemon.supervisor.state import State
 
 STOP_SECONDS = 3.0

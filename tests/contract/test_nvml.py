@@ -16,7 +16,7 @@ from embeddaemon.governor.budget import GIB
 from embeddaemon.governor.nvml import NvidiaCards, NvmlLibrary, driver_is_loaded, load_nvml
 from embeddaemon.governor.probes import SystemProbe
 from embeddaemon.governor.samples import Limit, MemorySample
-from embeddaemon.supervisor.machine import default_device
+from embeddaemon.supervisor.surroundings.machine import default_device
 from tests.support.machine_of_files import MachineOfFiles
 
 

@@ -20,7 +20,7 @@ from embeddaemon.governor.probes import SystemProbe
 from embeddaemon.governor.samples import Stall
 from embeddaemon.governor.stalls import open_trigger
 from embeddaemon.supervisor.events import StallNoticed
-from embeddaemon.supervisor.stalls import StallWatch
+from embeddaemon.supervisor.memory.stalls import StallWatch
 from tests.support.machine_of_files import MachineOfFiles
 from tests.support.waiting import seconds, wait_until
 

@@ -22,8 +22,8 @@ from embeddaemon.config.settings import HardLimits
 from embeddaemon.governor.probes import probe_for_this_machine
 from embeddaemon.protocol.messages import ErrorAnswer, Vectors
 from embeddaemon.supervisor.events import KernelKilled
-from embeddaemon.supervisor.hard_limits import HardLimiter, limit_data
-from embeddaemon.supervisor.worker_cgroups import Unavailable, WorkerCgroups, folder_name, worker_cgroups
+from embeddaemon.supervisor.memory.hard_limits import HardLimiter, limit_data
+from embeddaemon.supervisor.memory.worker_cgroups import Unavailable, WorkerCgroups, folder_name, worker_cgroups
 from tests.support.daemon import RunningDaemon, is_gone, kill, running_daemon, stub_folder
 from tests.support.raw_client import RawClient
 from tests.support.waiting import seconds, wait_until

@@ -190,7 +190,9 @@ def test_message_that_a_peer_with_a_key_never_ends_costs_it_its_connection(daemo
 
         wait_until(is_cut_off, 20, describe=daemon.output)
         assert client.embed(["meanwhile"]).shape == (1, 8)
-        assert peak - before < 64 * MIB
+        # The bound is 24 MiB. What libzmq's thread takes in between two looks comes to it, more of it when we get no
+        # processor for a while; 400 MiB are sent.
+        assert peak - before < 128 * MIB
 
 
 def run(*arguments: str) -> Result:

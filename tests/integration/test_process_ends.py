@@ -15,12 +15,12 @@ import pytest
 
 from embeddaemon.config.settings import HardLimits
 from embeddaemon.protocol import control
-from embeddaemon.supervisor import process
 from embeddaemon.supervisor.commands import LimitMemory, StartFetcher, StartForkServer, StartWorker
 from embeddaemon.supervisor.events import ChildReaped, ControlLost, Event, ForkerSaid, KernelKilled
-from embeddaemon.supervisor.hard_limits import HardLimiter
-from embeddaemon.supervisor.living import Living
-from embeddaemon.supervisor.process import Processes
+from embeddaemon.supervisor.memory.hard_limits import HardLimiter
+from embeddaemon.supervisor.processes import process
+from embeddaemon.supervisor.processes.living import Living
+from embeddaemon.supervisor.processes.process import Processes
 from tests.support.daemon import running_daemon, stub_folder
 from tests.support.memory_cgroup import memory_cgroup
 from tests.support.waiting import wait_until

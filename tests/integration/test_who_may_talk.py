@@ -15,7 +15,7 @@ import pytest
 
 from embeddaemon import Client
 from embeddaemon.protocol.messages import ErrorAnswer, Vectors
-from embeddaemon.supervisor import zmtp
+from embeddaemon.supervisor.connections import zmtp
 from tests.support.daemon import RunningDaemon, running_daemon, stub_folder
 from tests.support.raw_peer import RawPeer, as_user, frame
 from tests.support.sockets import short_folder

@@ -16,7 +16,9 @@ from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.governor.plan import Fit, Outcome, PlannedModel, Start, plan
 from embeddaemon.governor.samples import RAM, Limit
 from embeddaemon.models.spec import ModelSpec
-from embeddaemon.supervisor.state import ChildKind, ModelState, State
+from embeddaemon.supervisor.model_state import ModelState
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.state import State
 from tests.support.supervisor_story import Story, spec
 from tests.support.supervisor_world import card
 

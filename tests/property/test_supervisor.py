@@ -14,14 +14,14 @@ from embeddaemon.governor.budget import MIB
 from embeddaemon.models.spec import WorkerBounds
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.cache import CACHE
-from embeddaemon.supervisor.candidates import TURN_SECONDS
-from embeddaemon.supervisor.dispatch import CREDITS, MAX_DISPATCH_REQUESTS
 from embeddaemon.supervisor.events import FilesSeen, KernelKilled
 from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.memory.candidates import TURN_SECONDS
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.requests.cache import CACHE
+from embeddaemon.supervisor.requests.dispatch import CREDITS, MAX_DISPATCH_REQUESTS
+from embeddaemon.supervisor.requests.withdrawals import ASK_AFTER_SECONDS
 from embeddaemon.supervisor.stopping import STOP_SECONDS
-from embeddaemon.supervisor.withdrawals import ASK_AFTER_SECONDS
 from tests.support.supervisor_story import Story, spec
 from tests.support.supervisor_world import Life, Process
 

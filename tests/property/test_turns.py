@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from embeddaemon.governor.budget import MIB
 from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.candidates import TURN_SECONDS
 from embeddaemon.supervisor.events import StallNoticed
+from embeddaemon.supervisor.memory.candidates import TURN_SECONDS
 from tests.support.supervisor_story import Story, spec
 
 SECONDS = 100.0

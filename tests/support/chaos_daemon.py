@@ -15,7 +15,7 @@ import psutil
 
 from embeddaemon import Client
 from embeddaemon.errors import EmbedDaemonError
-from embeddaemon.supervisor.worker_cgroups import folder_name
+from embeddaemon.supervisor.memory.worker_cgroups import folder_name
 from tests.support.daemon import RunningDaemon, is_gone
 from tests.support.skewed_clock import SkewedClock, skewed_clock
 from tests.support.sockets import socket_files

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
-from embeddaemon.supervisor import zmtp
+from embeddaemon.supervisor.connections import zmtp
 from tests.support.fuzz_messages import hostile_message
 from tests.support.raw_peer import READY, frame
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-from embeddaemon.supervisor import zmtp
+from embeddaemon.supervisor.connections import zmtp
 from tests.support.waiting import seconds
 
 READY = zmtp.command(b"READY", b"\x0bSocket-Type\0\0\0\x06DEALER")

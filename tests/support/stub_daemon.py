@@ -24,9 +24,9 @@ from embeddaemon.config.loading import load  # noqa: E402
 from embeddaemon.config.settings import AccessSettings, HardLimits, Quotas, Settings, StartMethod  # noqa: E402
 from embeddaemon.models.spec import ModelSpec, WorkerBounds  # noqa: E402
 from embeddaemon.protocol.limits import Limits  # noqa: E402
-from embeddaemon.supervisor.configuration import Source  # noqa: E402
+from embeddaemon.supervisor.changes.configuration import Source  # noqa: E402
 from embeddaemon.supervisor.loop import run  # noqa: E402
-from embeddaemon.supervisor.service import service_of  # noqa: E402
+from embeddaemon.supervisor.surroundings.service import service_of  # noqa: E402
 from embeddaemon.telemetry.logs import setup  # noqa: E402
 
 _SUPPORT = ROOT / "tests" / "support"

@@ -15,7 +15,6 @@ from embeddaemon.models.spec import ModelSpec, WorkerBounds
 from embeddaemon.protocol import codec, link
 from embeddaemon.protocol.messages import Cancel, Document, Embed, ErrorAnswer, Lane, Load, Request, Unload, Waiting
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.cache import CACHE
 from embeddaemon.supervisor.core import Supervisor
 from embeddaemon.supervisor.events import (
     CardFailed,
@@ -30,7 +29,10 @@ from embeddaemon.supervisor.events import (
     SettingsRead,
     TimePassed,
 )
-from embeddaemon.supervisor.state import ChildKind, Machine, ModelState, State
+from embeddaemon.supervisor.model_state import ModelState
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.requests.cache import CACHE
+from embeddaemon.supervisor.state import Machine, State
 from tests.support.supervisor_world import FIRST_MARKS, KILLED, Life, Process, World, card_read
 
 CLIENT = b"client"

@@ -32,7 +32,7 @@ from embeddaemon.supervisor.events import (
     StartFailed,
     WorkerSaid,
 )
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
 
 KILLED = -9
 FIRST_MARKS = "1"

@@ -214,7 +214,7 @@ def test_config_check_refuses_a_cache_that_does_not_fit_the_budget_and_repeats_w
 
 
 def test_config_check_refuses_eight_bits_where_auto_is_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embeddaemon.supervisor.machine.default_device", lambda: "cuda")
+    monkeypatch.setattr("embeddaemon.supervisor.surroundings.machine.default_device", lambda: "cuda")
     folder = TinyBert().write(tmp_path / "model")
     file = tmp_path / "e.toml"
     file.write_text(f'[models.mini]\nsource = "path:{folder}"\nprecision = "int8"\n')
@@ -236,7 +236,7 @@ def test_config_check_and_doctor_name_all_models_that_cannot_be_served_here(
         f'[models.wide]\nsource = "path:{dense}"\npooling = ["cls", "mean"]\n'
         f'[models.small]\nsource = "path:{folder}"\nestimate = "1KiB"\n[daemon]\ndefault_model = "good"\n'
     )
-    monkeypatch.setattr("embeddaemon.supervisor.machine.default_device", lambda: "cpu")
+    monkeypatch.setattr("embeddaemon.supervisor.surroundings.machine.default_device", lambda: "cpu")
     result = run("config", "check", "--config", str(file))
     assert result.exit_code == Exit.USAGE
     lines = result.stderr.splitlines()

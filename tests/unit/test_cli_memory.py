@@ -11,7 +11,7 @@ from embeddaemon.governor.budget import GIB, MIB
 from embeddaemon.governor.samples import MemorySample, Observation, Stall
 from embeddaemon.supervisor import documents
 from embeddaemon.supervisor.events import SampleTaken
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
 from tests.support.supervisor_story import LIMIT, Story, spec
 
 

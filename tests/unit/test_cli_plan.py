@@ -25,7 +25,7 @@ from embeddaemon.governor.learned_json import to_text
 from embeddaemon.governor.plan import Fit
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.spec import ModelSpec
-from embeddaemon.supervisor import footprint_file
+from embeddaemon.supervisor.memory import footprint_file
 from embeddaemon.supervisor.state import Machine
 from tests.support.checkpoints import TinyBert
 from tests.support.fake_probe import FakeCard, FakeProbe

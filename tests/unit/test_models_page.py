@@ -14,7 +14,7 @@ from embeddaemon.governor.formula import Workload
 from embeddaemon.models.body import FAMILIES, is_gated
 from embeddaemon.models.published import PUBLISHED, Published
 from embeddaemon.models.table import card_of
-from embeddaemon.supervisor.learning import weights_of
+from embeddaemon.supervisor.memory.learning import weights_of
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from embeddaemon.supervisor.announcements import (
+from embeddaemon.supervisor.events import DrainRequested
+from embeddaemon.supervisor.surroundings.announcements import (
     EXTEND_EVERY_SECONDS,
     EXTENSION_SECONDS,
     LOOK_SECONDS,
     Announcer,
     Assignments,
 )
-from embeddaemon.supervisor.events import DrainRequested
 from tests.support.supervisor_story import Story, spec
 
 

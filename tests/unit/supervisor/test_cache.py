@@ -13,10 +13,10 @@ from embeddaemon.models.card import ModelCard
 from embeddaemon.protocol import codec, link
 from embeddaemon.protocol.messages import Embed, ErrorAnswer, Lane, Timings, Vectors
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.cache import CACHE, ENTRY_BYTES, MAX_CACHED_ANSWER_BYTES, Cache, Kept, digest, key
 from embeddaemon.supervisor.documents import status
 from embeddaemon.supervisor.events import CardRead, RequestReceived, WorkerSaid
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.requests.cache import CACHE, ENTRY_BYTES, MAX_CACHED_ANSWER_BYTES, Cache, Kept, digest, key
 from tests.support.supervisor_story import CLIENT, Story, spec
 from tests.support.supervisor_world import card
 

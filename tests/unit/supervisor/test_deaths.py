@@ -6,10 +6,10 @@ from embeddaemon.errors import FailedLoad
 from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol import control
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.endings import WRITE_OFF_SECONDS
 from embeddaemon.supervisor.events import ChildReaped, ControlLost, ForkerSaid, StartFailed, TimePassed
 from embeddaemon.supervisor.housekeeping import FORK_SECONDS, REPORT_SECONDS
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.processes.endings import WRITE_OFF_SECONDS
 from tests.support.supervisor_story import Story, spec
 from tests.support.supervisor_world import Life, Process
 

@@ -10,7 +10,7 @@ from embeddaemon.governor.samples import MemorySample, Observation, Stall
 from embeddaemon.protocol.messages import Hello, Models, Request, Status
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.events import SampleTaken
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
 from tests.support.supervisor_story import CLIENT, LIMIT, Story, spec
 
 

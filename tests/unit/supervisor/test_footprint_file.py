@@ -12,8 +12,8 @@ import pytest
 from embeddaemon.governor.budget import MIB
 from embeddaemon.governor.learned import Key, Learned, Measured
 from embeddaemon.governor.learned_json import to_text
-from embeddaemon.supervisor import footprint_file
-from embeddaemon.supervisor.footprint_file import MAX_BYTES, NAME, program, read, write
+from embeddaemon.supervisor.memory import footprint_file
+from embeddaemon.supervisor.memory.footprint_file import MAX_BYTES, NAME, program, read, write
 
 KEY = Key("d" * 64, "bfloat16", "cpu", "fork", threads=2, token_budget=1000, stream_tokens=500, element_bytes=2)
 MEASURED = Measured(150 * MIB, 100 * MIB)

@@ -14,9 +14,9 @@ from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol import codec, link
 from embeddaemon.protocol.messages import Health, Vectors
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.checkups import LONGEST_SECONDS
 from embeddaemon.supervisor.events import ClientGone, RequestReceived, WorkerSaid
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.sickness.checkups import LONGEST_SECONDS
 from tests.support.supervisor_story import CLIENT, Story, spec
 
 DIM = 384

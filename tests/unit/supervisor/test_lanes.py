@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from embeddaemon.protocol.messages import Lane
-from embeddaemon.supervisor.dispatch import CREDITS, HOLD_BACK
-from embeddaemon.supervisor.pace import DISPATCH_SECONDS
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.requests.dispatch import CREDITS, HOLD_BACK
+from embeddaemon.supervisor.requests.pace import DISPATCH_SECONDS
 from tests.support.supervisor_story import CLIENT, Story
 from tests.support.supervisor_world import Held, Process
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from embeddaemon.protocol.messages import Lane
-from embeddaemon.supervisor.lifecycle import (
+from embeddaemon.supervisor.processes.lifecycle import (
     ENDED,
     TRANSITIONS,
     DeathClass,

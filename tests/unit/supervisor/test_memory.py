@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from embeddaemon.governor.budget import MIB
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.candidates import TURN_SECONDS
-from embeddaemon.supervisor.room import STALE_SECONDS
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.memory.candidates import TURN_SECONDS
+from embeddaemon.supervisor.memory.room import STALE_SECONDS
+from embeddaemon.supervisor.processes.child import ChildKind
 from tests.support.supervisor_story import Story, spec
 
 BUDGET = 900 * MIB

@@ -11,10 +11,10 @@ from embeddaemon.governor.budget import MIB
 from embeddaemon.governor.core import WaitReason
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.candidates import TURN_SECONDS, turn_seconds
 from embeddaemon.supervisor.events import KernelKilled
-from embeddaemon.supervisor.staffing import wants_of_worker
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.memory.candidates import TURN_SECONDS, turn_seconds
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.processes.staffing import wants_of_worker
 from tests.support.supervisor_story import LIMIT, Story, spec
 from tests.support.supervisor_world import Life
 

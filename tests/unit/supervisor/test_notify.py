@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from embeddaemon.errors import ConfigError
-from embeddaemon.supervisor.notify import Notifier
-from embeddaemon.supervisor.service import Manager, manager_of
+from embeddaemon.supervisor.surroundings.notify import Notifier
+from embeddaemon.supervisor.surroundings.service import Manager, manager_of
 from tests.support.service_manager import notify_socket
 
 

@@ -7,9 +7,9 @@ from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.governor.learned import Learned
 from embeddaemon.protocol import control
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor import needs
-from embeddaemon.supervisor.needs import most_worker_bytes
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.memory import needs
+from embeddaemon.supervisor.memory.needs import most_worker_bytes
+from embeddaemon.supervisor.processes.child import ChildKind
 from tests.support.supervisor_story import Story, spec
 from tests.support.supervisor_world import Process
 

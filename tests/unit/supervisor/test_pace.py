@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from embeddaemon.supervisor.pace import DISPATCH_SECONDS, Measurement, Meter, Pace
+from embeddaemon.supervisor.requests.pace import DISPATCH_SECONDS, Measurement, Meter, Pace
 
 
 def test_model_is_first_believed_to_be_as_slow_as_it_is_large() -> None:

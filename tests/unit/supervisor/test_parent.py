@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from embeddaemon.errors import ConfigError
-from embeddaemon.supervisor.parent import ParentWatch
+from embeddaemon.supervisor.surroundings.parent import ParentWatch
 from tests.support.waiting import seconds
 
 _PIDFDS = pytest.param(True, marks=pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfds here"))

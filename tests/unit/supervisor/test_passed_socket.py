@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from embeddaemon.errors import ConfigError
-from embeddaemon.supervisor.service import passed_socket
+from embeddaemon.supervisor.surroundings.service import passed_socket
 from tests.support.service_manager import listening_socket
 
 OURS = {"LISTEN_PID": "7", "LISTEN_FDS": "1"}

@@ -8,11 +8,11 @@ from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol.journal import WHOLE_REQUEST, Record, Turn, digest_of_text
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.blame import MOST_DEATHS
 from embeddaemon.supervisor.events import KernelKilled
-from embeddaemon.supervisor.lifecycle import DeathClass
-from embeddaemon.supervisor.state import ChildKind
-from embeddaemon.supervisor.suspects import MOST_CONVICTED, Suspects
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.processes.lifecycle import DeathClass
+from embeddaemon.supervisor.sickness.blame import MOST_DEATHS
+from embeddaemon.supervisor.sickness.suspects import MOST_CONVICTED, Suspects
 from tests.support.supervisor_story import Story, spec
 from tests.support.supervisor_world import Process
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 from embeddaemon.config.settings import HardLimits
-from embeddaemon.supervisor import process
 from embeddaemon.supervisor.commands import StartFetcher, StartForkServer, StartWorker
 from embeddaemon.supervisor.events import ControlLost, StartFailed
-from embeddaemon.supervisor.hard_limits import HardLimiter
-from embeddaemon.supervisor.process import Processes
+from embeddaemon.supervisor.memory.hard_limits import HardLimiter
+from embeddaemon.supervisor.processes import process
+from embeddaemon.supervisor.processes.process import Processes
 
 
 @pytest.fixture

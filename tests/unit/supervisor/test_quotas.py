@@ -7,9 +7,9 @@ import pytest
 from embeddaemon.config.settings import Quotas
 from embeddaemon.errors import Busy
 from embeddaemon.protocol.messages import Embed, Lane
-from embeddaemon.supervisor.authorisation import Access, Peer, User
-from embeddaemon.supervisor.dispatch import OpenRequest, Queue
-from embeddaemon.supervisor.quotas import Quota, Room, Usage, quota_of
+from embeddaemon.supervisor.connections.authorisation import Access, Peer, User
+from embeddaemon.supervisor.connections.quotas import Quota, Room, Usage, quota_of
+from embeddaemon.supervisor.requests.dispatch import OpenRequest, Queue
 
 NONE = Quota(None, None, None)
 

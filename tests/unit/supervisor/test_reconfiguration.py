@@ -12,7 +12,7 @@ from embeddaemon.protocol.messages import Health, Load, Models, Reload
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.documents import status
 from embeddaemon.supervisor.events import ReloadRequested, SettingsWrong
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
 from tests.support.supervisor_story import CLIENT, Story, spec
 from tests.support.supervisor_world import Process
 

@@ -6,7 +6,7 @@ from embeddaemon.governor.budget import MIB
 from embeddaemon.governor.core import WaitReason
 from embeddaemon.governor.pressure import MAX_PAUSE_SECONDS
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
 from tests.support.supervisor_story import LIMIT, Story, spec
 
 RESERVE = 200 * MIB

@@ -12,10 +12,10 @@ from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol import codec, link
 from embeddaemon.protocol.messages import Embed, Timings, Vectors
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.cache import digest
 from embeddaemon.supervisor.documents import models, status
 from embeddaemon.supervisor.events import FilesSeen, RequestReceived, WorkerSaid
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.requests.cache import digest
 from tests.support.supervisor_story import CLIENT, Story, spec
 from tests.support.supervisor_world import Process
 

@@ -8,9 +8,9 @@ from embeddaemon.protocol.limits import Limits
 from embeddaemon.protocol.messages import Embed, Load, Tokenize, Unload
 from embeddaemon.protocol.precisions import PRECISIONS
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.dispatch import CREDITS, MAX_DISPATCH_REQUESTS
 from embeddaemon.supervisor.events import RequestMalformed, RequestReceived
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.requests.dispatch import CREDITS, MAX_DISPATCH_REQUESTS
 from tests.support.supervisor_story import CLIENT, Story, spec
 
 

@@ -9,12 +9,12 @@ import pytest
 from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol import link
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.canary import SERIAL
 from embeddaemon.supervisor.events import WorkerSaid
 from embeddaemon.supervisor.housekeeping import FORK_SECONDS
-from embeddaemon.supervisor.intensity import Intensity, Limit, back_off_seconds
-from embeddaemon.supervisor.second_opinion import BELIEVED_SECONDS
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.sickness.canary import SERIAL
+from embeddaemon.supervisor.sickness.intensity import Intensity, Limit, back_off_seconds
+from embeddaemon.supervisor.sickness.second_opinion import BELIEVED_SECONDS
 from tests.support.supervisor_story import Story, spec
 from tests.support.supervisor_world import Process
 

@@ -10,7 +10,7 @@ from embeddaemon.governor.budget import MIB
 from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.housekeeping import FORK_SECONDS, SCALE_DOWN_AFTER_SECONDS
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
 from tests.support.supervisor_story import Story, spec
 
 

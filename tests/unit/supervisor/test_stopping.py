@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.state import ChildKind
+from embeddaemon.supervisor.processes.child import ChildKind
 from embeddaemon.supervisor.stopping import STOP_SECONDS
 from tests.support.supervisor_story import Story, spec
 

@@ -6,8 +6,8 @@ from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol.messages import Cancel, Document, Lane
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.events import ClientGone
-from embeddaemon.supervisor.state import ChildKind
-from embeddaemon.supervisor.withdrawals import ASK_AFTER_SECONDS
+from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.requests.withdrawals import ASK_AFTER_SECONDS
 from tests.support.supervisor_story import CLIENT, Story, spec
 
 

@@ -21,8 +21,8 @@ from embeddaemon.config.settings import HardLimits
 from embeddaemon.errors import ConfigError
 from embeddaemon.governor.cgroups import SUPERVISOR_LEAF as LEAF
 from embeddaemon.supervisor.events import KernelKilled
-from embeddaemon.supervisor.hard_limits import LEAST_GROWTH_BYTES, HardLimiter
-from embeddaemon.supervisor.worker_cgroups import Unavailable, folder_name, worker_cgroups
+from embeddaemon.supervisor.memory.hard_limits import LEAST_GROWTH_BYTES, HardLimiter
+from embeddaemon.supervisor.memory.worker_cgroups import Unavailable, folder_name, worker_cgroups
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cgroups are Linux's")
 

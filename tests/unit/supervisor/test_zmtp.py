@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embeddaemon.protocol.limits import MAX_HEADER_BYTES
-from embeddaemon.supervisor import zmtp
-from embeddaemon.supervisor.zmtp import Inbound, Message, Ping, Violation
+from embeddaemon.supervisor.connections import zmtp
+from embeddaemon.supervisor.connections.zmtp import Inbound, Message, Ping, Violation
 from tests.support.raw_peer import READY, frame
 
 MAX_BODY = 400_000

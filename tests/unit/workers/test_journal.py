@@ -19,7 +19,7 @@ from embeddaemon.protocol.journal import (
     read_turns,
     slot_offset,
 )
-from embeddaemon.supervisor.journals import Journals
+from embeddaemon.supervisor.processes.journals import Journals
 from embeddaemon.workers.journal import Journal, record
 from embeddaemon.workers.screening import Screen
 from embeddaemon.workers.watching import Watch

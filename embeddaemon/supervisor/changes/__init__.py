@@ -1,0 +1,1 @@
+"""What changes while the daemon runs: its configuration, the files of models, workers made anew by order."""
