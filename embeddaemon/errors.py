@@ -36,7 +36,7 @@
                 ├── ModelChanged    files changed while read, or during a call    model_changed
                 └── UnsupportedModel  a family or option that is not served       model_unsupported
 
-Covers what is raised and what travels. How an error is laid out on the wire is in protocol/codec.py.
+Covers what is raised and what travels. How an error is laid out on the wire is in protocol/error_codec.py.
 """
 
 from __future__ import annotations

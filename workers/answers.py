@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embeddaemon.errors import EmbedDaemonError
-from embeddaemon.protocol import codec, link
+from embeddaemon.protocol import codec, error_codec, link
 from embeddaemon.protocol.messages import Timings, Tokens, Vectors
 from embeddaemon.protocol.numbers import Numbers
 from embeddaemon.protocol.precisions import PRECISIONS
@@ -36,7 +36,7 @@ class Sender:
 def error_frames(sender: Sender, serial: int, client_id: int, error: EmbedDaemonError, *, texts: int = 0) -> Frames:
     """A request that ended without its result."""
     result = link.Result(sender.worker, sender.incarnation, serial, error.code, texts, 0, 0, 0)
-    return [link.encode_from_worker(result), codec.encode_answer(codec.error_answer(client_id, error))]
+    return [link.encode_from_worker(result), codec.encode_answer(error_codec.error_answer(client_id, error))]
 
 
 def tokens_frames(sender: Sender, item: link.Item, client_id: int, tokenized: Tokenized, tokenize_us: int) -> Frames:

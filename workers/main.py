@@ -20,7 +20,7 @@ import zmq
 from embeddaemon.errors import EmbedDaemonError, ProtocolError
 from embeddaemon.models.order import order_from_map
 from embeddaemon.protocol import control, link
-from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.protocol.error_codec import error_to_map
 from embeddaemon.telemetry.logs import fields, setup
 from embeddaemon.workers import guard, measure
 from embeddaemon.workers.compute import Compute

@@ -17,7 +17,7 @@ from typing import assert_never
 
 from embeddaemon.errors import FailedLoad, InternalError, ProtocolError
 from embeddaemon.protocol import control
-from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.protocol.error_codec import error_to_map
 from embeddaemon.telemetry.logs import fields, setup
 from embeddaemon.workers import guard, main, measure
 from embeddaemon.workers.exhaustion import exit_out_of_memory, is_out_of_memory

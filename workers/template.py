@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from embeddaemon.errors import EmbedDaemonError, InternalError, ProtocolError
 from embeddaemon.models.order import order_from_map
 from embeddaemon.protocol import control
-from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.protocol.error_codec import error_to_map
 from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers import guard, main, measure
 from embeddaemon.workers.exhaustion import is_out_of_memory

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 
 from embeddaemon.errors import FailedLoad
-from embeddaemon.protocol import codec, control
+from embeddaemon.protocol import control, error_codec
 
 READY_WITHIN_SECONDS = 60.0
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -56,6 +56,6 @@ def _ready(connection: socket.socket, begun: float) -> Started:
         case control.ForkServerReady() as ready:
             return Started(time.monotonic() - begun, ready.private_bytes, ready.threads)
         case control.LoadFailed() as failed:
-            raise codec.error_from_map(failed.error)
+            raise error_codec.error_from_map(failed.error)
         case other:
             raise FailedLoad(f"the fork server said {type(other).__name__} instead of being ready")

@@ -18,7 +18,7 @@ from embeddaemon.errors import EmbedDaemonError, FailedLoad
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.order import LoadOrder, order_from_map
 from embeddaemon.models.spec import ModelSpec
-from embeddaemon.protocol import codec
+from embeddaemon.protocol import error_codec
 from embeddaemon.protocol.limits import Limits
 
 TEXT = "A text to try the model with."
@@ -54,7 +54,7 @@ def try_to_load(spec: ModelSpec, card: ModelCard) -> Tried:
         )
     answer = json.loads(done.stdout)
     if "code" in answer:
-        raise codec.error_from_map(answer)
+        raise error_codec.error_from_map(answer)
     return Tried(**answer)
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     try:
         answer = asdict(_try(order))
     except EmbedDaemonError as error:
-        answer = codec.error_to_map(error)
+        answer = error_codec.error_to_map(error)
     json.dump(answer, sys.stdout)
 
 

@@ -23,7 +23,7 @@ from embeddaemon.models.nearest import hint
 from embeddaemon.models.published import PUBLISHED
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.models.table import published
-from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.protocol.error_codec import error_to_map
 
 if TYPE_CHECKING:
     from embeddaemon.cli.model_facts import Facts

@@ -16,7 +16,7 @@ from embeddaemon.errors import (
     ProtocolError,
     UnsupportedVersion,
 )
-from embeddaemon.protocol import codec
+from embeddaemon.protocol import codec, error_codec
 from embeddaemon.protocol.limits import VERSION
 from embeddaemon.protocol.messages import Answer, Document, ErrorAnswer
 
@@ -137,7 +137,7 @@ def _mismatch_or(answer: ErrorAnswer) -> EmbedDaemonError:
     spoken = answer.details.get("spoken")
     if answer.code == UnsupportedVersion.code and isinstance(spoken, int) and spoken != VERSION:
         return _mismatch(spoken, "its version is not known")
-    return codec.raised(answer)
+    return error_codec.raised(answer)
 
 
 def error_of(answer: ErrorAnswer, offset: int) -> EmbedDaemonError:

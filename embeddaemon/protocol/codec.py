@@ -1,7 +1,7 @@
-"""Headers to messages and back, for the clients' protocol. Checks every field; decides nothing. Bodies: bodies.py.
+"""Headers to messages and back, for the clients' protocol. Checks every field; decides nothing.
 
 A request is two frames, header and body. An answer is a header and one raw frame per array (or one msgpack map).
-Raises ProtocolError for what breaks the protocol.
+Bodies are in bodies.py, errors in error_codec.py. Raises ProtocolError for what breaks the protocol.
 """
 
 from __future__ import annotations
@@ -9,14 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, assert_never
 
-from embeddaemon.errors import (
-    Detail,
-    EmbedDaemonError,
-    ProtocolError,
-    UnsupportedVersion,
-    chain,
-    error_for,
-)
+from embeddaemon.errors import ProtocolError, UnsupportedVersion
+from embeddaemon.protocol.error_codec import decode_error
 from embeddaemon.protocol.fields import Fields, pack, unpack
 from embeddaemon.protocol.limits import MAX_DIMENSIONS, VERSION
 from embeddaemon.protocol.messages import (
@@ -236,7 +230,7 @@ def decode_answer(header: bytes | memoryview) -> Answer | Waiting:
     fields = Fields(values, "answer")
     id_ = fields.integer("id", high=_MAX_ID)
     if not fields.boolean("ok"):
-        return _decode_error(id_, fields.mapping("error"))
+        return decode_error(id_, fields.mapping("error"))
     if "dim" in values:
         return Vectors(
             id=id_,
@@ -269,19 +263,6 @@ def _decode_good(fields: Fields) -> dict[str, Any]:
     }
 
 
-def _decode_error(id_: int, error: Mapping[str, Any]) -> ErrorAnswer:
-    fields = Fields(error, "error")
-    return ErrorAnswer(
-        id=id_,
-        code=fields.text("code"),
-        message=fields.text("message"),
-        retryable=fields.boolean("retryable", default=False),
-        retry_after_ms=fields.integer_or_none("retry_after_ms"),
-        cause=fields.texts("cause", default=[]),
-        details=fields.mapping("details", default={}),
-    )
-
-
 def encode_document(document: Mapping[str, Any]) -> bytes:
     """The frame behind a ``Document`` header."""
     return pack(document)
@@ -292,43 +273,6 @@ def decode_document(frame: bytes | memoryview) -> dict[str, Any]:
     return unpack(frame, max_bytes=64 * 1024 * 1024, max_array=1 << 20, max_map=1 << 16, what="document")
 
 
-def error_answer(id_: int, error: EmbedDaemonError) -> ErrorAnswer:
-    """An error as the answer that ends request ``id_``."""
-    return ErrorAnswer(
-        id=id_,
-        code=error.code,
-        message=error.message,
-        retryable=error.retryable,
-        retry_after_ms=error.retry_after_ms,
-        cause=chain(error),
-        details=dict(error.details),
-    )
-
-
-def raised(answer: ErrorAnswer) -> EmbedDaemonError:
-    """The error that a client raises for a bad answer."""
-    details: dict[str, Detail] = dict(answer.details)
-    return error_for(
-        answer.code, answer.message, details=details, cause=answer.cause, retry_after_ms=answer.retry_after_ms
-    )
-
-
-def error_to_map(error: EmbedDaemonError) -> dict[str, Any]:
-    """An error as a map, for the messages between our own processes."""
-    return {
-        "code": error.code,
-        "message": error.message,
-        "retry_after_ms": error.retry_after_ms,
-        "cause": list(chain(error)),
-        "details": dict(error.details),
-    }
-
-
-def error_from_map(values: Mapping[str, Any]) -> EmbedDaemonError:
-    """What ``error_to_map`` made, as the error again."""
-    return raised(_decode_error(0, values))
-
-
 __all__ = [
     "EMPTY_BODY",
     "decode_answer",
@@ -337,9 +281,5 @@ __all__ = [
     "encode_answer",
     "encode_document",
     "encode_request",
-    "error_answer",
-    "error_from_map",
-    "error_to_map",
-    "raised",
     "request_id",
 ]

@@ -97,7 +97,7 @@ class LoadFailed:
     """A template or fetcher could not do its work; it exits with ``EXIT_LOAD_FAILED``."""
 
     error: dict[str, Any]
-    """As ``codec.error_to_map`` gives it."""
+    """As ``error_codec.error_to_map`` gives it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ class LoadFailed:
     worker: int
     incarnation: int
     error: Mapping[str, Any]
-    """As ``codec.error_to_map`` gives it."""
+    """As ``error_codec.error_to_map`` gives it."""
 
 
 @dataclass(frozen=True, slots=True)

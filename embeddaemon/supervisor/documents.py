@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from embeddaemon.errors import EmbedDaemonError
-from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.protocol.error_codec import error_to_map
 from embeddaemon.protocol.limits import VERSION
 from embeddaemon.supervisor.memory.document import memory, processes
 from embeddaemon.supervisor.memory.learning import device_of, threads_of

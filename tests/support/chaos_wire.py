@@ -11,7 +11,7 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from embeddaemon.protocol import bodies, codec
+from embeddaemon.protocol import bodies, codec, error_codec
 from embeddaemon.protocol.limits import Limits
 from embeddaemon.protocol.messages import (
     Answer,
@@ -170,7 +170,7 @@ class WireClient:
             case ErrorAnswer(code="cancelled"), Ask():
                 self._tally.endings["cancelled"] += 1
             case ErrorAnswer(), Ask() as ask:
-                self._asker.failed(ask, pending.begun, codec.raised(answer))
+                self._asker.failed(ask, pending.begun, error_codec.raised(answer))
                 self._send_at = time.monotonic() + self._asker.pause()
             case Document(), None:
                 took = time.monotonic() - pending.begun

@@ -18,7 +18,7 @@ import numpy as np
 import zmq
 
 from embeddaemon.errors import EmbedDaemonError, InvalidInput, UnknownModel, UnknownTask
-from embeddaemon.protocol import bodies, codec
+from embeddaemon.protocol import bodies, codec, error_codec
 from embeddaemon.protocol.endpoints import socket_path
 from embeddaemon.protocol.limits import VERSION, Limits
 from embeddaemon.protocol.messages import (
@@ -168,7 +168,7 @@ class FakeDaemon:
             request = codec.decode_request(header)
             body = bodies.decode_body(body_frame, self.limits) if body_frame else None
         except EmbedDaemonError as error:
-            router.send_multipart([who, codec.encode_answer(codec.error_answer(codec.request_id(header), error))])
+            router.send_multipart([who, codec.encode_answer(error_codec.error_answer(codec.request_id(header), error))])
             return
         self.requests.append(request)
         if body is not None:
@@ -179,7 +179,7 @@ class FakeDaemon:
             case Hold():
                 self._held.append((who, request, body))
             case Fail(refusal):
-                router.send_multipart([who, codec.encode_answer(codec.error_answer(request.id, refusal))])
+                router.send_multipart([who, codec.encode_answer(error_codec.error_answer(request.id, refusal))])
             case Silence():
                 pass
             case None:
@@ -189,7 +189,7 @@ class FakeDaemon:
         try:
             return self.proper_answer(request, body)
         except EmbedDaemonError as error:
-            return [codec.encode_answer(codec.error_answer(request.id, error))]
+            return [codec.encode_answer(error_codec.error_answer(request.id, error))]
 
     def proper_answer(self, request: Request, body: Body | None) -> list[bytes]:
         """The frames of a good answer."""

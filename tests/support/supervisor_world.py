@@ -18,8 +18,7 @@ from embeddaemon.governor.formula import FORK_SERVER_BYTES
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.fileset import FileSet
 from embeddaemon.models.spec import Pooling
-from embeddaemon.protocol import codec, control, link
-from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.protocol import codec, control, error_codec, link
 from embeddaemon.protocol.journal import Record, Turn, digest_of_text
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.events import (
@@ -250,7 +249,7 @@ class World:
 
     def fail_to_load(self, process: Process, error: EmbedDaemonError) -> None:
         """A template, a fetcher or a fork server says why it cannot, and exits."""
-        failure = error_to_map(error)
+        failure = error_codec.error_to_map(error)
         if process.has_control:
             process.control.append(control.LoadFailed(failure))
         else:
@@ -384,7 +383,9 @@ class World:
 def _refusal(held: Held) -> bytes:
     """The header of the answer to who asked for a convicted text."""
     assert isinstance(held.header, tuple)
-    return codec.encode_answer(codec.error_answer(held.header[1], Poisoned("told not to", details={"indices": [0]})))
+    return codec.encode_answer(
+        error_codec.error_answer(held.header[1], Poisoned("told not to", details={"indices": [0]}))
+    )
 
 
 def digest_of(header: object, body: object) -> bytes:

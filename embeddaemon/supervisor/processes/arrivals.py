@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from embeddaemon.protocol import control, link
-from embeddaemon.protocol.codec import error_from_map
+from embeddaemon.protocol.error_codec import error_from_map
 from embeddaemon.supervisor.changes.reload import relieve_outgoing, take_over
 from embeddaemon.supervisor.events import WorkerSaid
 from embeddaemon.supervisor.memory.leases import lease_of, limit_worker, settle_lease

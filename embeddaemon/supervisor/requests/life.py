@@ -9,7 +9,8 @@ from typing import Any
 
 from embeddaemon.errors import Cancelled, EmbedDaemonError, Expired, Invalid, Refused, error_for
 from embeddaemon.protocol import link
-from embeddaemon.protocol.codec import decode_answer, error_answer
+from embeddaemon.protocol.codec import decode_answer
+from embeddaemon.protocol.error_codec import error_answer
 from embeddaemon.protocol.messages import Document, Embed, Lane, ModelRequest, Tokenize, Vectors
 from embeddaemon.supervisor.commands import Forward, Recall, Reply, SendDispatch
 from embeddaemon.supervisor.events import RequestReceived

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from embeddaemon.errors import Cancelled
-from embeddaemon.protocol.codec import error_answer
+from embeddaemon.protocol.error_codec import error_answer
 from embeddaemon.supervisor.commands import Reply, SendCancel, SendWaiting
 from embeddaemon.supervisor.model_state import ModelState, Waiter
 from embeddaemon.supervisor.requests.dispatch import OpenRequest

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embeddaemon.errors import Busy, EmbedDaemonError
-from embeddaemon.protocol.codec import error_to_map
+from embeddaemon.protocol.error_codec import error_to_map
 from embeddaemon.supervisor.documents import state_of
 from embeddaemon.supervisor.memory.needs import never_fits
 from embeddaemon.supervisor.model_state import ModelState

@@ -19,7 +19,7 @@ from embeddaemon.errors import (
     UnsupportedVersion,
     error_for,
 )
-from embeddaemon.protocol import bodies, codec
+from embeddaemon.protocol import bodies, codec, error_codec
 from embeddaemon.protocol.limits import MAX_HEADER_BYTES, VERSION, Limits
 from embeddaemon.protocol.messages import (
     Answer,
@@ -209,9 +209,9 @@ def test_error_travels_with_everything_it_knows() -> None:
     cause = OSError("disk on fire")
     error = NoHeadroom("no room", details={"needed_bytes": 5}, retry_after_ms=7)
     error.__cause__ = cause
-    answer = codec.decode_answer(codec.encode_answer(codec.error_answer(9, error)))
+    answer = codec.decode_answer(codec.encode_answer(error_codec.error_answer(9, error)))
     assert isinstance(answer, ErrorAnswer)
-    raised = codec.raised(answer)
+    raised = error_codec.raised(answer)
     assert isinstance(raised, NoHeadroom)
     assert (raised.message, raised.details, raised.retry_after_ms) == ("no room", {"needed_bytes": 5}, 7)
     assert raised.cause == ("OSError: disk on fire",)
@@ -221,10 +221,10 @@ def test_error_travels_with_everything_it_knows() -> None:
 def test_every_code_becomes_its_own_error(code: str) -> None:
     error = error_for(code, "message")
     assert type(error).code == code
-    assert codec.error_from_map(codec.error_to_map(error)).message == "message"
+    assert error_codec.error_from_map(error_codec.error_to_map(error)).message == "message"
 
 
 def test_code_of_a_newer_daemon_is_still_an_error_that_names_it() -> None:
-    error = codec.raised(ErrorAnswer(id=1, code="moon_phase", message="wait"))
+    error = error_codec.raised(ErrorAnswer(id=1, code="moon_phase", message="wait"))
     assert type(error) is RequestError
     assert "moon_phase" in str(error)

@@ -11,7 +11,7 @@ import pytest
 
 from embeddaemon.errors import BadOutput, CorruptModel
 from embeddaemon.governor.budget import MIB
-from embeddaemon.protocol import codec, link
+from embeddaemon.protocol import codec, error_codec, link
 from embeddaemon.protocol.messages import Health, Vectors
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.events import ClientGone, RequestReceived, WorkerSaid
@@ -187,7 +187,7 @@ def test_vector_that_is_none_is_found_out(numbers: list[float], why: str) -> Non
     assert why in found["why"][0]
 
 
-@pytest.mark.parametrize("frames", [[b"\xc1"], [codec.encode_answer(codec.error_answer(1, BadOutput("nan")))]])
+@pytest.mark.parametrize("frames", [[b"\xc1"], [codec.encode_answer(error_codec.error_answer(1, BadOutput("nan")))]])
 def test_answer_that_is_no_vector_is_found_out(frames: list[bytes]) -> None:
     story = served()
     id_ = ask(story, deep=True)
