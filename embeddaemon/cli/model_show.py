@@ -20,7 +20,7 @@ from embeddaemon.governor.budget import format_bytes
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.licences import is_non_commercial
 from embeddaemon.models.nearest import hint
-from embeddaemon.models.published import PUBLISHED
+from embeddaemon.models.published_models import PUBLISHED
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.models.table import published
 from embeddaemon.protocol.error_codec import error_to_map

@@ -1,4 +1,4 @@
-"""The prompts of published models by task, the exact strings of their model cards. Data for published.py."""
+"""The prompts of published models by task, the exact strings of their model cards. Data for published_models.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The built-in table: which published model a source is, and the bundled one. The data is in published.py."""
+"""The built-in table: which published model a source is, and the bundled one. The data is in published_models.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from embeddaemon.models.body import is_gated
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.notes import family_notes, licence_notes, prompt_notes
-from embeddaemon.models.published import PUBLISHED, Published
+from embeddaemon.models.published import Published
+from embeddaemon.models.published_models import PUBLISHED
 from embeddaemon.models.sources import Source, SourceKind
 from embeddaemon.models.spec import ModelSpec
 

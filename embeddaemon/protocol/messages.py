@@ -1,4 +1,7 @@
-"""The clients' messages as data: a closed union of requests and one of answers. Built from frames by codec.py alone."""
+"""The clients' messages as data: a closed union of requests and one of answers.
+
+Only codec.py and error_codec.py build them from frames.
+"""
 
 from __future__ import annotations
 

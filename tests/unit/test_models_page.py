@@ -12,7 +12,8 @@ from embeddaemon.governor.budget import format_bytes
 from embeddaemon.governor.footprint import auto
 from embeddaemon.governor.formula import Workload
 from embeddaemon.models.body import FAMILIES, is_gated
-from embeddaemon.models.published import PUBLISHED, Published
+from embeddaemon.models.published import Published
+from embeddaemon.models.published_models import PUBLISHED
 from embeddaemon.models.table import card_of
 from embeddaemon.supervisor.memory.learning import weights_of
 

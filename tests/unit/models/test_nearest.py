@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from embeddaemon.models.nearest import hint, nearest
-from embeddaemon.models.published import PUBLISHED
+from embeddaemon.models.published_models import PUBLISHED
 
 NAMES = [entry.name for entry in PUBLISHED]
 

@@ -12,7 +12,8 @@ from embeddaemon.models.body import FAMILIES
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.folder import read_card
 from embeddaemon.models.licences import is_non_commercial, licence_of_folder
-from embeddaemon.models.published import PUBLISHED, Published
+from embeddaemon.models.published import Published
+from embeddaemon.models.published_models import PUBLISHED
 from embeddaemon.models.sources import parse_source
 from embeddaemon.models.spec import ModelSpec, Pooling
 from embeddaemon.models.table import default_spec, known, published
