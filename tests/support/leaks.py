@@ -10,6 +10,7 @@ import os
 import threading
 import uuid
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +28,11 @@ _contexts: "weakref.WeakSet[zmq.Context[zmq.Socket[bytes]]]" = weakref.WeakSet()
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was alive before a test; a process that descends from one of these belongs to whoever started that one."""
+    """What was alive before a test; a process that descends from one of ours belongs to whoever started that one."""
 
-    processes: frozenset[psutil.Process]
+    pids: frozenset[int]
+    """Of the whole machine. Only what is not in here is looked at: a list of pids costs a tenth of a millisecond, the
+    environments and parents of all processes cost several, and every test of thousands pays twice."""
     threads: frozenset[threading.Thread]
     contexts: "weakref.WeakSet[zmq.Context[zmq.Socket[bytes]]]"
 
@@ -48,7 +51,7 @@ def watch() -> None:
 
 def take_snapshot() -> Snapshot:
     """What is alive now."""
-    return Snapshot(frozenset(_processes()), frozenset(threading.enumerate()), weakref.WeakSet(_open_contexts()))
+    return Snapshot(frozenset(psutil.pids()), frozenset(threading.enumerate()), weakref.WeakSet(_open_contexts()))
 
 
 def leaks_since(before: Snapshot) -> list[str]:
@@ -86,39 +89,36 @@ def _open_contexts() -> "list[zmq.Context[zmq.Socket[bytes]]]":
 
 
 def _new_processes(before: Snapshot) -> list[psutil.Process]:
-    return [
-        process
-        for process in _processes()
-        if process not in before.processes
-        and before.processes.isdisjoint(_ancestors(process))
-        and not _is_pythons_own(process)
-    ]
-
-
-def _processes() -> set[psutil.Process]:
-    return {*psutil.Process().children(recursive=True), *_marked_orphans()}
-
-
-def _marked_orphans() -> list[psutil.Process]:
-    """Processes of this run that the first process of the machine, or a sub-reaper, has adopted."""
-    if not Path("/proc/self/environ").exists():
-        return []
-    mark = f"{_MARK}={os.environ[_MARK]}".encode()
     found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit() or int(folder.name) == os.getpid():
-            continue
-        # Processes of other users, and those that end while we look, are none of ours.
-        with contextlib.suppress(OSError, psutil.NoSuchProcess):
-            if mark in (folder / "environ").read_bytes():
-                found.append(psutil.Process(int(folder.name)))
+    for pid in psutil.pids():
+        # Those that end while we look are none that were left.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if pid not in before.pids and _is_left(process := psutil.Process(pid), before):
+                found.append(process)
     return found
 
 
-def _ancestors(process: psutil.Process) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.parents()
-    return []
+def _is_left(process: psutil.Process, before: Snapshot) -> bool:
+    """Ours, and nobody has started it who was there before."""
+    parents = process.parents()
+    if not _is_ours(process, parents) or _is_pythons_own(process):
+        return False
+    return not any(
+        parent.pid in before.pids and parent.pid != os.getpid() and _is_ours(parent, parents[number + 1 :])
+        for number, parent in enumerate(parents)
+    )
+
+
+def _is_ours(process: psutil.Process, parents: Sequence[psutil.Process]) -> bool:
+    """Below this one, or adopted by the first process of the machine or a sub-reaper, with this run's mark."""
+    return any(parent.pid == os.getpid() for parent in parents) or _is_marked(process)
+
+
+def _is_marked(process: psutil.Process) -> bool:
+    # Processes of other users have none of our marks; systems without /proc show none.
+    with contextlib.suppress(OSError):
+        return f"{_MARK}={os.environ[_MARK]}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
+    return False
 
 
 def _is_alive(process: psutil.Process) -> bool:
