@@ -130,10 +130,12 @@ def _change(state: State, spec: ModelSpec, cards: Mapping[str, CardRead | CardFa
     model.is_removed = False
     needs_workers = change_of(model.spec, spec).needs_workers
     if not needs_workers:
-        # Also one that was to become something else, and did not yet.
-        give_up_successor(state, model, now)
-        watch.spec = None
+        was_to_change, watch.spec = watch.spec is not None, None
+        if was_to_change:
+            give_up_successor(state, model, now)
         keep_to(state, model, spec)
+        if was_to_change and model.replace_waiters:
+            replace_workers(state, model, now)
     else:
         is_begun = watch.spec is not None and not change_of(watch.spec, spec).needs_workers and watch.error is None
         watch.spec = spec

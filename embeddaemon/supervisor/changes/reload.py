@@ -10,14 +10,20 @@ from dataclasses import replace
 
 from embeddaemon.errors import EmbedDaemonError, FailedLoad, ModelChanged
 from embeddaemon.models.card import ModelCard
-from embeddaemon.supervisor.changes.replacement import answer_replaced, learn, read_again_if_ordered, read_successor
+from embeddaemon.supervisor.changes.replacement import (
+    answer_replaced,
+    drain_first,
+    learn,
+    read_again_if_ordered,
+    read_successor,
+)
 from embeddaemon.supervisor.commands import LookAtFiles
 from embeddaemon.supervisor.events import FilesSeen
 from embeddaemon.supervisor.memory.learning import device_of, footprint_for, has_template, memory_of
 from embeddaemon.supervisor.memory.room import fits_now, is_loading
 from embeddaemon.supervisor.model_state import ModelState
 from embeddaemon.supervisor.processes.child import Child, ChildKind
-from embeddaemon.supervisor.processes.departures import drain, end_child, unload
+from embeddaemon.supervisor.processes.departures import drain, end_child
 from embeddaemon.supervisor.processes.lifecycle import BLAMELESS, SERVING, DeathClass, explain
 from embeddaemon.supervisor.processes.staffing import start_successor, wants_of_successor
 from embeddaemon.supervisor.requests import admission
@@ -80,8 +86,7 @@ def _advance(state: State, model: ModelState, now: float) -> None:
     is_alike = has_template(state, goal) == has_template(state, model)
     if not is_alike or not fits_now(state, wants, now):
         state.log("info", "reload_drains_first", model=model.name)
-        unload(state, model, now)
-        model.is_wanted = True
+        drain_first(state, model, now)
         return
     child = start_successor(state, goal, card, wants, now)
     if child is not None:

@@ -61,11 +61,23 @@ def read_again_if_ordered(state: State, model: ModelState, now: float) -> None:
     if watch.is_at_work:
         return
     if not model.serving:
-        model.load_waiters += model.replace_waiters
-        model.replace_waiters.clear()
+        _wait_for_load(model)
         watch.is_ordered = False
     elif watch.is_ordered and not model.is_unloading:
         read_successor(state, model, now)
+
+
+def drain_first(state: State, model: ModelState, now: float) -> None:
+    """There is no room for both: what serves goes, and is loaded again. That is all that was ordered."""
+    unload(state, model, now)
+    model.is_wanted, model.watch.is_ordered = True, False
+    _wait_for_load(model)
+
+
+def _wait_for_load(model: ModelState) -> None:
+    """Whoever waits for new workers has them as soon as there are any."""
+    model.load_waiters += model.replace_waiters
+    model.replace_waiters.clear()
 
 
 def _start_over(state: State, model: ModelState, now: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embeddaemon.config.settings import LogFormat
+from embeddaemon.config.settings import LogFormat, StartMethod
 from embeddaemon.errors import ConfigError, CorruptModel
 from embeddaemon.governor.budget import MIB
 from embeddaemon.models.spec import ModelSpec
@@ -399,7 +399,8 @@ def test_forced_load_without_memory_for_both_is_answered_after_the_old_ones_went
     id_ = force(story)
     settle(story)
     assert story.outcome(id_) == "ok"
-    assert story.logged("reload_drains_first")
+    assert len(story.logged("reload_drains_first")) == 1
+    assert story.count(do.StartTemplate) == 2
 
 
 def test_forced_load_that_takes_too_long_ends_at_its_deadline() -> None:
@@ -417,6 +418,83 @@ def test_forced_load_whose_client_left_holds_nothing() -> None:
     story.cancel(id_)
     assert story.outcome(id_) == "cancelled"
     assert not story.model().replace_waiters
+
+
+def makers(story: Story) -> set[int]:
+    """The children that loaded what workers serve with: their template, or themselves."""
+    found = set()
+    for worker in story.model().serving:
+        parent = story.state.children.get(story.state.children[worker.child].parent or 0)
+        found.add(parent.number if parent is not None and parent.kind is ChildKind.TEMPLATE else worker.child)
+    return found
+
+
+def take_steps(story: Story, number: int) -> None:
+    for _ in range(number):
+        if steps := story.world.steps():
+            story.step(steps[0].what, steps[0].child)
+
+
+@pytest.mark.parametrize("steps_between", range(11))
+@pytest.mark.parametrize(
+    ("spawns", "workers"),
+    [(False, 1), (False, 2), (True, 1), (True, 2)],
+    ids=["forked", "two forked", "spawned", "two spawned"],
+)
+def test_second_forced_load_gives_new_workers_again_whenever_it_comes(
+    spawns: bool, workers: int, steps_between: int
+) -> None:
+    method = StartMethod.SPAWN if spawns else StartMethod.FORK
+    sizes = spec(workers=(workers, workers), estimate=400 * MIB)
+    story = served(sizes, start_method=method, budget_bytes=4000 * MIB)
+    settle(story)
+    first = force(story)
+    take_steps(story, steps_between)
+    before = set(story.world.processes)
+    second = force(story)
+    while story.outcome(second) == "open":
+        if story.world.steps():
+            take_steps(story, 1)
+        else:
+            story.pass_time(0.3)
+    assert makers(story) - before
+    settle(story)
+    assert (story.outcome(first), story.outcome(second)) == ("ok", "ok")
+    assert len(story.model().serving) == workers
+    assert not makers(story) & before
+
+
+@pytest.mark.parametrize("steps_between", range(5, 8))
+def test_second_forced_load_joins_one_under_way_where_nobody_serves(steps_between: int) -> None:
+    story = served(budget_bytes=700 * MIB)
+    first = force(story)
+    take_steps(story, steps_between)
+    assert not story.model().serving
+    second = force(story)
+    settle(story)
+    assert (story.outcome(first), story.outcome(second)) == ("ok", "ok")
+    assert story.count(do.StartTemplate) == 2
+
+
+@pytest.mark.parametrize("steps_between", range(4))
+def test_forced_load_goes_on_through_a_change_that_needs_no_workers(steps_between: int) -> None:
+    story = served()
+    id_ = force(story)
+    take_steps(story, steps_between)
+    story.configure(spec(pinned=True))
+    settle(story)
+    assert story.outcome(id_) == "ok"
+    assert story.count(do.StartTemplate) == 2
+
+
+def test_forced_load_while_a_change_is_under_way_is_answered_also_when_that_is_taken_back() -> None:
+    story = served()
+    story.configure(spec(token_budget=NEW_TOKENS))
+    id_ = force(story)
+    story.configure(spec())
+    settle(story)
+    assert story.outcome(id_) == "ok"
+    assert story.model().spec.token_budget != NEW_TOKENS
 
 
 def test_health_of_a_model_that_is_removed_meanwhile_is_answered() -> None:
