@@ -4,7 +4,7 @@ Each thread is a *stream*: it computes one micro-batch after the other by itself
 forward pass, for nobody waits for anybody. Only a micro-batch that is alone may be given several threads (width.py).
 Beside a device, which computes one micro-batch after the other, there are two, so that it never waits for the next.
 A request is answered as soon as its last row is there, by whichever stream that is. A failed forward pass ends the
-requests in it, after those that shared it were tried again alone.
+requests in it, after those that shared it were tried again alone. How a request ends is in outcomes.py.
 """
 
 from __future__ import annotations
@@ -18,21 +18,18 @@ from dataclasses import dataclass
 
 import zmq
 
-from embeddaemon.errors import BadOutput, Cancelled, EmbedDaemonError, Expired, InternalError, Invalid
 from embeddaemon.models.identity import weights_id
-from embeddaemon.protocol import control, link, wire
+from embeddaemon.protocol import control
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.telemetry.logs import fields
-from embeddaemon.workers.answers import Frames, Sender, error_frames, vectors_frames
+from embeddaemon.workers.answers import Sender
 from embeddaemon.workers.engines import DeviceLost, Rows
 from embeddaemon.workers.exhaustion import exit_out_of_memory, is_out_of_memory
 from embeddaemon.workers.forward_pass import forward
 from embeddaemon.workers.journal import Journal, record
-from embeddaemon.workers.loading import Loaded, causes
-from embeddaemon.workers.output import Output, Outputs
-from embeddaemon.workers.ranges import pooled_prose
-from embeddaemon.workers.requests import REFUSED, is_partial
-from embeddaemon.workers.screening import Screen, poisoned
+from embeddaemon.workers.loading import Loaded
+from embeddaemon.workers.outcomes import Outcomes
+from embeddaemon.workers.screening import Screen
 from embeddaemon.workers.turns import Turns
 from embeddaemon.workers.waiting import STREAMS_OF_A_DEVICE, MicroBatch, Row, Waiting, Work
 from embeddaemon.workers.width import Width
@@ -57,7 +54,7 @@ class _Turn:
 
 
 class Compute:
-    """Owns the compute socket and the model's forward pass. Public methods are for the intake thread."""
+    """Owns the model's forward pass. Public methods are for the intake thread."""
 
     def __init__(
         self,
@@ -76,10 +73,7 @@ class Compute:
         self._sender = Sender(command.worker, command.incarnation, weights)
         self._model = loaded.model
         self._card = loaded.order.card
-        self._outputs = Outputs(loaded.model, loaded.order.card)
-        self._connection = connection
-        self._sending = threading.Lock()
-        """A socket is for one thread at a time."""
+        self._outcomes = Outcomes(self._sender, loaded, connection, self._progressed)
         is_on_device = loaded.model.facts.device != "cpu"
         self._most_threads = 1 if is_on_device else command.threads
         self._is_parallel = loaded.model.is_reentrant and self._most_threads > 1
@@ -89,12 +83,11 @@ class Compute:
         self.journal = Journal(journal, slots=1 + streams, capacity=max(loaded.order.token_budget, MOST_RECORDS))
         """Its first slot is intake's."""
         self._screen = Screen() if screen is None else screen
-        self._lock = threading.RLock()
-        """Guards all that follows, and the fields of every Work."""
+        self._lock = self._outcomes.lock
+        """Guards all that follows, too."""
         self._wakeups = [threading.Condition(self._lock) for _ in range(streams)]
         self._idle: set[int] = set()
         """Streams that wait and were not woken yet."""
-        self._held: dict[int, Work] = {}
         order = loaded.order
         # What is computed at once has a bound: waiting.most_tokens_at_once, and most_tokens_on_device.
         most_tokens = order.token_budget if is_on_device else min(order.token_budget, order.stream_tokens)
@@ -122,11 +115,11 @@ class Compute:
         for work in works:
             work.expect(self._card.pooled_dim)
         with self._lock:
-            self._held.update((work.item.serial, work) for work in works)
+            self._outcomes.hold(works)
             self._wake(self._waiting.add(works))
         for work in works:
             if not work.tokenized.ids:  # every text of it is refused
-                self._answer(work, self._most_threads, None)
+                self._outcomes.answer(work, self._most_threads, None)
 
     def cancel(self, serials: Sequence[int]) -> None:
         """Ends requests that nobody waits for as cancelled; what is computed of them already is lost.
@@ -134,13 +127,9 @@ class Compute:
         One that is being computed ends when that is over: whoever asks what this worker holds must see it until then.
         """
         with self._lock:
-            for work in [self._held[serial] for serial in serials if serial in self._held]:
+            for work in self._outcomes.held(serials):
                 work.withdrawn = True
-                self._end_withdrawn(work)
-
-    def _end_withdrawn(self, work: Work) -> None:
-        if work.withdrawn and not work.running and not work.ended:
-            self._end(work, Cancelled("the client withdrew the request"))
+                self._outcomes.end_withdrawn(work)
 
     def latest(self) -> tuple[int, int]:
         """Of the stream that is latest: for how many milliseconds it is at its turn, and how long it may be."""
@@ -162,7 +151,7 @@ class Compute:
 
     @property
     def busy(self) -> bool:
-        return bool(self._held)
+        return self._outcomes.any_held
 
     def _wake(self, streams: int) -> None:
         """So many idle streams; the first ones first, which have their threads and caches warm for what is alone."""
@@ -193,9 +182,7 @@ class Compute:
             self._alive -= 1
             is_last = self._alive == 0
         if is_last:
-            drained = link.Drained(self._sender.worker, self._sender.incarnation)
-            self._connection.send(link.encode_from_worker(drained))
-            self._connection.close()
+            self._outcomes.close()
 
     def _next(self, number: int) -> _Turn | None:
         """The micro-batch to compute now, once there is one; None when there will be none any more."""
@@ -236,7 +223,7 @@ class Compute:
         now = time.monotonic()
         for work in _works(micro_batch):
             if not work.ended and now >= work.deadline:
-                self._end(work, Expired("the deadline passed while the request waited in the worker for the model"))
+                self._outcomes.expire(work)
         return [row for row in micro_batch if not row.work.ended and not row.work.withdrawn]
 
     def _drop_refused(self, rows: MicroBatch) -> MicroBatch:
@@ -247,21 +234,8 @@ class Compute:
         if not refused:
             return rows
         for place, seconds_left in refused.items():
-            self._refuse(rows[place], seconds_left)
+            self._outcomes.refuse(rows[place], seconds_left, self._most_threads)
         return [row for place, row in enumerate(rows) if place not in refused and not row.work.ended]
-
-    def _refuse(self, row: Row, seconds_left: float) -> None:
-        work = row.work
-        work.refused.add(row.index)
-        work.missing -= 1
-        if not is_partial(work.request):
-            if not work.ended:
-                indices = work.tokenized.indices_of({REFUSED, *work.refused})
-                self._end(work, poisoned(self._card.name, indices, seconds_left))
-            return
-        work.rows[row.index] = 1.0  # stands for no vector, and passes for one where vectors are checked
-        if work.missing == 0 and not work.withdrawn:
-            self._answer(work, self._most_threads, None)
 
     def _compute(self, turn: _Turn) -> None:
         start = time.perf_counter()
@@ -297,7 +271,7 @@ class Compute:
             self.journal.end(1 + turn.stream)
             for work in _works(turn.rows):
                 work.running -= 1
-                self._end_withdrawn(work)
+                self._outcomes.end_withdrawn(work)
             if self._draining:
                 self._wake(len(self._threads))
 
@@ -314,46 +288,13 @@ class Compute:
                 work.compute_us += compute_us
                 is_complete = work.missing == 0 and not work.withdrawn
             if is_complete:
-                self._answer(work, turn.threads, turn.stream)
-
-    def _answer(self, work: Work, threads: int, stream: int | None) -> None:
-        try:
-            output = self._outputs.of(work.rows, work.request, lambda: self._prose(threads, stream))
-        except DeviceLost:
-            raise
-        except Exception as error:  # the boundary of a request
-            if is_out_of_memory(error):
-                raise
-            self._end(work, self._shown(error, work.tokenized.count))
-            return
-        self._answer_with(work, output)
-
-    def _prose(self, threads: int, stream: int | None) -> Rows:
-        """By one thread, as in every worker: so all find the same ranges. ``threads`` are this stream's."""
-        self._model.use_threads(1)
-        try:
-            return pooled_prose(self._model, self._card, lambda: self._progressed(stream))
-        finally:
-            self._model.use_threads(threads)
+                self._outcomes.answer(work, turn.threads, turn.stream)
 
     def _progressed(self, stream: int | None) -> None:
         with self._lock:
             self.progress += 1
             if stream is not None:
                 self._turns.restart(stream, time.monotonic())
-
-    def _answer_with(self, work: Work, output: Output) -> None:
-        frames = vectors_frames(
-            self._sender,
-            work.item,
-            work.request.id,
-            work.tokenized,
-            output,
-            tokenize_us=work.tokenize_us,
-            compute_us=work.compute_us,
-            refused=work.refused,
-        )
-        self._send(work, frames)
 
     def _failed(self, rows: MicroBatch, error: Exception) -> None:
         """One request's failure is not another's: those that shared the pass are tried again, each by itself."""
@@ -365,32 +306,7 @@ class Compute:
                     self._waiting.put_back(lane, alone)
                 self._wake(len(works))
             return
-        self._end(works[0], self._shown(error, len(rows)))
-
-    def _shown(self, error: Exception, texts: int) -> EmbedDaemonError:
-        """What ended a request, logged, as the client gets it."""
-        if isinstance(error, BadOutput):
-            log.error(fields("bad_output", worker=self._sender, model=self._card.name))
-            return error
-        if isinstance(error, Invalid):
-            return error
-        log.error(fields("forward_failed", worker=self._sender, model=self._card.name, texts=texts), exc_info=error)
-        message = f"{self._card.name} failed to compute: {type(error).__name__}"
-        return error if isinstance(error, EmbedDaemonError) else InternalError(message, cause=causes(error))
-
-    def _end(self, work: Work, error: EmbedDaemonError) -> None:
-        frames = error_frames(self._sender, work.item.serial, work.request.id, error, texts=work.tokenized.count)
-        self._send(work, frames)
-
-    def _send(self, work: Work, frames: Frames) -> None:
-        """Answers a request, unless it has ended: expired, cancelled or failed in another stream."""
-        with self._lock:
-            if work.ended:
-                return
-            work.ended = True
-            del self._held[work.item.serial]
-        with self._sending:
-            wire.send(self._connection, frames)  # large ones are not copied once more
+        self._outcomes.fail(works[0], error, texts=len(rows))
 
 
 def _works(rows: Iterable[Row]) -> list[Work]:
