@@ -72,10 +72,14 @@ def _forgive_own_silence(state: State, now: float) -> None:
             for worker in model.workers.values():
                 worker.heard_at = now
                 worker.started_at += gap
+                if worker.drain_by is not None:
+                    worker.drain_by += gap
         for child in state.children.values():
             child.started_at += gap
             if child.ending_at is not None:
                 child.ending_at += gap
+            if child.lost_at is not None:
+                child.lost_at += gap
     state.looked_at = now
 
 
@@ -168,9 +172,10 @@ def _is_coming(state: State, model: ModelState) -> bool:
 
 def _scale_down(state: State, model: ModelState, now: float) -> None:
     """One worker beyond the minimum at a time, the one that is idle longest."""
-    if len(model.staying) <= model.spec.workers.min or model.is_unloading:
+    lasting = [worker for worker in model.staying if worker.child != model.watch.successor]
+    if len(lasting) <= model.spec.workers.min or model.is_unloading:
         return
-    idle = [worker for worker in model.staying if worker.state is WorkerState.READY]
+    idle = [worker for worker in lasting if worker.state is WorkerState.READY]
     longest = min(idle, key=lambda each: each.idle_since, default=None)
     if longest is not None and now - longest.idle_since >= SCALE_DOWN_AFTER_SECONDS:
         drain(state, longest, now)
@@ -178,6 +183,6 @@ def _scale_down(state: State, model: ModelState, now: float) -> None:
 
 def is_anything_alive(state: State) -> bool:
     """Whether there is anything to look after."""
-    return bool(state.children or state.open) or any(
+    return bool(state.children or state.open or state.askers) or any(
         model.is_wanted or model.load_waiters or model.unload_waiters for model in state.models.values()
     )

@@ -161,6 +161,8 @@ class ModelState:
         self.spec, self.watch.spec, self.watch.folder = self.watch.spec, None, None
         self.card = self.computed = self.footprint = self.automatic = self.error = None
         self.is_card_fresh = self.is_estimate_warned = False
+        # How often it failed as what it was says nothing against what it is now.
+        self.failures, self.intensity = 0, Intensity()
 
     @property
     def waiters(self) -> tuple[list[Waiter], ...]:

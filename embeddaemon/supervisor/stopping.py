@@ -8,6 +8,7 @@ from embeddaemon.supervisor.memory.needs import keep_when_due
 from embeddaemon.supervisor.processes.departures import drain, end_child
 from embeddaemon.supervisor.processes.lifecycle import DeathClass
 from embeddaemon.supervisor.requests.life import end_with_error, refuse
+from embeddaemon.supervisor.sickness import checkups
 from embeddaemon.supervisor.state import State
 
 STOP_SECONDS = 3.0
@@ -47,6 +48,7 @@ def advance_stop(state: State, now: float) -> None:
 def _tell_all_to_go(state: State, now: float) -> None:
     """Whatever is still open is answered; workers drain, and everybody else goes when they have gone."""
     state.stop_deadline = now + STOP_SECONDS
+    checkups.give_up_all(state, now, "the daemon is stopping")
     for entry in list(state.open.values()):
         end_with_error(state, entry, Draining("the daemon stopped before the request could finish"))
     for model in state.models.values():

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from embeddaemon.config.changes import WITHOUT_NEW_WORKERS, Changes, change_of
-from embeddaemon.errors import ConfigError
+from embeddaemon.errors import ConfigError, UnknownModel
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.protocol.messages import Document
@@ -126,18 +126,20 @@ def _note(state: State, model: ModelState, read: CardRead | CardFailed | None) -
 def _change(state: State, spec: ModelSpec, cards: Mapping[str, CardRead | CardFailed], now: float) -> bool:
     """Have a model become what it is configured to be; whether it gets new workers for that."""
     model = state.models[spec.name]
-    watch, wants_preload = model.watch, spec.preload and not model.spec.preload
+    watch, wants_preload = model.watch, spec.preload and (model.is_removed or not model.spec.preload)
     model.is_removed = False
     needs_workers = change_of(model.spec, spec).needs_workers
     if not needs_workers:
-        was_to_change, watch.spec = watch.spec is not None, None
-        if was_to_change:
+        # What loads was found to fit the estimate of before.
+        is_otherwise = watch.spec is not None or spec.estimate != model.spec.estimate
+        watch.spec = None
+        if is_otherwise:
             give_up_successor(state, model, now)
         keep_to(state, model, spec)
-        if was_to_change and model.replace_waiters:
+        if is_otherwise and model.replace_waiters:
             replace_workers(state, model, now)
     else:
-        is_begun = watch.spec is not None and not change_of(watch.spec, spec).needs_workers and watch.error is None
+        is_begun = watch.spec is not None and watch.error is None and _is_made_alike(watch.spec, spec)
         watch.spec = spec
         model.spec = replace(model.spec, **{name: getattr(spec, name) for name in _KEPT_BY_US})
         if not is_begun:
@@ -151,10 +153,16 @@ def _change(state: State, spec: ModelSpec, cards: Mapping[str, CardRead | CardFa
     return needs_workers
 
 
+def _is_made_alike(one: ModelSpec, other: ModelSpec) -> bool:
+    """Whether workers for one are workers for the other, and were found to fit."""
+    return one.estimate == other.estimate and not change_of(one, other).needs_workers
+
+
 def _send_surplus_away(state: State, model: ModelState, now: float) -> None:
     """Workers beyond the most that there may be now, those first that have least to do."""
-    surplus = len(model.staying) - model.spec.workers.max
-    for worker in sorted(model.staying, key=lambda each: each.held_bytes)[: max(0, surplus)]:
+    lasting = [worker for worker in model.staying if worker.child != model.watch.successor]
+    surplus = len(lasting) - model.spec.workers.max
+    for worker in sorted(lasting, key=lambda each: each.held_bytes)[: max(0, surplus)]:
         drain(state, worker, now)
 
 
@@ -170,6 +178,11 @@ def remove(state: State, model: ModelState, now: float) -> None:
     """It is not configured any more: nothing new is taken for it."""
     model.is_removed = True
     give_up_successor(state, model, now)
+    for waiter in model.replace_waiters:
+        refuse(
+            state, waiter.client, waiter.id, UnknownModel(f"model {model.name!r} was removed from the configuration")
+        )
+    model.replace_waiters.clear()
     retire(state, model, now)
 
 

@@ -20,7 +20,7 @@ from embeddaemon.supervisor.changes.replacement import (
 from embeddaemon.supervisor.commands import LookAtFiles
 from embeddaemon.supervisor.events import FilesSeen
 from embeddaemon.supervisor.memory.learning import device_of, footprint_for, has_template, memory_of
-from embeddaemon.supervisor.memory.room import fits_now, is_loading
+from embeddaemon.supervisor.memory.room import fits_now, is_loading, never_fits_beside_pinned
 from embeddaemon.supervisor.model_state import ModelState
 from embeddaemon.supervisor.processes.child import Child, ChildKind
 from embeddaemon.supervisor.processes.departures import drain, end_child
@@ -82,6 +82,9 @@ def _advance(state: State, model: ModelState, now: float) -> None:
     except EmbedDaemonError as error:
         reload_failed(state, model, error)
         return
+    if (never := never_fits_beside_pinned(state, model, wants)) is not None:
+        reload_failed(state, model, admission.no_headroom(model, never))
+        return
     # What is forked and what loads for itself do not go together in one model.
     is_alike = has_template(state, goal) == has_template(state, model)
     if not is_alike or not fits_now(state, wants, now):
@@ -119,7 +122,9 @@ def take_over(state: State, model: ModelState) -> None:
 
 
 def relieve_outgoing(state: State, model: ModelState, now: float) -> None:
-    """A worker with the files that are the model's now is ready: those with the old ones may go."""
+    """Once a worker with the files that are the model's now is ready, those with the old ones may go."""
+    if not any(worker.state in SERVING for worker in model.staying):
+        return
     for worker in list(model.workers.values()):
         if worker.child in model.watch.leaving and worker.state in SERVING:
             drain(state, worker, now)

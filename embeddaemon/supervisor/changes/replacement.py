@@ -38,7 +38,7 @@ def give_up_successor(state: State, model: ModelState, now: float) -> None:
             end_child(state, child, DeathClass.STOPPED, now)
     watch.abandon()
     watch.forget()
-    watch.is_ordered = False
+    watch.is_ordered, watch.folder = False, None
 
 
 def read_successor(state: State, model: ModelState, now: float) -> None:

@@ -72,6 +72,12 @@ def fits_now(state: State, wants: Sequence[Want], now: float) -> bool:
     return isinstance(state.governor.ask(Demand(tuple(wants)), (), now), Granted)
 
 
+def never_fits_beside_pinned(state: State, model: ModelState, wants: Sequence[Want]) -> Never | None:
+    """Why there would be no room for this even if all went that may go, the model itself with it; None if there is."""
+    others = (child for child in state.children.values() if child.model != model.name and _stays(state, child, model))
+    return state.governor.refusal_beside(Demand(tuple(wants)), (each for child in others for each in child.holders))
+
+
 def has_room_for_fork_server(state: State, now: float) -> bool:
     """Whether the fork server itself fits; whoever needs it has asked for it with its own demand."""
     demand = Demand((Want(FORK_SERVER, state.fork_server_bytes),))

@@ -71,11 +71,12 @@ def _worker_ready(state: State, worker: Worker, child: Child, ready: link.Ready,
     worker.idle_since = now
     worker.private_bytes, worker.threads = ready.private_bytes, ready.threads
     model.loads += ready.loads
-    if ready.facts:
+    if ready.facts and child.number not in model.watch.leaving:
         model.learn_facts(ready.facts)
     model.last_used = max(model.last_used, now)
     model.ready_at = now
-    model.error = None
+    if not model.intensity.is_quarantined(now):
+        model.error = None
     steady_bytes = lease_of(state, child).bytes if model.footprint is None else model.footprint.worker_bytes
     settle_lease(state, child, steady_bytes, ready.private_bytes, ready.peak_bytes)
     if child.device_holder is not None:
@@ -142,6 +143,8 @@ def _fork_server_ready(state: State, child: Child, ready: control.ForkServerRead
 def _template_ready(state: State, child: Child, ready: control.TemplateReady, now: float) -> None:
     model = state.models[child.model or ""]
     child.is_ready, child.pid = True, ready.pid
+    if child.ending is not None:
+        return  # what it has loaded is no longer wanted, and perhaps not the model's any more
     if child.number == model.watch.successor:
         take_over(state, model)
     model.learn_facts(ready.facts)
@@ -167,6 +170,8 @@ def _fetched(state: State, child: Child, fetched: control.Fetched, now: float) -
     model = state.models[child.model or ""]
     if child.number == model.watch.fetcher:
         model.watch.folder = fetched.folder
-    else:
+    elif child.number == model.fetcher and child.ending is None:
         model.folder = fetched.folder
+    else:
+        return  # it was told to go: something else is wanted by now
     state.log("info", "fetched", model=model.name, folder=fetched.folder, seconds=round(now - child.started_at, 1))

@@ -13,6 +13,7 @@ from embeddaemon.supervisor.processes.child import Child, ChildKind
 from embeddaemon.supervisor.processes.departures import end_child, worker_of
 from embeddaemon.supervisor.processes.lifecycle import BLAMELESS, DeathClass, Worker, WorkerState, classify, explain
 from embeddaemon.supervisor.processes.staffing import staff_all
+from embeddaemon.supervisor.requests.admission import refusal_of
 from embeddaemon.supervisor.requests.life import answer_unloaded, fail_all, pump, refuse_waiters
 from embeddaemon.supervisor.sickness.blame import take_back
 from embeddaemon.supervisor.sickness.canary import is_model_doubted
@@ -123,6 +124,9 @@ def _settle(state: State, now: float) -> None:
     for model in state.models.values():
         end_outgoing(state, model, now)
         _finish_unload(state, model, now)
+        if model.intensity.is_quarantined(now) and (refusal := refusal_of(model, now)) is not None:
+            fail_all(state, model, refusal)  # it was served by what has gone now
+            refuse_waiters(state, model, refusal)
     staff_all(state, now)
     for model in state.models.values():
         pump(state, model, now)
@@ -149,7 +153,8 @@ def _worker_gone(
     """An incarnation is over, on purpose or not: its requests are taken back and the slot is free for the next."""
     model = state.models[worker.model]
     is_stopped, held = death is DeathClass.STOPPED, worker.in_flight
-    worker.becomes(WorkerState.STOPPED if is_stopped and not held else WorkerState.FAILED, now)
+    was_through = worker.state is WorkerState.DRAINING and not held
+    worker.becomes(WorkerState.STOPPED if is_stopped and was_through else WorkerState.FAILED, now)
     del model.workers[worker.slot], state.workers[worker.number]
     if child.number == model.watch.successor:
         successor_gone(state, model, child, death, exit_code)
@@ -268,6 +273,8 @@ def _back_off(
     child: int = _NOBODY,
 ) -> None:
     model.failures += 1
+    if model.intensity.is_quarantined(now):
+        return  # what still served: nothing is started before the quarantine is over
     model.error = error
     model.retry_at = now + back_off_seconds(model.failures - free, state.random())
     if model.intensity.failed(child, now, limit_of(state.settings)):

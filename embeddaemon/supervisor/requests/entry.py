@@ -115,7 +115,9 @@ def _load(state: State, model: ModelState, waiter: Waiter, now: float) -> None:
         state.commands.append(Reply(waiter.client, Document(id=waiter.id), document))
         return
     # Asked for by hand: whatever went wrong before, it is tried now.
-    model.retry_at = state.fork_server_retry_at = now
+    state.fork_server_retry_at = now
+    if not model.intensity.is_quarantined(now):
+        model.retry_at = now
     model.load_waiters.append(waiter)
     staff(state, model, now)
 

@@ -183,6 +183,14 @@ def _answer(state: State, asker: Asker, now: float) -> None:
     state.commands.append(Reply(asker.client, Document(id=asker.id), document))
 
 
+def give_up_all(state: State, now: float, why: str) -> None:
+    """Answer all who wait with what is known by now."""
+    for asker in state.askers:
+        for name in list(asker.pending):
+            _settle(asker, name, Outcome(ok=None, why=why, seconds=now - asker.since))
+    advance(state, now)
+
+
 def client_gone(state: State, client: bytes) -> None:
     """Nobody is there any more to be told."""
     for asker in [each for each in state.askers if each.client == client]:

@@ -395,3 +395,19 @@ def test_sigbus_blames_the_files_and_no_request_however_often_it_comes() -> None
     story.answer_everything()
     assert story.outcome(id_) == "ok"
     assert story.model().deaths == {"weights_changed": 4}
+
+
+def test_worker_that_drains_has_as_much_time_as_before_when_we_ourselves_stood_still() -> None:
+    story = Story(drain_seconds=5.0)
+    id_ = story.ask()
+    story.run()
+    worker = story.one(ChildKind.WORKER)
+    story.unload()
+    story.now += 60.0
+    story.tell(TimePassed())
+    story.pass_time(1.0)
+    assert worker.is_alive
+    story.answer(worker)
+    assert story.outcome(id_) == "expired", "whoever waited did not stand still"
+    story.run()
+    assert not story.logged("killing")

@@ -12,9 +12,10 @@ from embeddaemon.protocol.messages import Health, Load, Models, Reload
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.documents import status
 from embeddaemon.supervisor.events import ReloadRequested, SettingsWrong
+from embeddaemon.supervisor.housekeeping import SCALE_DOWN_AFTER_SECONDS
 from embeddaemon.supervisor.processes.child import ChildKind
 from tests.support.supervisor_story import CLIENT, Story, spec
-from tests.support.supervisor_world import Process
+from tests.support.supervisor_world import Life, Process
 
 NEW_TOKENS = 4096
 
@@ -504,3 +505,127 @@ def test_health_of_a_model_that_is_removed_meanwhile_is_answered() -> None:
     settle(story)
     story.pass_time(40.0)
     assert story.outcome(id_) == "ok"
+
+
+def fetching(story: Story) -> Process:
+    """The process that fetches, forked and not heard of since."""
+    fetcher = story.run_until_ordered(ChildKind.FETCHER)
+    story.step("fork", fetcher.child)
+    return fetcher
+
+
+def read_last(story: Story) -> do.ReadCard:
+    return [each for each in story.commands if isinstance(each, do.ReadCard)][-1]
+
+
+def test_what_was_fetched_for_one_change_is_not_loaded_for_the_next() -> None:
+    story = served()
+    story.configure(spec(source="hub:org/one"))
+    story.run_until_ordered(ChildKind.FETCHER)
+    story.run()
+    assert story.model().watch.folder is not None
+    story.configure(spec(source="path:/models/two"))
+    assert (read_last(story).spec.source, read_last(story).folder) == ("path:/models/two", None)
+    story.configure(spec(source="hub:org/three"))
+    assert len(story.living(ChildKind.FETCHER)) == 1
+
+
+@pytest.mark.parametrize("is_serving", [True, False])
+def test_what_was_fetched_for_a_change_that_was_taken_back_is_not_loaded(*, is_serving: bool) -> None:
+    story = served() if is_serving else Story(spec(source="hub:org/one"))
+    if is_serving:
+        story.configure(spec(source="hub:org/one"))
+    else:
+        story.ask()
+    fetcher = fetching(story)
+    story.step("ready", fetcher.child)  # it has said what it brought, and nobody has heard it yet
+    story.configure(spec())
+    story.run()
+    settle(story)
+    assert story.model().folder is None
+    assert read_last(story).folder is None
+
+
+def test_removed_model_that_comes_back_while_it_goes_is_preloaded_as_it_is_configured() -> None:
+    models = (spec("other"), spec("mini", preload=True))
+    story = Story(*models)
+    story.run()
+    story.ask()
+    story.configure(models[0])
+    story.answer()
+    story.pass_time(0.3)
+    assert story.model().is_unloading
+    story.configure(*models)
+    settle(story)
+    assert story.model().serving
+
+
+def test_forced_load_of_a_model_that_is_removed_meanwhile_says_so_and_loads_nothing() -> None:
+    story = served(spec(), spec("other"))
+    id_ = force(story)
+    story.configure(spec("other"))
+    assert story.outcome(id_) == "unknown_model"
+    loads = story.count(do.StartTemplate)
+    settle(story)
+    assert "mini" not in story.state.models
+    assert story.count(do.StartTemplate) == loads
+
+
+def test_change_that_can_never_fit_leaves_what_serves_and_says_so() -> None:
+    story = served(spec(), budget_bytes=1200 * MIB)
+    worker = story.one(ChildKind.WORKER)
+    story.configure(spec(token_budget=NEW_TOKENS, estimate=3000 * MIB))
+    settle(story)
+    assert story.one(ChildKind.WORKER) is worker
+    assert story.model().serving
+    assert story.logged("reload_failed")[0]["code"] == "no_headroom"
+    story.configure(spec(token_budget=NEW_TOKENS))
+    settle(story)
+    assert story.model().spec.token_budget == NEW_TOKENS, "and the next one is tried"
+    assert story.model().serving
+
+
+def test_other_estimate_while_new_workers_load_has_them_made_anew() -> None:
+    story = served()
+    id_ = force(story)
+    first = loading(story)
+    story.configure(spec(estimate=400 * MIB))
+    assert loading(story) is not first
+    settle(story)
+    assert story.outcome(id_) == "ok"
+    assert story.model().spec.estimate == 400 * MIB
+
+
+def test_fewer_workers_and_idle_ones_too_many_spare_the_one_that_loads_beside_them() -> None:
+    story = served(spec(estimate=600 * MIB), start_method=StartMethod.SPAWN)
+    worker = story.one(ChildKind.WORKER)
+    story.configure(spec(token_budget=NEW_TOKENS, estimate=600 * MIB))
+    successor = loading(story)
+    story.configure(spec(token_budget=NEW_TOKENS, estimate=600 * MIB, pinned=True))
+    story.pass_time(2 * SCALE_DOWN_AFTER_SECONDS)
+    assert worker.is_alive
+    assert not worker.is_draining
+    assert successor.is_alive
+
+
+def test_worker_with_the_old_files_that_comes_late_sends_nobody_away() -> None:
+    story = served(spec(workers=(2, 2)))
+    old, killed = story.living(ChildKind.WORKER)
+    story.kill(killed)
+    story.run_until_told()
+    late = story.run_until_ordered(ChildKind.WORKER)
+    story.step("fork", late.child)
+    story.configure(spec(workers=(2, 2), token_budget=NEW_TOKENS))
+    while loading(story).life is not Life.READY:
+        step = next(each for each in story.world.steps() if each.child != late.child)
+        story.step(step.what, step.child)
+    while story.model().watch.successor is not None:
+        step = next(each for each in story.world.steps() if each.child != late.child)
+        story.step(step.what, step.child)
+    story.step("ready", late.child)
+    story.step("link", late.child)
+    assert not old.is_draining, "nobody serves what it is to be yet"
+    settle(story)
+    assert not old.is_alive
+    assert not late.is_alive
+    assert len(story.model().serving) == 2

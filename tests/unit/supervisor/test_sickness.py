@@ -295,3 +295,41 @@ def test_workers_that_are_told_to_end_together_with_us_have_not_died() -> None:
     story.kill(worker, -15)
     story.run()
     assert story.logged("worker_died") == []
+
+
+def test_death_of_what_still_serves_does_not_end_a_quarantine_and_who_waited_for_it_is_told() -> None:
+    story = Story(spec(workers=(2, 2)), restart_limit=2)
+    story.load()
+    story.run()
+    first, last = story.living(ChildKind.WORKER)
+    story.kill(first)
+    story.run()
+    story.kill(story.living(ChildKind.WORKER)[-1])
+    story.run_until_told()
+    assert story.model().retry_at == story.now + 60.0
+    held = story.ask()
+    story.kill(last)
+    story.run_until_told()
+    assert story.model().retry_at == story.now + 60.0
+    assert story.outcome(held) == "quarantined"
+    assert not story.living(ChildKind.WORKER)
+    story.pass_time(61.0)
+    id_ = story.ask()
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+
+
+def test_model_in_quarantine_is_tried_at_once_when_it_is_configured_to_be_another() -> None:
+    story = Story(restart_limit=2)
+    story.ask()
+    for _ in range(2):
+        story.run()
+        story.kill(worker_of(story))
+    story.run_until_told()
+    assert story.outcome(story.ask()) == "quarantined"
+    story.configure(spec(token_budget=4096), restart_limit=2)
+    id_ = story.ask()
+    story.run()
+    story.kill(worker_of(story))
+    story.answer_everything()
+    assert story.outcome(id_) == "ok", "its failures before are not its own"

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+from embeddaemon.protocol.messages import Health
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.processes.child import ChildKind
 from embeddaemon.supervisor.stopping import STOP_SECONDS
-from tests.support.supervisor_story import Story, spec
+from tests.support.supervisor_story import CLIENT, Story, spec
 
 DRAIN_SECONDS = 5.0
 
@@ -120,3 +121,31 @@ def test_processes_that_come_while_it_stops_are_killed_as_soon_as_they_can_be() 
     story.run()
     assert not template.is_alive
     assert story.exit_code == 0
+
+
+def test_worker_that_is_told_to_end_while_it_is_idle_and_we_drain_has_not_died() -> None:
+    story = Story(spec(workers=(2, 2)))
+    story.load()
+    story.run()
+    id_ = story.ask()
+    story.stop()
+    busy, idle = sorted(story.living(ChildKind.WORKER), key=lambda each: not each.held)
+    story.kill(idle, -15)
+    story.run()
+    story.answer(busy)
+    story.run()
+    assert story.outcome(id_) == "ok"
+    assert story.logged("worker_died") == []
+    assert story.exit_code == 0
+
+
+def test_those_who_wait_for_a_health_check_that_wakes_a_model_are_answered_before_the_exit() -> None:
+    story = Story()
+    id_ = story.send(Health(id=7, deep=True, wake=True))
+    story.stop()
+    story.run()
+    assert story.exit_code == 0
+    (reply,) = story.answers[CLIENT, id_]
+    assert isinstance(reply, do.Reply)
+    assert reply.document is not None
+    assert reply.document["models"][0]["deep"]["why"] == "the daemon is stopping"
