@@ -14,10 +14,17 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_distribution_holds_governor_and_workers(tmp_path: Path, kind: str) -> None:
+def test_distribution_holds_every_module_and_the_packages_behind_the_symlinks(tmp_path: Path, kind: str) -> None:
     names = contents(build(tmp_path, kind))
-    for name in ("__init__.py", "py.typed", "governor/core.py", "workers/packing.py", "supervisor/core.py"):
-        assert f"embeddaemon/{name}" in names
+    modules = {
+        str(path.relative_to(parent))
+        for parent, package in ((ROOT, "embeddaemon"), (ROOT, "governor"), (ROOT, "workers"))
+        for path in (parent / package).rglob("*.py")
+    }
+    assert {"embeddaemon/supervisor/core.py", "governor/core.py", "workers/packing.py"} <= modules
+    modules = {name if name.startswith("embeddaemon/") else f"embeddaemon/{name}" for name in modules}
+    assert modules == {name for name in names if name.endswith(".py") and name.startswith("embeddaemon/")}
+    assert "embeddaemon/py.typed" in names
     units = {str(path.relative_to(ROOT)) for path in (ROOT / "systemd").rglob("*") if path.is_file()}
     assert len(units) >= 7
     assert {f"embeddaemon/{unit}" for unit in units} <= names

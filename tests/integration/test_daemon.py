@@ -147,16 +147,32 @@ def test_idle_model_goes_after_its_keep_alive(socket_folder: Path, tmp_path: Pat
         wait_until(lambda: not running.named("ed-template"), describe=running.output)
 
 
-@pytest.mark.parametrize(
-    ("load", "code"), [("fail", "model_corrupt"), ("raise", "load_failed"), ("crash", "backing_off")]
-)
+@pytest.mark.parametrize(("load", "code"), [("fail", "model_corrupt"), ("raise", "load_failed")])
 def test_model_that_cannot_be_loaded_says_why_and_others_do_not_notice(
     socket_folder: Path, tmp_path: Path, load: str, code: str
 ) -> None:
     models = [model(stub_folder(tmp_path / "good"), "good"), model(stub_folder(tmp_path / "bad", load=load), "bad")]
     with running_daemon(socket_folder, models=models) as running, running.client(timeout_seconds=20) as client:
         error = client.embed_error(["hello"], model="bad", deadline_ms=15_000)
-        assert error.code == code or load == "crash", error
+        assert error.code == code, error
+        assert client.embed(["hello"], model="good").shape == (1, 8)
+
+
+def test_model_whose_load_crashes_is_refused_with_the_cause_and_others_do_not_notice(
+    socket_folder: Path, tmp_path: Path
+) -> None:
+    models = [model(stub_folder(tmp_path / "good"), "good"), model(stub_folder(tmp_path / "bad", load="crash"), "bad")]
+    with running_daemon(socket_folder, models=models) as running, running.client() as client:
+        errors = []
+
+        def is_backing_off() -> bool:
+            errors.append(client.embed_error(["hello"], model="bad", deadline_ms=200))
+            return errors[-1].code == "backing_off"
+
+        wait_until(is_backing_off, 15, describe=running.output)
+        assert {error.code for error in errors} <= {"expired", "backing_off"}, "it waits for a start, or is refused"
+        assert errors[-1].cause == ("the template of model 'bad' aborted (SIGABRT)",)
+        assert errors[-1].retry_after_ms is not None
         assert client.embed(["hello"], model="good").shape == (1, 8)
 
 

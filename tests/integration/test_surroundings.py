@@ -17,11 +17,13 @@ import pytest
 
 from embeddaemon.protocol.endpoints import MAX_SOCKET_PATH_BYTES
 from embeddaemon.protocol.messages import Document, Hello, Unload, Vectors
-from tests.support.daemon import RunningDaemon, is_gone, running_daemon, stub_folder
+from tests.support.daemon import LOOKS_OFTEN, RunningDaemon, is_gone, running_daemon, stub_folder
 from tests.support.raw_client import RawClient
 from tests.support.waiting import seconds, wait_until
 
 PROGRAM = Path(__file__).parents[1] / "support" / "stub_daemon.py"
+REPORTS_SOON = {"supervisor.housekeeping.REPORT_SECONDS": seconds(0.5)}
+"""For ``shorter``: who has ended and is not reported is missed soon."""
 
 
 def model(folder: Path, **options: Any) -> dict[str, Any]:
@@ -120,20 +122,21 @@ def test_model_folder_that_changed_is_read_again_by_the_next_load(socket_folder:
 @pytest.mark.slow
 def test_template_that_was_stopped_for_ever_is_replaced(socket_folder: Path, tmp_path: Path) -> None:
     models = [model(stub_folder(tmp_path / "m"))]
-    with running_daemon(socket_folder, models=models) as running, running.client(timeout_seconds=40) as client:
+    settings = {"silent_after_seconds": seconds(2), "shorter": REPORTS_SOON}
+    with running_daemon(socket_folder, models=models, **settings) as running, running.client() as client:
         client.embed(["warm"])
         stopped = running.named("ed-template")[0]
         stopped.suspend()
         running.named("ed-worker")[0].kill()
-        client.ask(["hello"], deadline_ms=35_000)
-        assert isinstance(client.receive()[0], Vectors), running.output()
+        client.ask(["hello"], deadline_ms=60_000)
+        assert isinstance(client.receive(40)[0], Vectors), running.output()
         assert is_gone(stopped)
 
 
 @pytest.mark.slow
 def test_model_whose_template_was_stopped_for_ever_can_be_unloaded(socket_folder: Path, tmp_path: Path) -> None:
     models = [model(stub_folder(tmp_path / "m"))]
-    settings: dict[str, Any] = {"drain_seconds": 1.0}
+    settings: dict[str, Any] = {"drain_seconds": 0.5, "shorter": REPORTS_SOON}
     with running_daemon(socket_folder, models=models, **settings) as running, running.client() as client:
         client.embed(["warm"])
         running.named("ed-template")[0].suspend()
@@ -144,7 +147,7 @@ def test_model_whose_template_was_stopped_for_ever_can_be_unloaded(socket_folder
 
 def test_files_that_somebody_deleted_are_put_back(socket_folder: Path, tmp_path: Path) -> None:
     models = [model(stub_folder(tmp_path / "m"))]
-    with running_daemon(socket_folder, models=models) as running, running.client() as client:
+    with running_daemon(socket_folder, models=models, shorter=LOOKS_OFTEN) as running, running.client() as client:
         client.embed(["connected before"])
         for file in ("s", "s.w", "s.lock"):
             (socket_folder / file).unlink()
@@ -159,12 +162,15 @@ def test_files_that_somebody_deleted_are_put_back(socket_folder: Path, tmp_path:
 
 def test_daemon_whose_place_was_taken_by_another_stops_and_leaves_it_alone(socket_folder: Path, tmp_path: Path) -> None:
     models = [model(stub_folder(tmp_path / "m"))]
-    first = RunningDaemon(socket_folder, {"models": models})
+    first = RunningDaemon(socket_folder, {"models": models, "shorter": LOOKS_OFTEN})
     try:
-        first.wait_until_listening()
+        with first.client() as client:
+            client.hello()  # then all its files are there
+        first.process.send_signal(signal.SIGSTOP)  # or it puts back what is gone before the other one comes
         for file in ("s", "s.w", "s.lock"):
             (socket_folder / file).unlink()
         with running_daemon(socket_folder, models=models) as second:
+            first.process.send_signal(signal.SIGCONT)
             assert first.process.wait(seconds(15)) == 0
             with second.client() as client:
                 assert client.hello()["pid"] == second.process.pid

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
-from tests.support.daemon import stub_folder
+from tests.support.daemon import LOOKS_OFTEN, stub_folder
 from tests.support.raw_client import RawClient
 from tests.support.service_manager import NotifySocket, listening_socket, notify_socket
 from tests.support.waiting import seconds, wait_until
@@ -171,10 +170,12 @@ def test_next_daemon_serves_at_the_same_passed_socket(socket_folder: Path, tmp_p
                 assert client.hello()["pid"] == running.process.pid
 
 
-@pytest.mark.slow
 def test_file_of_a_passed_socket_that_somebody_deleted_is_put_back(socket_folder: Path, tmp_path: Path) -> None:
     path = socket_folder / "passed"
-    with listening_socket(path) as listening, service(tmp_path, socket_folder, listening=listening.fileno()) as running:
+    with (
+        listening_socket(path) as listening,
+        service(tmp_path, socket_folder, listening=listening.fileno(), shorter=LOOKS_OFTEN) as running,
+    ):
         running.wait_for("READY", "1")
         path.unlink()
         wait_until(lambda: "file_put_back" in running.log(), 10, describe=running.log)

@@ -20,6 +20,9 @@ from tests.support.waiting import seconds, wait_until
 
 _PROGRAM = Path(__file__).with_name("stub_daemon.py")
 
+LOOKS_OFTEN = {"supervisor.loop.LOOK_AT_FILES_SECONDS": 0.2}
+"""For ``shorter``: a daemon that notices soon when one of its socket files is gone."""
+
 
 class RunningDaemon:
     """One daemon. ``output()`` is everything that it and the processes below it wrote."""

@@ -9,6 +9,7 @@ SETTINGS is JSON: the fields of ``Settings`` by name, ``models`` a list of the f
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -40,6 +41,7 @@ def _spec(values: dict[str, Any]) -> ModelSpec:
 
 def main(argument: str) -> int:
     values = json.loads(argument)
+    _shorten(values.pop("shorter", {}))
     if "config_file" in values:
         return configured(values)
     engine = values.pop("engine", "stub")
@@ -58,6 +60,15 @@ def main(argument: str) -> int:
     setup("text", "debug")
     settings = Settings(**values)
     return _run(settings, Source(), engine)
+
+
+def _shorten(waits: dict[str, float]) -> None:
+    """Waits that are constants of the daemon and no settings; ``waits`` by module below ``embeddaemon`` and name."""
+    for name, duration in waits.items():
+        module, _, constant = name.rpartition(".")
+        there = importlib.import_module(f"embeddaemon.{module}")
+        assert 0 < duration <= getattr(there, constant)
+        setattr(there, constant, duration)
 
 
 def configured(values: dict[str, Any]) -> int:

@@ -6,6 +6,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ def documented() -> dict[str, set[str]]:
     return {event: set(re.findall(r"`(\w+)`", fields)) for event, fields in _ROW.findall(PAGE)}
 
 
+@cache
 def logged() -> Mapping[str, set[str]]:
     """The fields of every event, wherever it is logged."""
     found: defaultdict[str, set[str]] = defaultdict(set)
