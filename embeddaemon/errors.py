@@ -193,7 +193,8 @@ class Quarantined(BackingOff):
 class Poisoned(Refused):
     """Workers died of these texts, and none computes them again for a while.
 
-    Details: ``indices`` of the texts, and for how long: ``seconds_left``. Other texts are not concerned.
+    Details: ``indices`` of the texts, for how long: ``seconds_left``, and of what class the deaths by the first of
+    them were: ``death``. Other texts are not concerned.
     """
 
     code = "poisoned"

@@ -233,8 +233,8 @@ class Compute:
         refused = self._screen.refused([row.digest for row in rows], time.monotonic())
         if not refused:
             return rows
-        for place, seconds_left in refused.items():
-            self._outcomes.refuse(rows[place], seconds_left, self._most_threads)
+        for place, refusal in refused.items():
+            self._outcomes.refuse(rows[place], refusal, self._most_threads)
         return [row for place, row in enumerate(rows) if place not in refused and not row.work.ended]
 
     def _compute(self, turn: _Turn) -> None:

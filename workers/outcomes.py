@@ -20,8 +20,8 @@ from embeddaemon.workers.exhaustion import is_out_of_memory
 from embeddaemon.workers.loading import Loaded, causes
 from embeddaemon.workers.output import Output, Outputs
 from embeddaemon.workers.ranges import pooled_prose
-from embeddaemon.workers.requests import REFUSED, is_partial
-from embeddaemon.workers.screening import poisoned
+from embeddaemon.workers.requests import is_partial
+from embeddaemon.workers.screening import Refusal, poisoned
 from embeddaemon.workers.waiting import Row, Work
 
 log = logging.getLogger(__name__)
@@ -75,15 +75,16 @@ class Outcomes:
             return
         self._answer_with(work, output)
 
-    def refuse(self, row: Row, seconds_left: float, threads: int) -> None:
+    def refuse(self, row: Row, refusal: Refusal, threads: int) -> None:
         """The text of this row is not computed, nor the rest of a request that wants all or nothing. With ``lock``."""
         work = row.work
-        work.refused.add(row.index)
+        work.refused[row.index] = refusal
         work.missing -= 1
         if not is_partial(work.request):
             if not work.ended:
-                indices = work.tokenized.indices_of({REFUSED, *work.refused})
-                self.end(work, poisoned(self._card.name, indices, seconds_left))
+                where = enumerate(work.tokenized.where)
+                refusals = {index: work.refused[place] for index, place in where if place in work.refused}
+                self.end(work, poisoned(self._card.name, refusals))
             return
         work.rows[row.index] = 1.0  # stands for no vector, and passes for one where vectors are checked
         if work.missing == 0 and not work.withdrawn:

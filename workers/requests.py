@@ -18,7 +18,7 @@ from embeddaemon.protocol import codec
 from embeddaemon.protocol.journal import WHOLE_REQUEST, digest_of_ids, digest_of_text
 from embeddaemon.protocol.messages import Body, Embed, ModelRequest, Texts, TokenIds, Tokenize
 from embeddaemon.workers.engines import Encoded, Ids, LoadedModel
-from embeddaemon.workers.screening import poisoned
+from embeddaemon.workers.screening import Refusal, poisoned
 
 T = TypeVar("T", str, tuple[int, ...])
 
@@ -49,15 +49,19 @@ class Tokenized:
 
     def indices_of(self, places: Container[int]) -> tuple[int, ...]:
         """In the request, of the texts at these places; with REFUSED among them, also of those that have none."""
-        where = range(self.count) if self.positions is None else self.positions
-        return tuple(index for index, place in enumerate(where) if place in places)
+        return tuple(index for index, place in enumerate(self.where) if place in places)
+
+    @property
+    def where(self) -> Sequence[int]:
+        """For each text of the request its place in ``ids``, REFUSED for none."""
+        return range(self.count) if self.positions is None else self.positions
 
 
 class Watch(Protocol):
     """Whoever is told what is about to be tokenized, and says what may not be."""
 
-    def refused(self, digests: Sequence[bytes]) -> Mapping[int, float]:
-        """Places of texts that may not be touched, and for how many seconds yet."""
+    def refused(self, digests: Sequence[bytes]) -> Mapping[int, Refusal]:
+        """Those that may not be touched, by their places."""
         ...
 
     def parts(self, digests: Sequence[bytes]) -> Iterator[Sequence[int]]:
@@ -137,8 +141,7 @@ def _screened(
         return texts, digests, positions
     where = range(len(texts)) if positions is None else positions
     if not is_partial(request):
-        indices = [index for index, place in enumerate(where) if place in refused]
-        raise poisoned(card.name, indices, max(refused.values()))
+        raise poisoned(card.name, {index: refused[place] for index, place in enumerate(where) if place in refused})
     kept = [place for place in range(len(texts)) if place not in refused]
     moved = {place: new for new, place in enumerate(kept)}
     return (

@@ -17,6 +17,7 @@ from embeddaemon.protocol.messages import Embed, Lane
 from embeddaemon.workers import packing
 from embeddaemon.workers.engines import Rows
 from embeddaemon.workers.requests import Tokenized
+from embeddaemon.workers.screening import Refusal
 
 MICRO_BATCH_SECONDS = 0.05
 """What one should take at most: half of a dispatch (supervisor/requests/pace.py), for two streams to share it."""
@@ -61,8 +62,8 @@ class Work:
     tokenize_us: int
     alone: frozenset[int] = frozenset()
     """Places of texts that are computed with nothing else in the worker."""
-    refused: set[int] = field(default_factory=set)
-    """Places of texts that may not be computed any more; their rows say nothing."""
+    refused: dict[int, Refusal] = field(default_factory=dict)
+    """Texts that may not be computed any more, by their places; their rows say nothing."""
     rows: Rows = field(init=False)
     missing: int = field(init=False)
     """Rows not computed yet."""

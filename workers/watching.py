@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from embeddaemon.protocol.journal import WHOLE_REQUEST
 from embeddaemon.workers.journal import Journal, record
-from embeddaemon.workers.screening import Screen
+from embeddaemon.workers.screening import Refusal, Screen
 
 _SLOT = 0
 """Intake's, in the journal."""
@@ -30,8 +30,8 @@ class Watch:
         """It is tokenized, or refused."""
         self._journal.end(_SLOT)
 
-    def refused(self, digests: Sequence[bytes]) -> Mapping[int, float]:
-        """Places of texts that may not be touched, and for how many seconds yet."""
+    def refused(self, digests: Sequence[bytes]) -> Mapping[int, Refusal]:
+        """Those that may not be touched, by their places."""
         return self._screen.refused(digests, time.monotonic())
 
     def parts(self, digests: Sequence[bytes]) -> Iterator[Sequence[int]]:

@@ -55,6 +55,8 @@ class Convicted:
 
     digest: bytes
     expires_in_ms: int
+    death: str
+    """Class of the last death by it, as in status; the client is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,7 @@ def encode_to_worker(message: ToWorker) -> bytes:
             alone = {} if message.alone is None else {"alone": list(message.alone)}
             return pack({**dispatch, "items": items, **alone})
         case Convict():
-            texts = [[text.digest, text.expires_in_ms] for text in message.texts]
+            texts = [[text.digest, text.expires_in_ms, text.death] for text in message.texts]
             return pack({"type": "convict", "incarnation": message.incarnation, "texts": texts})
         case Drain():
             return pack({"type": "drain", "incarnation": message.incarnation})
@@ -228,9 +230,10 @@ def _item(values: Sequence[Any]) -> Item:
 
 
 def _convicted(values: object) -> Convicted:
-    if not isinstance(values, list) or len(values) != 2 or not isinstance(values[1], int):
-        raise ProtocolError("link header: a convicted text has a digest and a time")
-    return Convicted(_digest(values[0]), values[1])
+    if not isinstance(values, list) or [type(value) for value in values] != [bytes, int, str]:
+        raise ProtocolError("link header: a convicted text has a digest, a time and the class of a death")
+    digest, expires_in_ms, death = values
+    return Convicted(_digest(digest), expires_in_ms, death)
 
 
 def _digest(value: object) -> bytes:

@@ -68,11 +68,11 @@ class SendCancel:
 
 @dataclass(frozen=True, slots=True)
 class SendConvict:
-    """Tell a worker which texts it must not touch: each with the seconds for which that holds."""
+    """Tell a worker which texts it must not touch, and for how long."""
 
     worker: int
     incarnation: int
-    texts: tuple[tuple[bytes, float], ...]
+    texts: tuple[link.Convicted, ...]
 
 
 @dataclass(frozen=True, slots=True)

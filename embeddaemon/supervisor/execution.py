@@ -86,11 +86,10 @@ class Executor:
                     "cancel",
                 )
             case do.SendConvict():
-                texts = tuple(link.Convicted(digest, int(1000 * seconds)) for digest, seconds in command.texts)
                 routing = link.routing_id(command.worker, command.incarnation)
                 self._send(
                     self._workers,
-                    [routing, link.encode_to_worker(link.Convict(command.incarnation, texts))],
+                    [routing, link.encode_to_worker(link.Convict(command.incarnation, command.texts))],
                     "convict",
                 )
             case do.SendCanary():

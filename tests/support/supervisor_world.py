@@ -153,8 +153,8 @@ class World:
                     process.cancelled.update(command.serials)
             case do.SendConvict():
                 if (process := self.worker(command.worker, command.incarnation)) is not None:
-                    for digest, seconds in command.texts:
-                        (process.convicted.add if seconds > 0 else process.convicted.discard)(digest)
+                    for text in command.texts:
+                        (process.convicted.add if text.expires_in_ms > 0 else process.convicted.discard)(text.digest)
             case do.SendDrain():
                 if (process := self.worker(command.worker, command.incarnation)) is not None:
                     process.is_draining = True

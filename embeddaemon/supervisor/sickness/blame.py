@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 
 from embeddaemon.errors import WorkerCrashed
 from embeddaemon.protocol.journal import WHOLE_REQUEST, Turn
@@ -95,7 +96,7 @@ def _convicts(state: State, child: Child, death: DeathClass) -> bool:
 def _is_solved(
     state: State, model: ModelState, digests: AbstractSet[bytes], child: Child, now: float, *, death: DeathClass
 ) -> bool:
-    deaths = model.suspects.died(digests, child.number, now, state.settings.poison_seconds)
+    deaths = model.suspects.died(digests, child.number, death, now, remember_seconds=state.settings.poison_seconds)
     if deaths is None:
         return False
     # They were the text's doing and say nothing against the model.
@@ -120,7 +121,7 @@ def tell_convicted(state: State, model: ModelState, worker: Worker, now: float) 
 
 def acquit(state: State, model: ModelState, now: float) -> None:
     """Somebody knows better: nothing is held against the model or its texts any more."""
-    texts = tuple((digest, 0.0) for digest, _ in model.suspects.convicted(now))
+    texts = tuple(replace(each, expires_in_ms=0) for each in model.suspects.convicted(now))
     if texts:
         state.commands += [
             SendConvict(each.number, each.incarnation, texts)

@@ -18,6 +18,7 @@ from tests.support.supervisor_world import Process
 
 SEGFAULT, ABORTED, SIGTERM, SIGBUS, KILLED = -11, -6, -15, -7, -9
 POISON = "the text that kills"
+SEGV = DeathClass.SEGFAULT
 
 
 def worker_of(story: Story) -> Process:
@@ -259,29 +260,29 @@ def test_load_with_force_acquits() -> None:
 
 def test_who_was_only_there_is_no_suspect_once_the_culprit_is_known() -> None:
     suspects = Suspects()
-    assert suspects.died({b"bad", b"near"}, death=1, now=0.0, remember_seconds=10.0) is None
-    assert suspects.died({b"bad"}, death=2, now=1.0, remember_seconds=10.0) == {1, 2}
+    assert suspects.died({b"bad", b"near"}, 1, SEGV, now=0.0, remember_seconds=10.0) is None
+    assert suspects.died({b"bad"}, 2, SEGV, now=1.0, remember_seconds=10.0) == {1, 2}
     assert suspects.suspected == 0
-    assert suspects.died({b"near"}, death=3, now=2.0, remember_seconds=10.0) is None
+    assert suspects.died({b"near"}, 3, SEGV, now=2.0, remember_seconds=10.0) is None
 
 
 def test_text_that_died_long_ago_is_a_first_offender() -> None:
     suspects = Suspects()
-    suspects.died({b"bad"}, death=1, now=0.0, remember_seconds=10.0)
-    assert suspects.died({b"bad"}, death=2, now=11.0, remember_seconds=10.0) is None
+    suspects.died({b"bad"}, 1, SEGV, now=0.0, remember_seconds=10.0)
+    assert suspects.died({b"bad"}, 2, SEGV, now=11.0, remember_seconds=10.0) is None
 
 
 def test_same_death_told_twice_is_one() -> None:
     suspects = Suspects()
-    suspects.died({b"bad"}, death=1, now=0.0, remember_seconds=10.0)
-    assert suspects.died({b"bad"}, death=1, now=0.0, remember_seconds=10.0) is None
+    suspects.died({b"bad"}, 1, SEGV, now=0.0, remember_seconds=10.0)
+    assert suspects.died({b"bad"}, 1, SEGV, now=0.0, remember_seconds=10.0) is None
 
 
 def test_convicts_are_bounded_and_the_oldest_goes() -> None:
     suspects = Suspects()
     for number in range(MOST_CONVICTED + 1):
         for death in (2 * number, 2 * number + 1):
-            suspects.died({b"%d" % number}, death=death, now=float(number), remember_seconds=1e6)
-    digests = {digest for digest, _ in suspects.convicted(1.0)}
+            suspects.died({b"%d" % number}, death, SEGV, now=float(number), remember_seconds=1e6)
+    digests = {text.digest for text in suspects.convicted(1.0)}
     assert len(digests) == MOST_CONVICTED
     assert b"0" not in digests

@@ -313,7 +313,7 @@ def test_text_that_was_convicted_while_it_waited_is_not_computed(
         one.tokenized = replace(one.tokenized, digests=digests(*names))
     works[1].request = works[2].request = replace(works[1].request, partial=True)
     compute.submit(works)
-    screen.convict([link.Convicted(digests("bad")[0], 60_000)], now=time.monotonic())
+    screen.convict([link.Convicted(digests("bad")[0], 60_000, "segfault")], now=time.monotonic())
     compute.start()
     compute.finish()
     answers: dict[int, tuple[object, list[bytes]]] = {}
@@ -326,7 +326,8 @@ def test_text_that_was_convicted_while_it_waited_is_not_computed(
     assert compute.ended(seconds(10))
     refused, part, none = (answers[serial][0] for serial in (1, 2, 3))
     assert isinstance(refused, ErrorAnswer)
-    assert (refused.code, refused.details["indices"]) == ("poisoned", [1])
+    assert (refused.code, refused.details["indices"], refused.details["death"]) == ("poisoned", [1], "segfault")
+    assert "died of them (segfault)" in refused.message
     assert isinstance(part, Vectors)
     rows = np.frombuffer(answers[2][1][0], "<f4").reshape(2, 8)
     assert part.poisoned == (1,)
