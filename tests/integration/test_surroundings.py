@@ -122,7 +122,7 @@ def test_model_folder_that_changed_is_read_again_by_the_next_load(socket_folder:
 @pytest.mark.slow
 def test_template_that_was_stopped_for_ever_is_replaced(socket_folder: Path, tmp_path: Path) -> None:
     models = [model(stub_folder(tmp_path / "m"))]
-    settings = {"silent_after_seconds": seconds(2), "shorter": REPORTS_SOON}
+    settings: dict[str, Any] = {"silent_after_seconds": seconds(2), "shorter": REPORTS_SOON}
     with running_daemon(socket_folder, models=models, **settings) as running, running.client() as client:
         client.embed(["warm"])
         stopped = running.named("ed-template")[0]
