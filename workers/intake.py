@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import zmq
 
 from embeddaemon.errors import EmbedDaemonError, Expired, InternalError, ProtocolError
-from embeddaemon.protocol import bodies, codec, control, link
+from embeddaemon.protocol import bodies, codec, control, link, wire
 from embeddaemon.protocol.messages import Lane, ModelRequest, Tokenize
 from embeddaemon.telemetry.logs import fields
 from embeddaemon.workers import measure
@@ -41,7 +41,7 @@ class _Arrived:
 
     item: link.Item
     request: ModelRequest
-    body: bytes
+    body: memoryview
 
 
 class Intake:
@@ -139,8 +139,10 @@ class Intake:
         self._beat(now)
 
     def _receive(self) -> None:
-        frames = self._connection.recv_multipart()
-        message = link.decode_to_worker(frames[0])
+        frames = wire.receive(self._connection)
+        if frames is None:
+            return
+        message = link.decode_to_worker(frames[0].buffer)
         if message.incarnation != self._sender.incarnation:
             log.warning(fields("message_dropped", worker=self._sender, incarnation=message.incarnation))
         elif isinstance(message, link.Drain):
@@ -152,9 +154,9 @@ class Intake:
         elif isinstance(message, link.Trim):
             self._trim()
         else:
-            self._take(message, frames[1:])
+            self._take(message, [frame.buffer for frame in frames[1:]])
 
-    def _take(self, dispatch: link.Dispatch, frames: list[bytes]) -> None:
+    def _take(self, dispatch: link.Dispatch, frames: list[memoryview]) -> None:
         """Interactive requests are with the model before the first bulk one is tokenized."""
         if len(frames) != 2 * len(dispatch.items):
             raise ProtocolError(f"a dispatch of {len(dispatch.items)} items came with {len(frames)} frames")

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 
 from embeddaemon.protocol import journal
 
+_NOTHING = journal.SLOT.pack(0.0, 0)
+"""In a slot whose thread works on nothing."""
+
 
 class Journal:
     """Owns the mapping. Each slot is for one thread at a time."""
@@ -20,6 +23,7 @@ class Journal:
     def __init__(self, descriptor: int | None, *, slots: int, capacity: int) -> None:
         """``descriptor`` of an empty file that is shared with the supervisor; closed here. ``capacity``: records."""
         self._capacity = capacity
+        self._offsets = [journal.slot_offset(slot, capacity) for slot in range(slots)]
         self._map: mmap.mmap | None = None
         if descriptor is None:
             return
@@ -33,18 +37,18 @@ class Journal:
         """From now on the thread of this slot works on these; each is what ``record`` gave."""
         if self._map is None:
             return
-        kept = records[: self._capacity]
-        offset = journal.slot_offset(slot, self._capacity)
+        kept = b"".join(records[: self._capacity])
+        offset = self._offsets[slot]
         start = offset + journal.SLOT.size
-        self.end(slot)  # the old number must not stand beside new records
-        self._map[start : start + len(kept) * journal.RECORD.size] = b"".join(kept)
-        self._map[offset:start] = journal.SLOT.pack(time.monotonic(), len(kept))
+        self._map[offset:start] = _NOTHING  # the old number must not stand beside new records
+        self._map[start : start + len(kept)] = kept
+        self._map[offset:start] = journal.SLOT.pack(time.monotonic(), len(kept) // journal.RECORD.size)
 
     def end(self, slot: int) -> None:
         """It is through with them."""
         if self._map is not None:
-            offset = journal.slot_offset(slot, self._capacity)
-            self._map[offset : offset + journal.SLOT.size] = journal.SLOT.pack(0.0, 0)
+            offset = self._offsets[slot]
+            self._map[offset : offset + journal.SLOT.size] = _NOTHING
 
 
 def record(serial: int, digest: bytes) -> bytes:

@@ -69,7 +69,7 @@ class Watch(Protocol):
         ...
 
 
-def read_request(header: bytes) -> ModelRequest:
+def read_request(header: bytes | memoryview) -> ModelRequest:
     """The request of a header that the supervisor let through."""
     request = codec.decode_request(header)
     if not isinstance(request, Embed | Tokenize):

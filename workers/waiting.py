@@ -131,15 +131,17 @@ class Waiting:
         Gives how many.
         """
         added = 0
-        lanes: dict[Lane, MicroBatch] = {lane: [] for lane in Lane}
+        lanes: dict[Lane, MicroBatch] = {}
         for work in works:
-            lanes[work.request.lane] += [Row(work, index) for index in range(work.missing) if index not in work.alone]
+            rows = [Row(work, index) for index in range(work.missing) if index not in work.alone]
+            lanes.setdefault(work.request.lane, []).extend(rows)
             self._alone += [[Row(work, index)] for index in sorted(work.alone)]
             added += len(work.alone)
         for lane, rows in lanes.items():
             lengths = [row.tokens for row in rows]
-            self._tokens[lane] += sum(lengths)
-            for planned in packing.plan(lengths, self._budget(sum(lengths))):
+            tokens = sum(lengths)
+            self._tokens[lane] += tokens
+            for planned in packing.plan(lengths, self._budget(tokens)):
                 self._lanes[lane].append(_Part([rows[index] for index in planned.indices], planned.tokens))
                 added += 1
         return added
@@ -153,15 +155,16 @@ class Waiting:
     def take(self) -> MicroBatch | None:
         """The micro-batch to compute now: what is next, and of what came after it as much as goes with it."""
         lane = self._next_lane()
-        if not self._lanes[lane]:
+        waiting = self._lanes[lane]
+        if not waiting:
             return None
-        most = self._budget(self._tokens[lane])
-        first = self._lanes[lane].popleft()
+        first = waiting.popleft()
         rows, tokens = first.rows, first.tokens
-        if not first.is_alone:
-            while self._lanes[lane] and not (more := self._lanes[lane][0]).is_alone and tokens + more.tokens <= most:
+        if waiting and not first.is_alone:
+            most = self._budget(self._tokens[lane])
+            while waiting and not (more := waiting[0]).is_alone and tokens + more.tokens <= most:
                 rows, tokens = rows + more.rows, tokens + more.tokens
-                self._lanes[lane].popleft()
+                waiting.popleft()
             if rows is not first.rows:
                 rows.sort(key=lambda row: row.tokens)
         self._tokens[lane] -= tokens

@@ -135,12 +135,11 @@ class Wire:
     def receive_all(self) -> list[Call]:
         """Hand everything that has arrived to the decider; the calls that have a new outcome."""
         woken: list[Call] = []
-        while self._socket is not None:
+        while self._socket is not None and wire.is_readable(self._socket):
             frames = wire.receive(self._socket)
             if frames is None:
                 break
-            header, *behind = frames
-            woken += self.execute(self.core.received([header.bytes, *(frame.buffer for frame in behind)], self.clock()))
+            woken += self.execute(self.core.received([frame.buffer for frame in frames], self.clock()))
         if self._monitor is not None:
             woken += self.execute(self._events())
             if self._target.keys is None and self.core.phase is Phase.READY:

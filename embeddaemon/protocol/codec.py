@@ -39,7 +39,7 @@ EMPTY_BODY = b""
 """The body of a request that has none."""
 
 _MAX_ID = 2**63 - 1
-_LANES = tuple(lane.value for lane in Lane)
+_LANES = {lane.value: lane for lane in Lane}
 
 
 def encode_request(request: Request) -> bytes:
@@ -116,7 +116,7 @@ def _decode_op(op: object, fields: Fields, id_: int, deadline_ms: int | None) ->
                 id=id_,
                 deadline_ms=deadline_ms,
                 model=fields.text_or_none("model"),
-                lane=Lane(fields.chosen("lane", _LANES, default=Lane.INTERACTIVE.value)),
+                lane=_lane(fields),
                 task=fields.text_or_none("task"),
                 prompt=fields.text_or_none("prompt"),
                 dimensions=fields.integer_or_none("dimensions", low=1, high=MAX_DIMENSIONS),
@@ -131,7 +131,7 @@ def _decode_op(op: object, fields: Fields, id_: int, deadline_ms: int | None) ->
                 id=id_,
                 deadline_ms=deadline_ms,
                 model=fields.text_or_none("model"),
-                lane=Lane(fields.chosen("lane", _LANES, default=Lane.INTERACTIVE.value)),
+                lane=_lane(fields),
                 task=fields.text_or_none("task"),
                 prompt=fields.text_or_none("prompt"),
                 truncate=fields.boolean("truncate", default=True),
@@ -167,6 +167,10 @@ def _decode_op(op: object, fields: Fields, id_: int, deadline_ms: int | None) ->
         case _:
             known = "cancel, embed, health, hello, load, models, reload, status, tokenize, unload"
             raise ProtocolError(f"unknown op {op!r}, known are {known}")
+
+
+def _lane(fields: Fields) -> Lane:
+    return _LANES[fields.chosen("lane", _LANES, default="interactive")]
 
 
 def request_id(header: bytes | memoryview) -> int:

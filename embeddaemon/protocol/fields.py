@@ -5,7 +5,7 @@ Used by every codec of this package; knows no message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import msgpack
@@ -16,6 +16,7 @@ from embeddaemon.protocol.limits import MAX_HEADER_BYTES, MAX_HEADER_MAP
 T = TypeVar("T")
 
 _MISSING = object()
+_TEXT = frozenset({str})
 
 
 def pack(value: Mapping[str, Any]) -> bytes:
@@ -54,7 +55,7 @@ def unpack(
         )
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise ProtocolError(f"{what} is not msgpack as we use it: {type(error).__name__}: {error}") from error
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+    if not isinstance(value, dict) or not set(map(type, value)) <= _TEXT:
         raise ProtocolError(f"{what} is not a map with text keys")
     return value
 
@@ -71,14 +72,13 @@ class Fields:
             return ProtocolError(f"{self._what}: {key!r} is missing")
         return ProtocolError(f"{self._what}: {key!r} must be {wanted}, not {type(value).__name__}")
 
-    def _take(self, key: str, default: object, kind: type[T], wanted: str) -> T:
-        value = self._values.pop(key, default)
-        if type(value) is kind:  # msgpack makes no subclasses, and a boolean is no integer here
-            return value
-        raise self._wrong(key, value, wanted)
+    # Every request is read by these three times: one call for each field. msgpack makes no subclasses, and a boolean is
+    # no integer here.
 
     def integer(self, key: str, *, default: object = _MISSING, low: int = 0, high: int = 2**63 - 1) -> int:
-        value = self._take(key, default, int, "an integer")
+        value = self._values.pop(key, default)
+        if type(value) is not int:
+            raise self._wrong(key, value, "an integer")
         if not low <= value <= high:
             raise ProtocolError(f"{self._what}: {key!r} is {value}, allowed are {low} to {high}")
         return value
@@ -87,13 +87,28 @@ class Fields:
         return None if self.is_absent(key) else self.integer(key, low=low, high=high)
 
     def text(self, key: str, *, default: object = _MISSING) -> str:
-        return self._take(key, default, str, "text")
+        value = self._values.pop(key, default)
+        if type(value) is str:
+            return value
+        raise self._wrong(key, value, "text")
 
     def text_or_none(self, key: str) -> str | None:
-        return None if self.is_absent(key) else self.text(key)
+        value = self._values.pop(key, None)
+        if value is None or type(value) is str:
+            return value
+        raise self._wrong(key, value, "text")
 
     def boolean(self, key: str, *, default: object = _MISSING) -> bool:
-        return self._take(key, default, bool, "true or false")
+        value = self._values.pop(key, default)
+        if type(value) is bool:
+            return value
+        raise self._wrong(key, value, "true or false")
+
+    def _take(self, key: str, default: object, kind: type[T], wanted: str) -> T:
+        value = self._values.pop(key, default)
+        if type(value) is kind:
+            return value
+        raise self._wrong(key, value, wanted)
 
     def number(self, key: str, *, default: object = _MISSING) -> float:
         value = self._values.pop(key, default)
@@ -130,19 +145,18 @@ class Fields:
             raise self._wrong(key, values, "an array of maps")
         return tuple(values)
 
-    def chosen(self, key: str, allowed: Iterable[str], *, default: object = _MISSING) -> str:
+    def chosen(self, key: str, allowed: Collection[str], *, default: object = _MISSING) -> str:
         value = self.text(key, default=default)
-        allowed = tuple(allowed)
         if value not in allowed:
             raise ProtocolError(f"{self._what}: {key!r} is {value!r}, allowed are {', '.join(allowed)}")
         return value
 
     def is_absent(self, key: str) -> bool:
         """Whether the field is missing or null; a null is taken."""
-        if self._values.get(key) is None:
-            self._values.pop(key, None)
-            return True
-        return False
+        if self._values.get(key) is not None:
+            return False
+        self._values.pop(key, None)
+        return True
 
     def end(self) -> None:
         """Every field was read; a field that nobody knows is an error, not silence."""

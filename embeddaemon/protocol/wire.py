@@ -12,6 +12,7 @@ import zmq
 
 _NOW = int(zmq.NOBLOCK)
 _NOW_AND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_READABLE = int(zmq.POLLIN)
 """Plain integers: combining pyzmq's flags costs as much as sending."""
 
 
@@ -26,6 +27,13 @@ def receive(connection: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
         frame = connection.recv(_NOW, copy=False)
         frames.append(frame)
     return frames
+
+
+def is_readable(connection: zmq.Socket[bytes]) -> bool:
+    """Whether there is something to receive: to ask takes a third of what it takes to receive nothing."""
+    events = connection.getsockopt(zmq.EVENTS)
+    assert isinstance(events, int), "events are a number"
+    return bool(events & _READABLE)
 
 
 def send(connection: zmq.Socket[bytes], frames: Sequence[Any]) -> None:

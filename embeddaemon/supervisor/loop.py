@@ -218,6 +218,8 @@ class Daemon:
             event = worker_event(frames)
             if event is not None:
                 self._handle(event)
+            if not wire.is_readable(self._workers):
+                return
 
     def _read_clients(self, ready: Mapping[Any, int]) -> None:
         for happened in self._clients.turn(ready, MESSAGES_PER_TURN):

@@ -31,6 +31,8 @@ class StallWatch:
         The trigger of a cgroup that was removed would be ready for ever: it is given up.
         """
         said = 0 if self._trigger is None else ready.get(self._trigger, 0)
+        if not said:
+            return None
         if said & zmq.POLLERR:
             poller.unregister(self._trigger)
             self.close()

@@ -74,9 +74,11 @@ class _Lane:
             yield from waiting
 
     @property
-    def first(self) -> OpenRequest:
-        """Whose turn it is."""
-        return next(iter(self._of_users.values()))[0]
+    def first(self) -> OpenRequest | None:
+        """Whose turn it is; None where nobody waits."""
+        for waiting in self._of_users.values():
+            return waiting[0]
+        return None
 
     def oldest(self) -> float:
         return min(waiting[0].received_at for waiting in self._of_users.values())
@@ -148,20 +150,19 @@ class Queue:
 
     def head(self, lane: Lane) -> OpenRequest | None:
         """The request of a lane that goes next."""
-        waiting = self._lane(lane)
-        return waiting.first if waiting else None
+        return self._lane(lane).first
 
     def has_suspect_first(self) -> bool:
         """Whether the next request of a lane is one that must go alone."""
-        return any(lane.first.is_suspect for lane in (self._interactive, self._bulk) if lane)
+        heads = (self._interactive.first, self._bulk.first)
+        return any(head is not None and head.is_suspect for head in heads)
 
     def take(self, lane: Lane, most_bytes: int) -> list[OpenRequest]:
         """The next dispatch: whole requests of one lane, in order, as many as fit and at least one; a suspect alone."""
         waiting = self._lane(lane)
         taken: list[OpenRequest] = []
         size = 0
-        while waiting and len(taken) < MAX_DISPATCH_REQUESTS:
-            candidate = waiting.first
+        while (candidate := waiting.first) is not None and len(taken) < MAX_DISPATCH_REQUESTS:
             if taken and (size + candidate.body_bytes > most_bytes or candidate.is_suspect):
                 break
             taken.append(waiting.pop())

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from embeddaemon.errors import CorruptModel
-from embeddaemon.models.card import Dense, ModelCard
+from embeddaemon.models.card import Dense, Head, ModelCard
 from embeddaemon.workers import checkpoint
 from embeddaemon.workers.engines import Rows
 
@@ -46,12 +46,13 @@ class Heads:
         layers = [layer for chain in self._layers.values() for layer in chain]
         return [tensor for layer in layers for tensor in (layer.weight, layer.bias) if tensor is not None]
 
-    @torch.inference_mode()
     def project(self, rows: Rows, dimensions: int) -> Rows:
         """See LoadedModel."""
         head = self._card.head_for(dimensions)
-        if head is None:
-            return rows
+        return rows if head is None else self._through(head, rows)
+
+    @torch.inference_mode()
+    def _through(self, head: Head, rows: Rows) -> Rows:
         projected = torch.empty(len(rows), head.dim)
         for start in range(0, len(rows), _AT_ONCE):
             part = torch.from_numpy(rows[start : start + _AT_ONCE]).to(self._device)  # (texts, pooled_dim)
