@@ -17,7 +17,7 @@ SHELLS: dict[str, set[str]] = {
     "embeddaemon/supervisor": {"execution", "loop", "reading"},
     "embeddaemon/supervisor/changes": {"configuration", "file_looks"},
     "embeddaemon/supervisor/connections": {
-        *("clients", "connection", "descriptors", "door", "front", "listener", "network", "peers", "zap"),
+        *("accepted", "clients", "connection", "descriptors", "door", "front", "listener", "network", "peers", "zap"),
     },
     "embeddaemon/supervisor/memory": {"budgets", "footprint_file", "hard_limits", "stalls", "worker_cgroups"},
     "embeddaemon/supervisor/processes": {"journals", "living", "process"},

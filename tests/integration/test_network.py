@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -193,6 +194,45 @@ def test_message_that_a_peer_with_a_key_never_ends_costs_it_its_connection(daemo
         # The bound is 24 MiB. What libzmq's thread takes in between two looks comes to it, more of it when we get no
         # processor for a while; 400 MiB are sent.
         assert peak - before < 128 * MIB
+
+
+def raw_connections(place: Place, count: int) -> list[socket.socket]:
+    """Connections of a peer that has no key and says nothing."""
+    host, _, port = place.endpoint.removeprefix("tcp://").rpartition(":")
+    return [socket.create_connection((host, int(port)), timeout=seconds(5)) for _ in range(count)]
+
+
+@contextlib.contextmanager
+def few_descriptors(place: Place, folder: Path) -> Iterator[RunningDaemon]:
+    launcher = ("/bin/sh", "-c", 'ulimit -n 160; exec "$@"', "sh")
+    settings: dict[str, Any] = {"models": models(place.folder / "m"), "access": place.access}
+    with running_daemon(folder, launcher=launcher, **settings) as running:
+        yield running
+
+
+def test_flood_of_the_network_endpoint_takes_nothing_from_those_who_are_served(
+    socket_folder: Path, tmp_path: Path
+) -> None:
+    place = Place(tmp_path)
+    with few_descriptors(place, socket_folder) as daemon, daemon.client() as local, contextlib.ExitStack() as stack:
+        client = stack.enter_context(place.client())
+        assert [each.name for each in client.models()] == ["stub"]
+        for each in raw_connections(place, 500):
+            stack.enter_context(each)
+        # The model is not loaded yet: its processes start, and their sockets are accepted, while the flood lasts.
+        assert local.embed(["during the flood"]).shape == (1, 8)
+        assert client.embed(["during the flood"]).shape == (1, 8)
+        network = local.status()["clients"]["network"]
+        assert network["counts"]["accepted"] == 1, "who was there had to come again"
+        assert network["counts"]["refused_connection"] > 400
+        assert "few_descriptors" in daemon.output(), "that so few are a risk was not said"
+
+        def may_come_in() -> bool:
+            with place.client() as another, contextlib.suppress(DaemonUnreachable, Forbidden):
+                return another.embed(["after the flood"]).shape == (1, 8)
+            return False
+
+        wait_until(may_come_in, 10, describe=daemon.output)  # silent ones are closed after 2 s
 
 
 def run(*arguments: str) -> Result:

@@ -12,7 +12,7 @@ from typing import Any
 import zmq
 
 from embeddaemon.config.settings import Settings
-from embeddaemon.supervisor.connections.descriptors import most_connections, raise_limit
+from embeddaemon.supervisor.connections.descriptors import ENOUGH_FOR_NETWORK, raise_limit, shares
 from embeddaemon.supervisor.connections.front import Arrived, Front, Left, Undelivered
 from embeddaemon.supervisor.connections.listener import Listener
 from embeddaemon.supervisor.connections.network import Network, open_network
@@ -46,25 +46,28 @@ def open_clients(listener: Listener, context: zmq.Context[zmq.Socket[bytes]], se
 def _open(
     listener: Listener, listening: socket.socket, context: zmq.Context[zmq.Socket[bytes]], settings: Settings
 ) -> Clients:
-    most = most_connections(raise_limit())
+    limit, tcp_endpoint = raise_limit(), settings.access.tcp_endpoint
+    most = shares(limit, has_network=tcp_endpoint is not None)
+    if tcp_endpoint is not None and limit < ENOUGH_FOR_NETWORK:
+        log.warning(fields("few_descriptors", endpoint=tcp_endpoint, limit=limit, enough=ENOUGH_FOR_NETWORK))
     if (reason := listener.why_others_stay_out()) is not None:
         log.warning(fields("others_stay_out", endpoint=listener.endpoint, why=reason))
     max_body_bytes = settings.limits.max_body_bytes
     receiving = Room(
-        connections=most,
+        connections=most.local,
         connections_of_user=settings.per_user.connections,
         bytes_of_user=max(HALF_RECEIVED_BYTES, max_body_bytes),
         bytes_of_all=ALL_USERS * HALF_RECEIVED_BYTES,
     )
     sending = Room(
-        connections=most,
+        connections=most.local,
         connections_of_user=None,
         bytes_of_user=UNSENT_BYTES,
         bytes_of_all=ALL_USERS * UNSENT_BYTES,
     )
     access = access_of(settings.access, listener.group)
     state_folder = None if settings.state_folder is None else Path(settings.state_folder)
-    network = open_network(context, settings.access, settings.limits, state_folder, most)
+    network = open_network(context, settings.access, settings.limits, state_folder, most.network)
     front = Front(access, receiving, sending, max_body_bytes, time.monotonic)
     front.listen(listening)
     return Clients(front, receiving, network)

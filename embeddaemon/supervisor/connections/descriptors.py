@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from dataclasses import dataclass
 from pathlib import Path
 
 MOST_CONNECTIONS = 8192
@@ -13,6 +14,19 @@ _SHARE_PERCENT = 70
 """Of the descriptors for clients and what we have open at the start; the rest is for workers and files."""
 
 _LEAST_CONNECTIONS = 8
+
+ENOUGH_FOR_NETWORK = 4096
+"""With a limit of so many, libzmq cannot take them all between two looks of ours at what it has accepted: after a
+thousand connections of which we have not heard it waits for us (network.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How many connections there may be."""
+
+    local: int
+    network: int
+    """Each of them takes two descriptors."""
 
 
 def raise_limit() -> int:
@@ -26,11 +40,14 @@ def raise_limit() -> int:
     return MOST_CONNECTIONS * 2 if hard == resource.RLIM_INFINITY else hard
 
 
-def most_connections(limit: int) -> int:
-    """How many clients may be connected, of ``limit`` descriptors."""
+def shares(limit: int, *, has_network: bool) -> Shares:
+    """Of ``limit`` descriptors: all for local clients, or half for them and half for those of the network."""
     folder = Path("/proc/self/fd")
     ours = len(list(folder.iterdir())) if folder.is_dir() else 32
-    return min(MOST_CONNECTIONS, max(_LEAST_CONNECTIONS, limit * _SHARE_PERCENT // 100 - ours))
+    free = max(_LEAST_CONNECTIONS, limit * _SHARE_PERCENT // 100 - ours)
+    if not has_network:
+        return Shares(min(MOST_CONNECTIONS, free), 0)
+    return Shares(min(MOST_CONNECTIONS, free // 2), min(MOST_CONNECTIONS // 2, free // 4))
 
 
 def open_standard_descriptors() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import zmq
@@ -25,20 +24,18 @@ _KEY_BYTES = 32
 
 
 class KeyKeeper:
-    """The ZAP handler of a context. ``has_place`` says whether one more connection may stay."""
+    """The ZAP handler of a context. The user id that libzmq hands on with every message is ``KEY NAME``."""
 
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
         folder: Path,
-        has_place: Callable[[str], bool],
         counts: Counter[str],
     ) -> None:
         self.socket = context.socket(zmq.REP)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.bind(_ENDPOINT)
         self._folder = folder
-        self._has_place = has_place
         self._counts = counts
 
     def turn(self) -> None:
@@ -55,23 +52,21 @@ class KeyKeeper:
     def _decide(self, mechanism: bytes, credentials: list[bytes], address: bytes) -> tuple[bytes, bytes, bytes]:
         key = credentials[0] if credentials else b""
         if mechanism != b"CURVE" or len(key) != _KEY_BYTES:
-            return self._refuse(b"400", "a connection without a key", address)
+            return self._refuse("a connection without a key", address)
         public = z85.encode(key).decode()
         try:
             name = keys.allowed(self._folder).get(public)
         except ConfigError as error:
-            return self._refuse(b"400", error.message, address)
+            return self._refuse(error.message, address)
         if name is None:
-            return self._refuse(b"400", f"public key {public} is not allowed here", address)
-        if not self._has_place(name):
-            return self._refuse(b"300", f"too many connections with key {name}", address)
+            return self._refuse(f"public key {public} is not allowed here", address)
         self._counts["accepted"] += 1
-        return b"200", b"", name.encode()
+        return b"200", b"", f"{public} {name}".encode()
 
-    def _refuse(self, status: bytes, why: str, address: bytes) -> tuple[bytes, bytes, bytes]:
-        self._counts["refused_key" if status == b"400" else "refused_connection"] += 1
+    def _refuse(self, why: str, address: bytes) -> tuple[bytes, bytes, bytes]:
+        self._counts["refused_key"] += 1
         log.warning(fields("refused_key", why=why, address=address.decode(errors="replace")))
-        return status, why.encode()[:255], b""
+        return b"400", why.encode()[:255], b""
 
     def close(self) -> None:
         self.socket.close()
