@@ -1,8 +1,8 @@
 """The decider of one connection: ids, deadlines, matching, HELLO, when to ping, when to connect and send again.
 
 ``(event, now) -> actions``; no clock and no socket in here. A shell (sync.py, aio.py, through _wire.py) executes the
-actions, reports what came of them, and calls ``tick`` at ``wakeup()``. How many pieces of a call are in flight is
-decided in _window.py.
+actions, reports what came of them, and calls ``tick`` at ``wakeup()``. What is in flight is kept in _flights.py; how
+many pieces of a call that may be is decided in _window.py.
 
 The daemon may be restarted at any time. Embedding twice gives the same vectors, so every piece without an answer is
 simply sent again, under a new id, to whoever answers HELLO next. libzmq connects again by itself and says nothing
@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from embeddaemon.client import _faults as faults
 from embeddaemon.client._actions import ALLOWED_PHASES, Action, Close, Open, Patience, Phase, Probe, Send, Wake
+from embeddaemon.client._flights import Flight, Flights
 from embeddaemon.client._window import Answered, Call, Ended, Piece
 from embeddaemon.client.results import ServerInfo
 from embeddaemon.errors import EmbedDaemonError, ProtocolError
@@ -29,22 +30,6 @@ _MOST_CANCELLED = 1024
 """Ids in one ``cancel``: what fits in a header."""
 _RETRIED_CODES = ("busy", "draining")
 """Refused only for now: with a hint when to come back, the piece waits and is sent again while its deadline allows."""
-
-
-class _Flight:
-    """A piece from its submission to its outcome."""
-
-    __slots__ = ("call", "deadline", "id", "piece", "resend_at", "submitted_at", "ticket")
-
-    def __init__(self, ticket: int, call: Call, piece: Piece, submitted_at: float, deadline: float) -> None:
-        self.ticket = ticket
-        self.call = call
-        self.piece = piece
-        self.submitted_at = submitted_at
-        self.deadline = deadline
-        self.id = 0
-        """Of the request on the wire; 0 while it is not sent."""
-        self.resend_at = -math.inf
 
 
 class ClientCore:
@@ -60,13 +45,8 @@ class ClientCore:
         self._endpoint = endpoint
         self._patience = patience
         self._random = random
-        self._tickets = 0
-        self._ids = 0
-        self._flights: dict[int, _Flight] = {}
-        self._sent: dict[int, _Flight] = {}
+        self._flights = Flights(patience.late)
         self._hellos: set[int] = set()
-        self._due = math.inf
-        """Not later than the first deadline or retry of a flight."""
         self._give_up_at = 0.0
         self._attempt_at = 0.0
         self._heard_at = -math.inf
@@ -81,17 +61,14 @@ class ClientCore:
 
     def submit(self, call: Call, piece: Piece, now: float) -> list[Action]:
         """Take a piece; its outcome will be delivered to the call, in any case."""
-        self._tickets += 1
-        flight = _Flight(self._tickets, call, piece, now, call.deadline(now))
+        flight = self._flights.add(call, piece, now)
         call.submitted()
-        self._flights[flight.ticket] = flight
-        self._due = min(self._due, flight.deadline + self._patience.late)
         if flight.deadline <= now:
             return [self._end(flight, self._expired(flight, now))]
         match self.phase:
             case Phase.CLOSED:
                 return self._connect(now, self._patience.connect)
-            case Phase.READY if not self._sent and now - self._heard_at > self._patience.idle:
+            case Phase.READY if not self._flights.sent and now - self._heard_at > self._patience.idle:
                 return [Probe()]
             case Phase.READY:
                 return [self._send(flight, now)]
@@ -100,7 +77,7 @@ class ClientCore:
 
     def abandon(self, call: Call) -> list[Action]:
         """Forget a call whose outcomes nobody wants any more, and say so. Answers still to come will be strays."""
-        abandoned = [flight for flight in self._flights.values() if flight.call is call]
+        abandoned = [flight for flight in self._flights if flight.call is call]
         for flight in abandoned:
             self._forget(flight)
         if not self._flights and self.phase in {Phase.CONNECTING, Phase.GREETING}:
@@ -117,7 +94,7 @@ class ClientCore:
         """Somebody listens at the endpoint."""
         if self.phase is not Phase.READY:
             return []
-        if not self._sent:
+        if not self._flights.sent:
             self._heard_at = now
         return list(self._send_waiting(now))
 
@@ -156,7 +133,7 @@ class ClientCore:
         try:
             answer = codec.decode_answer(header)
         except ProtocolError as error:
-            flight = self._sent.get(codec.request_id(header))
+            flight = self._flights.sent.get(codec.request_id(header))
             if flight is not None:
                 return [self._end(flight, error)]
             self.strays += 1
@@ -166,7 +143,7 @@ class ClientCore:
             return []
         if answer.id in self._hellos or (answer.id == 0 and self.phase is Phase.GREETING):
             return self._greeted(answer, behind, now)
-        flight = self._sent.get(answer.id)
+        flight = self._flights.sent.get(answer.id)
         if flight is None:
             self.strays += 1
             return []
@@ -174,13 +151,13 @@ class ClientCore:
 
     def wakeup(self) -> float | None:
         """When to call ``tick``, monotonic; None: only an event can change anything."""
-        times = [self._due]
+        times = [self._flights.due]
         match self.phase:
             case Phase.CONNECTING:
                 times.append(self._attempt_at)
             case Phase.GREETING:
                 times += [self._give_up_at, self._pinged_at + self._patience.silence]
-            case Phase.READY if self._sent:
+            case Phase.READY if self._flights.sent:
                 times.append(max(self._quiet_since, self._pinged_at) + self._patience.silence)
             case _:
                 pass
@@ -189,7 +166,7 @@ class ClientCore:
 
     def tick(self, now: float) -> list[Action]:
         """Do what is due. Whatever has arrived must have been handed in before."""
-        actions = list(self._do_due(now)) if now >= self._due else []
+        actions = list(self._do_due(now)) if now >= self._flights.due else []
         match self.phase:
             case Phase.CONNECTING if now >= self._attempt_at:
                 actions.append(Open())
@@ -197,24 +174,22 @@ class ClientCore:
                 actions += self._fail_all(self._mute())
             case Phase.GREETING if now >= self._pinged_at + self._patience.silence:
                 actions += [self._ping(now), Probe()]
-            case Phase.READY if self._sent and now >= max(self._quiet_since, self._pinged_at) + self._patience.silence:
+            case Phase.READY if (
+                self._flights.sent and now >= max(self._quiet_since, self._pinged_at) + self._patience.silence
+            ):
                 actions += [self._ping(now), Probe()]
             case _:
                 pass
         return actions
 
     def _do_due(self, now: float) -> Iterator[Action]:
-        late = [flight for flight in self._flights.values() if now >= flight.deadline + self._patience.late]
+        late = self._flights.late(now)
         for flight in late:
             yield self._end(flight, self._expired(flight, now))
         yield from self._withdraw(late)
         if self.phase is Phase.READY:
             yield from self._send_waiting(now)
-        self._due = min((self._next_due(flight, now) for flight in self._flights.values()), default=math.inf)
-
-    def _next_due(self, flight: _Flight, now: float) -> float:
-        expiry = flight.deadline + self._patience.late
-        return min(expiry, flight.resend_at) if flight.id == 0 and flight.resend_at > now else expiry
+        self._flights.find_due(now)
 
     def _enter(self, phase: Phase) -> None:
         assert phase in ALLOWED_PHASES[self.phase], f"connection goes from {self.phase.value} to {phase.value}: bug"
@@ -230,14 +205,12 @@ class ClientCore:
         """The daemon that held our pieces is gone: all of them are unsent again."""
         if not self._flights:
             return self._closed()
-        patience = self._patience.reconnect if self._sent else self._patience.connect
+        patience = self._patience.reconnect if self._flights.sent else self._patience.connect
         self._forget_sent()
         return [Close(), *self._connect(now, patience)]
 
     def _forget_sent(self) -> None:
-        for flight in self._sent.values():
-            flight.id = 0
-        self._sent.clear()
+        self._flights.lose_sent()
         self._hellos.clear()
         self._why = None
 
@@ -247,10 +220,10 @@ class ClientCore:
         return [Close()]
 
     def _ping(self, now: float) -> Send:
-        self._ids += 1
-        self._hellos.add(self._ids)
+        id_ = self._flights.new_id()
+        self._hellos.add(id_)
         self._pinged_at = now
-        return Send(codec.encode_request(Hello(id=self._ids)), codec.EMPTY_BODY)
+        return Send(codec.encode_request(Hello(id=id_)), codec.EMPTY_BODY)
 
     def _greeted(self, answer: Answer, behind: Sequence[bytes | memoryview], now: float) -> list[Action]:
         self._hellos.discard(answer.id)
@@ -268,21 +241,18 @@ class ClientCore:
 
     def _send_waiting(self, now: float) -> Iterator[Action]:
         """Send what is not sent, in the order of submission."""
-        for flight in list(self._flights.values()):
-            if flight.id == 0 and flight.resend_at <= now:
-                yield self._send(flight, now)
+        for flight in self._flights.unsent(now):
+            yield self._send(flight, now)
 
-    def _send(self, flight: _Flight, now: float) -> Send:
-        if not self._sent:
+    def _send(self, flight: Flight, now: float) -> Send:
+        if not self._flights.sent:
             self._quiet_since = now
-        self._ids += 1
-        flight.id = self._ids
-        self._sent[flight.id] = flight
+        self._flights.send(flight)
         remaining_ms = min(math.ceil(min(flight.deadline - now, 1e6) * 1000), _LONGEST_DEADLINE_MS)
         request = replace(flight.piece.request, id=flight.id, deadline_ms=remaining_ms)
         return Send(codec.encode_request(request), flight.piece.body)
 
-    def _answered(self, flight: _Flight, answer: Answer, frames: list[memoryview], now: float) -> list[Action]:
+    def _answered(self, flight: Flight, answer: Answer, frames: list[memoryview], now: float) -> list[Action]:
         if not isinstance(answer, ErrorAnswer):
             self._forget(flight)
             flight.call.deliver(Answered(flight.piece, answer, frames, flight.submitted_at, now))
@@ -290,30 +260,22 @@ class ClientCore:
         if answer.code in _RETRIED_CODES and answer.retry_after_ms is not None:
             delay_seconds = answer.retry_after_ms / 1000 * (1 + self._random() / 2)
             if now + delay_seconds < flight.deadline:
-                self._retry(flight, now + delay_seconds)
+                flight.call.window.refused()
+                self._flights.retry(flight, now + delay_seconds)
                 return []
         return [self._end(flight, faults.error_of(answer, flight.piece.offset))]
 
-    def _retry(self, flight: _Flight, resend_at: float) -> None:
-        flight.call.window.refused()
-        del self._sent[flight.id]
-        flight.id = 0
-        flight.resend_at = resend_at
-        self._due = min(self._due, resend_at)
-
-    def _end(self, flight: _Flight, error: EmbedDaemonError) -> Wake:
+    def _end(self, flight: Flight, error: EmbedDaemonError) -> Wake:
         self._forget(flight)
         flight.call.deliver(Ended(flight.piece, error))
         return Wake(flight.call)
 
-    def _forget(self, flight: _Flight) -> None:
-        del self._flights[flight.ticket]
-        self._sent.pop(flight.id, None)
+    def _forget(self, flight: Flight) -> None:
+        self._flights.forget(flight)
         if not self._flights:
-            self._due = math.inf
             self._why = None
 
-    def _withdraw(self, flights: Sequence[_Flight]) -> list[Action]:
+    def _withdraw(self, flights: Sequence[Flight]) -> list[Action]:
         """Tell the daemon which of its requests nobody waits for. Best effort: what it answers is not waited for."""
         ids = tuple(flight.id for flight in flights if flight.id)
         if self.phase is not Phase.READY:
@@ -321,27 +283,25 @@ class ClientCore:
         return [self._cancel(ids[start : start + _MOST_CANCELLED]) for start in range(0, len(ids), _MOST_CANCELLED)]
 
     def _cancel(self, ids: tuple[int, ...]) -> Send:
-        self._ids += 1
-        return Send(codec.encode_request(Cancel(id=self._ids, ids=ids)), codec.EMPTY_BODY)
+        return Send(codec.encode_request(Cancel(id=self._flights.new_id(), ids=ids)), codec.EMPTY_BODY)
 
     def _fail_all(self, error: EmbedDaemonError) -> list[Action]:
         """Nothing in flight can be answered; the next call starts afresh."""
         ended = [
-            self._end(flight, faults.renewed(error, error.message, details=error.details))
-            for flight in list(self._flights.values())
+            self._end(flight, faults.renewed(error, error.message, details=error.details)) for flight in self._flights
         ]
         return [*self._closed(), *ended]
 
     def _why_alone(self) -> str | None:
         """What the daemon said of our waiting; None while it may be of another call's."""
-        return self._why if len({id(flight.call) for flight in self._flights.values()}) == 1 else None
+        return self._why if len({id(flight.call) for flight in self._flights}) == 1 else None
 
     def _mute(self) -> EmbedDaemonError:
         if self._why_not_linked is not None:
             return faults.nobody(self._endpoint, self._why_not_linked)
         return faults.mute(self._endpoint)
 
-    def _expired(self, flight: _Flight, now: float) -> EmbedDaemonError:
+    def _expired(self, flight: Flight, now: float) -> EmbedDaemonError:
         waited_seconds = max(flight.call.wait_seconds, 0.0)
         match self.phase:
             case Phase.CONNECTING:
