@@ -7,10 +7,12 @@ control socket, or on a spawned worker's stdin (``exit_at_end_of_file``).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -60,7 +62,10 @@ def _die_with_parent(expected_parent: int) -> None:
     if sys.platform == "linux":
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() not in (expected_parent, 0):
-        os.write(2, f"embeddaemon: parent {expected_parent} is gone, process {os.getpid()} exits\n".encode())
+        with contextlib.suppress(OSError):
+            _, has_room, _ = select.select([], [2], [], 0)
+            if has_room:  # who waits for a reader of its last words would stay
+                os.write(2, f"embeddaemon: parent {expected_parent} is gone, process {os.getpid()} exits\n".encode())
         os._exit(EXIT_ORPHANED)
 
 

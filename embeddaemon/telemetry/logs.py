@@ -4,6 +4,8 @@
     2026-01-31T12:00:00.123Z info worker_ready worker=3 incarnation=1 model=mini
     {"time":"2026-01-31T12:00:00.123Z","level":"info","event":"worker_ready","logger":"…","worker":3,…}
 
+A reader that takes no more loses lines, and nobody waits for it (log_output.py).
+
 Never put text of users into a field. Tracebacks are indented below their line as text, and a field as JSON.
 """
 
@@ -14,6 +16,8 @@ import logging
 import sys
 import time
 from typing import TextIO
+
+from embeddaemon.telemetry.log_output import LogOutput
 
 ROOT = "embeddaemon"
 """The logger above all of ours; libraries keep to the root logger, from WARNING on."""
@@ -46,14 +50,33 @@ def setup(log_format: str, level: str, stream: TextIO | None = None) -> None:
 
     ``log_format`` is ``text`` or ``json``, ``level`` ``debug``, ``info``, ``warning`` or ``error``.
     """
-    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
+    handler = _output_to(sys.stderr if stream is None else stream)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
-    root.handlers = [handler]
+    before, root.handlers = root.handlers, [handler]
+    for each in before:
+        if isinstance(each, LogOutput):
+            each.close()
     root.setLevel(logging.WARNING)
     logging.getLogger(ROOT).setLevel(level.upper())
-    # A full disk or a closed pipe must not end in a traceback per line on the same stream.
+    # A line that cannot be formatted must not end in a traceback on the same stream.
     logging.raiseExceptions = False
+
+
+def _output_to(stream: TextIO | None) -> logging.Handler:
+    """Where there is a descriptor, one that never waits for its reader. None: it was closed when we were started."""
+    if stream is None:
+        return logging.NullHandler()
+    try:
+        return LogOutput(stream.fileno(), _lines_lost)
+    except (OSError, ValueError):  # no descriptor behind it, or a closed one
+        return logging.StreamHandler(stream)
+
+
+def _lines_lost(count: int) -> logging.LogRecord:
+    return logging.getLogger(__name__).makeRecord(
+        __name__, logging.WARNING, __file__, 0, fields("log_lines_lost", count=count), (), None
+    )
 
 
 class TextFormatter(logging.Formatter):

@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +88,96 @@ def test_setup_again_replaces_the_handler() -> None:
     stream = lines("text")
     log.info(fields("once"))
     assert stream.getvalue().count("once") == 1
+
+
+def _pipe() -> tuple[int, int]:
+    return os.pipe()
+
+
+def _stream_socket() -> tuple[int, int]:
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()
+
+
+def _terminal() -> tuple[int, int]:
+    return os.openpty()
+
+
+@contextmanager
+def _logging_to(make: Callable[[], tuple[int, int]]) -> Iterator[int]:
+    """The end at which the lines arrive; nothing is read there."""
+    reading, writing = make()
+    os.set_blocking(reading, False)
+    try:
+        with os.fdopen(writing, "w") as stream:
+            logs.setup("text", "info", stream)
+            yield reading
+            logging.getLogger().handlers[0].close()
+    finally:
+        os.close(reading)
+
+
+def _read_all(descriptor: int) -> str:
+    parts = []
+    while True:
+        try:
+            parts.append(os.read(descriptor, 65536))
+        except BlockingIOError:
+            return b"".join(parts).decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("make", [_pipe, _stream_socket, _terminal])
+def test_reader_that_takes_nothing_loses_lines_and_is_told_how_many(make: Callable[[], tuple[int, int]]) -> None:
+    with _logging_to(make) as reading:
+        for number in range(5_000):  # would wait for ever
+            log.info(fields("told", number=number))
+        before = _read_all(reading)
+        log.info(fields("told", number=5_000))
+        after = _read_all(reading)
+    lines_told = (before + after).splitlines()
+    numbers = [int(line.rpartition("=")[2]) for line in lines_told if " told " in line]
+    assert numbers[:-1] == list(range(len(numbers) - 1))
+    assert numbers[-1] == 5_000
+    assert f" warning log_lines_lost count={5_001 - len(numbers)}\n" in after
+    assert len(lines_told) == len(numbers) + 1
+
+
+def test_line_that_went_out_in_part_is_finished_before_the_next() -> None:
+    with _logging_to(_pipe) as reading:
+        log.info(fields("long", a="x" * 200_000))
+        told = ""
+        while not told.endswith("next\n"):
+            told += _read_all(reading)
+            log.info(fields("next"))
+            told += _read_all(reading)
+    assert told.count("x") == 200_000 + 1  # and one in "next"
+    assert told.count("\n") == 2 + told.count("log_lines_lost")
+
+
+def test_reader_that_is_gone_disturbs_nobody() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        logs.setup("text", "info", stream)
+        os.close(reading)
+        for _ in range(3):
+            log.info(fields("told"))
+        logging.getLogger().handlers[0].close()
+    log.info(fields("told"))  # nor one that was closed
+
+
+def test_process_without_standard_error_logs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    logs.setup("text", "info")
+    log.info(fields("told"))
+    assert [type(each) for each in logging.getLogger().handlers] == [logging.NullHandler]
+
+
+def test_setup_again_closes_what_the_first_opened() -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = descriptors()
+    with _logging_to(_pipe):
+        assert descriptors() == before + 3
+        logs.setup("text", "info", io.StringIO())
+        assert descriptors() == before + 2
