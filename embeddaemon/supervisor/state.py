@@ -75,6 +75,7 @@ class State:
     fork_server_bytes: int = FORK_SERVER_BYTES
     """What it is leased at its start: as was once measured, then as it was found to need here."""
     fork_server_failures: int = 0
+    """Its deaths since anybody was last answered."""
     fork_server_retry_at: float = 0.0
     open: dict[int, OpenRequest] = field(default_factory=dict)
     """Accepted requests that have not ended, by serial."""

@@ -14,7 +14,7 @@ from embeddaemon.governor.budget import MIB
 from embeddaemon.models.spec import WorkerBounds
 from embeddaemon.protocol.messages import Lane
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.events import FilesSeen, KernelKilled
+from embeddaemon.supervisor.events import FilesSeen, KernelKilled, TimePassed
 from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS
 from embeddaemon.supervisor.memory.candidates import TURN_SECONDS
 from embeddaemon.supervisor.processes.child import ChildKind
@@ -28,6 +28,8 @@ from tests.support.supervisor_world import Life, Process
 KEEP_ALIVE_SECONDS = 20.0
 DRAIN_SECONDS = 5.0
 FILE_CHECK_SECONDS = 1.0
+QUARANTINE_SECONDS = 5.0
+CANARY_SECONDS = 3.0
 SLACK = 1e-6
 
 picks = st.integers(0, 1000)
@@ -43,7 +45,10 @@ class Asked:
 
 
 class SupervisorStory(RuleBasedStateMachine):
-    """``asked`` has who asked it, and the deadline, of every request, load and unload by its id."""
+    """``asked`` has who asked it, and the deadline, of every request, load and unload by its id.
+
+    ``checked`` has the same of health checks.
+    """
 
     @initialize(
         budget_mib=st.sampled_from([900, 1150, 2000]),
@@ -51,9 +56,17 @@ class SupervisorStory(RuleBasedStateMachine):
         start_method=st.sampled_from([StartMethod.FORK, StartMethod.FORK, StartMethod.SPAWN]),
         reserve_mib=st.sampled_from([0, 60]),
         cache_mib=st.sampled_from([0, 40]),
+        restart_limit=st.sampled_from([3, 10]),
     )
     def start(
-        self, budget_mib: int, most_workers: int, start_method: StartMethod, reserve_mib: int, cache_mib: int
+        self,
+        *,
+        budget_mib: int,
+        most_workers: int,
+        start_method: StartMethod,
+        reserve_mib: int,
+        cache_mib: int,
+        restart_limit: int,
     ) -> None:
         # A spawned worker shares nothing: each takes the runtime again.
         runtime_mib = 400 if start_method is StartMethod.SPAWN else 0
@@ -76,9 +89,14 @@ class SupervisorStory(RuleBasedStateMachine):
             max_queued_requests=8,
             load_timeout_seconds=40.0,
             file_check_seconds=FILE_CHECK_SECONDS,
+            restart_limit=restart_limit,
+            quarantine_seconds=QUARANTINE_SECONDS,
+            canary_seconds=CANARY_SECONDS,
         )
+        self.story.world.answers_canaries = True
         self.specs = tuple(model.spec for model in self.story.state.models.values())
         self.asked: dict[int, Asked] = {}
+        self.checked: dict[int, Asked] = {}
         self.client = b"1"
         self.left_at: dict[bytes, float] = {}
         self.sent: dict[int, tuple[Lane, int]] = {}
@@ -93,13 +111,14 @@ class SupervisorStory(RuleBasedStateMachine):
         deadline_ms=st.integers(50, 30_000),
         body_bytes=st.sampled_from([10, 5000, 20_000]),
         times=st.integers(1, 4),
+        text=st.sampled_from(["", "", "one that many send"]),
     )
-    def requests_come(self, name: str, lane: Lane, deadline_ms: int, body_bytes: int, times: int) -> None:
+    def requests_come(self, name: str, lane: Lane, deadline_ms: int, body_bytes: int, *, times: int, text: str) -> None:
         for _ in range(times):
-            self.note(
-                self.story.ask(name, lane=lane, deadline_ms=deadline_ms, body_bytes=body_bytes, client=self.client),
-                deadline_ms,
+            id_ = self.story.ask(
+                name, lane=lane, deadline_ms=deadline_ms, body_bytes=body_bytes, client=self.client, text=text
             )
+            self.note(id_, deadline_ms)
             for serial, entry in self.story.state.open.items():
                 self.sent[serial] = (entry.request.lane, entry.body_bytes)
 
@@ -110,6 +129,18 @@ class SupervisorStory(RuleBasedStateMachine):
     @rule(name=names, deadline_ms=st.integers(50, 30_000))
     def unload(self, name: str, deadline_ms: int) -> None:
         self.note(self.story.unload(name, deadline_ms=deadline_ms, client=self.client), deadline_ms)
+
+    @rule(
+        name=st.sampled_from([None, "small", "large", "hub"]),
+        deadline_ms=st.integers(50, 30_000),
+        deep=st.booleans(),
+        wake=st.booleans(),
+    )
+    def somebody_asks_who_is_well(self, name: str | None, deadline_ms: int, *, deep: bool, wake: bool) -> None:
+        id_ = self.story.health(name, deadline_ms=deadline_ms, deep=deep, wake=wake, client=self.client)
+        asked = Asked(self.client, self.story.now + deadline_ms / 1000)
+        is_refused = self.story.outcome(id_, self.client) not in ("ok", "open")
+        (self.asked if is_refused else self.checked)[id_] = asked
 
     @rule(picked=st.lists(picks, min_size=1, max_size=4), times=st.integers(1, 2))
     def a_client_withdraws(self, picked: list[int], times: int) -> None:
@@ -131,12 +162,16 @@ class SupervisorStory(RuleBasedStateMachine):
     def note(self, id_: int, deadline_ms: int) -> None:
         self.asked[id_] = Asked(self.client, self.story.now + deadline_ms / 1000)
 
+    @property
+    def all_asked(self) -> dict[int, Asked]:
+        return self.asked | self.checked
+
     def outcome(self, id_: int) -> str:
-        return self.story.outcome(id_, self.asked[id_].client)
+        return self.story.outcome(id_, self.all_asked[id_].client)
 
     def is_open(self, id_: int) -> bool:
         """Without an answer, and somebody waits for it."""
-        return self.asked[id_].client == self.client and self.outcome(id_) == "open"
+        return self.all_asked[id_].client == self.client and self.outcome(id_) == "open"
 
     # What processes do.
 
@@ -155,16 +190,23 @@ class SupervisorStory(RuleBasedStateMachine):
     def pick(self, processes: list[Process], pick: int) -> Process | None:
         return processes[pick % len(processes)] if processes else None
 
-    @rule(pick=picks, exit_code=st.sampled_from([-9, -11, 0, 1, 4]))
+    @rule(pick=picks, exit_code=st.sampled_from([-9, -11, -15, -7, 0, 1, 4]))
     def a_process_dies(self, pick: int, exit_code: int) -> None:
         alive = [each for each in self.story.world.processes.values() if each.is_alive]
         if process := self.pick(alive, pick):
             self.story.kill(process, exit_code)
 
-    @rule(pick=picks)
-    def a_worker_dies(self, pick: int) -> None:
+    @rule(pick=picks, exit_code=st.sampled_from([-9, -11, -15]), has_journal=st.booleans())
+    def a_worker_dies(self, pick: int, exit_code: int, *, has_journal: bool) -> None:
         if process := self.pick([each for each in self.story.living(ChildKind.WORKER) if each.is_alive], pick):
-            self.story.kill(process)
+            process.turns = process.turns if has_journal else None
+            self.story.kill(process, exit_code)
+
+    @rule(pick=picks, hangs=st.booleans(), is_mute=st.booleans(), is_wrong=st.booleans())
+    def a_worker_goes_bad(self, pick: int, *, hangs: bool, is_mute: bool, is_wrong: bool) -> None:
+        if worker := self.pick(self.story.living(ChildKind.WORKER), pick):
+            worker.turn_ms = 100_000 if hangs else 0
+            worker.is_mute, worker.is_wrong = is_mute, is_wrong
 
     @rule(pick=picks)
     def the_machine_has_no_memory_left_for_a_process(self, pick: int) -> None:
@@ -187,7 +229,11 @@ class SupervisorStory(RuleBasedStateMachine):
         if process := self.pick(ordered, pick):
             self.story.world.refuse_fork(process)
 
-    @rule(pick=picks, code=st.sampled_from(["", "", "", "invalid_input", "expired"]), times=st.integers(1, 3))
+    @rule(
+        pick=picks,
+        code=st.sampled_from(["", "", "", "invalid_input", "expired", "bad_output"]),
+        times=st.integers(1, 3),
+    )
     def a_worker_answers(self, pick: int, code: str, times: int) -> None:
         for _ in range(times):
             if worker := self.pick([each for each in self.story.living(ChildKind.WORKER) if each.held], pick):
@@ -264,6 +310,11 @@ class SupervisorStory(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.story.pass_time(seconds)
 
+    @rule(seconds=st.sampled_from([3.0, 60.0, 600.0]))
+    def we_stand_still(self, seconds: float) -> None:
+        self.story.now += seconds
+        self.story.tell(TimePassed())
+
     @rule()
     @precondition(lambda self: self.story.state.is_draining)
     def asked_to_stop_again(self) -> None:
@@ -278,10 +329,10 @@ class SupervisorStory(RuleBasedStateMachine):
 
     @invariant()
     def every_request_ends_once_and_in_time(self) -> None:
-        for id_, asked in self.asked.items():
+        for id_, asked in self.all_asked.items():
             if self.is_open(id_):
                 assert self.story.now <= asked.deadline + HOUSEKEEPING_SECONDS + SLACK, f"request {id_} is late"
-        assert len(self.story.answers) <= len(self.asked)
+        assert len(self.story.answers) <= len(self.all_asked)
         entries = self.story.state.open.values()
         assert all(self.outcome(entry.request.id) == "open" for entry in entries)
         assert set(self.story.state.ids.values()) == set(self.story.state.open)
@@ -296,8 +347,23 @@ class SupervisorStory(RuleBasedStateMachine):
         )
         waiters = sum(len(waiters) for model in self.story.state.models.values() for waiters in model.waiters)
         # A load or an unload that is done is not counted.
-        done = self.story.documents
+        done = self.story.documents - self.story.health_documents
         assert ended + done + waiters + len(self.story.state.open) == len(self.asked)
+
+    @invariant()
+    def whoever_asks_for_health_is_answered_or_gone_and_wakes_only_while_it_waits(self) -> None:
+        state = self.story.state
+        assert self.story.health_documents + len(state.askers) <= len(self.checked)
+        assert {asker.client for asker in state.askers} <= {asked.client for asked in self.checked.values()}
+        for model in state.models.values():
+            assert model.wakers == sum(asker.wakes and model.name in asker.names for asker in state.askers)
+        assert all(name in state.models for name in state.checkups)
+
+    @invariant()
+    def quarantine_is_kept(self) -> None:
+        for model in self.story.state.models.values():
+            until = model.intensity.quarantined_until
+            assert self.story.now >= until or model.retry_at >= until
 
     @invariant()
     def nothing_is_kept_for_long_for_who_has_gone(self) -> None:
@@ -339,13 +405,15 @@ class SupervisorStory(RuleBasedStateMachine):
                 self.incarnations[command.worker] = command.incarnation
         self.seen = len(self.story.commands)
         for dispatch, most_bytes in self.story.dispatched:
-            requests = [self.sent[item.serial] for item in dispatch.items]
+            requests = [self.sent[item.serial] for item in dispatch.items if item.serial in self.sent]
+            if not requests:
+                continue  # a health check's own text
             assert 1 <= len(requests) <= MAX_DISPATCH_REQUESTS
             assert len(requests) == 1 or sum(size for _, size in requests) <= most_bytes
             assert len({lane for lane, _ in requests}) == 1
         self.story.dispatched.clear()
         for worker in self.story.living(ChildKind.WORKER):
-            held = [self.sent[min(serials)][0] for serials in worker.dispatches]
+            held = [self.sent[min(serials)][0] for serials in worker.dispatches if min(serials) in self.sent]
             assert max(held.count(lane) for lane in Lane) <= CREDITS
 
     @invariant()
@@ -373,12 +441,16 @@ class SupervisorStory(RuleBasedStateMachine):
         self.story.world.cannot_start = False
         self.story.card_errors.clear()
         self.story.configure(*self.specs)
+        for worker in self.story.living(ChildKind.WORKER):
+            worker.turn_ms, worker.is_mute, worker.is_wrong = 0, False, False
         for _ in range(60):
             self.story.answer_everything()
             self.story.pass_time(2.0)
         self.story.run()
-        assert not any(self.is_open(id_) for id_ in self.asked)
+        assert not any(self.is_open(id_) for id_ in self.all_asked)
         assert not self.story.state.open
+        assert not self.story.state.askers
+        assert not self.story.state.checkups
         assert set(self.story.leased()) <= {"fork-server", CACHE}
         assert self.story.supervisor.next_due() is None or self.story.state.children
         self.story.card_errors.clear()
@@ -394,7 +466,7 @@ class SupervisorStory(RuleBasedStateMachine):
         self.story.run()
         self.story.pass_time(DRAIN_SECONDS + 2 * STOP_SECONDS + 3 * HOUSEKEEPING_SECONDS)
         assert self.story.exit_code == 0
-        assert not any(self.is_open(id_) for id_ in self.asked)
+        assert not any(self.is_open(id_) for id_ in self.all_asked)
 
 
 TestSupervisor = SupervisorStory.TestCase

@@ -13,7 +13,18 @@ from embeddaemon.governor.core import FORK_SERVER, Governor
 from embeddaemon.governor.samples import Limit, MemorySample, Observation, Stall
 from embeddaemon.models.spec import ModelSpec, WorkerBounds
 from embeddaemon.protocol import codec, link
-from embeddaemon.protocol.messages import Cancel, Document, Embed, ErrorAnswer, Lane, Load, Request, Unload, Waiting
+from embeddaemon.protocol.messages import (
+    Cancel,
+    Document,
+    Embed,
+    ErrorAnswer,
+    Health,
+    Lane,
+    Load,
+    Request,
+    Unload,
+    Waiting,
+)
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.core import Supervisor
 from embeddaemon.supervisor.events import (
@@ -90,6 +101,8 @@ class Story:
         self.answers: dict[tuple[bytes, int], list[do.Reply | do.Forward | do.Recall]] = {}
         self.documents = 0
         """Sent, whether or not anybody was there."""
+        self.health_documents = 0
+        """Those of them that say who is well."""
         self.gone: set[bytes] = set()
         """Clients to whom nothing can be sent any more."""
         self.signs_of_life: list[do.SendWaiting] = []
@@ -120,7 +133,7 @@ class Story:
     def _execute(self, commands: list[do.Command]) -> None:  # noqa: C901 - one case per command
         self.commands.extend(commands)
         for command in commands:
-            self.documents += isinstance(command, do.Reply) and isinstance(command.answer, Document)
+            self._count_documents(command)
             match command:
                 case do.Reply() | do.Forward() | do.Recall() | do.SendWaiting() if command.client in self.gone:
                     self.tell(ClientGone(command.client))
@@ -149,6 +162,11 @@ class Story:
                 case _:
                     for event in self.world.obey(command):
                         self.tell(event)
+
+    def _count_documents(self, command: do.Command) -> None:
+        if isinstance(command, do.Reply) and isinstance(command.answer, Document):
+            self.documents += 1
+            self.health_documents += "live" in (command.document or {})
 
     def _read(self, command: do.ReadCard) -> None:
         name, is_successor = command.spec.name, command.is_successor
@@ -216,6 +234,10 @@ class Story:
 
     def unload(self, model: str = "mini", *, deadline_ms: int | None = None, client: bytes = CLIENT) -> int:
         return self._send(Unload(id=self._next_id(), model=model, deadline_ms=deadline_ms), client=client)
+
+    def health(self, model: str | None, *, deadline_ms: int, deep: bool, wake: bool, client: bytes = CLIENT) -> int:
+        request = Health(id=self._next_id(), model=model, deep=deep, wake=wake, deadline_ms=deadline_ms)
+        return self._send(request, client=client)
 
     def send(self, request: Request, *, is_admin: bool = True) -> int:
         return self._send(request, is_admin=is_admin)
@@ -341,7 +363,7 @@ class Story:
 
     def beat(self) -> None:
         for worker in self.living(ChildKind.WORKER):
-            if worker.life is Life.READY and not worker.link:
+            if worker.life is Life.READY and not worker.link and not worker.is_mute:
                 self.world.beat(worker)
                 self.deliver(worker)
 

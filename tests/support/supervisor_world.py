@@ -7,6 +7,7 @@ one socket arrive in order, those of different sockets in any order. A process t
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from embeddaemon.supervisor.events import (
     WorkerSaid,
 )
 from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.sickness.canary import SERIAL
 
 KILLED = -9
 FIRST_MARKS = "1"
@@ -86,6 +88,12 @@ class Process:
     held: list[Held] = field(default_factory=list)
     cancelled: set[int] = field(default_factory=set)
     """Serials that it was told to drop."""
+    canaries: int = 0
+    """Times that it is to compute the known text, while the world answers that."""
+    is_wrong: bool = False
+    """Whether it computes another vector for that than it should."""
+    is_mute: bool = False
+    """It lives and sends no heartbeats."""
     dispatches: list[set[int]] = field(default_factory=list)
     alone: set[int] = field(default_factory=set)
     """Serials that are computed with nothing else in the worker."""
@@ -129,6 +137,8 @@ class World:
     def __init__(self, *, private_bytes: int = 20 * MIB) -> None:
         self.processes: dict[int, Process] = {}
         self.private_bytes = private_bytes
+        self.answers_canaries = False
+        """Whether workers answer the known text by themselves."""
         self.cannot_start = False
         """Whether the system refuses to start processes of our own."""
 
@@ -155,6 +165,9 @@ class World:
                 if (process := self.worker(command.worker, command.incarnation)) is not None:
                     for text in command.texts:
                         (process.convicted.add if text.expires_in_ms > 0 else process.convicted.discard)(text.digest)
+            case do.SendCanary() if self.answers_canaries:
+                if (process := self.worker(command.worker, command.incarnation)) is not None:
+                    process.canaries += 1
             case do.SendDrain():
                 if (process := self.worker(command.worker, command.incarnation)) is not None:
                     process.is_draining = True
@@ -316,6 +329,8 @@ class World:
             steps.append(Step("exit", process.child, lambda: self._exit(process)))
         if process.life is Life.DEAD and process.is_known and self._can_be_reaped(process):
             steps.append(Step("reap", process.child, lambda: self._reap(process)))
+        if process.life is Life.READY and process.canaries:
+            steps.append(Step("canary", process.child, lambda: self._answer_canary(process)))
         if process.control:
             steps.append(Step("control", process.child, lambda: self._deliver_control(process)))
         if process.link:
@@ -344,6 +359,13 @@ class World:
                 process.private_bytes = process.kept_bytes = self.private_bytes
                 ready = link.Ready(process.worker, process.incarnation, process.pid, self.private_bytes, 1, 0)
                 process.link.append(WorkerSaid(ready))
+        return []
+
+    def _answer_canary(self, process: Process) -> list[Event]:
+        process.canaries -= 1
+        vector = struct.pack("<2f", 0.6, -0.8 if process.is_wrong else 0.8)
+        result = link.Result(process.worker, process.incarnation, SERIAL, "", 1, 7, 0, 0)
+        process.link.append(WorkerSaid(result, [b"header", vector]))
         return []
 
     def _exit(self, process: Process) -> list[Event]:

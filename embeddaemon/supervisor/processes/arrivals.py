@@ -127,7 +127,6 @@ def forker_said(state: State, child: Child, news: ForkerNews, now: float) -> Non
 
 def _fork_server_ready(state: State, child: Child, ready: control.ForkServerReady, now: float) -> None:
     child.is_ready, child.pid = True, ready.pid
-    state.fork_server_failures = 0
     settle_lease(state, child, ready.private_bytes * FORK_SERVER_SLACK_PERCENT // 100, ready.private_bytes)
     fork_server_measured(state, ready, now)
     state.log(

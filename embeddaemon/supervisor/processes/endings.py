@@ -10,7 +10,7 @@ from embeddaemon.supervisor.memory.leases import release
 from embeddaemon.supervisor.memory.needs import needs_more
 from embeddaemon.supervisor.model_state import ModelState
 from embeddaemon.supervisor.processes.child import Child, ChildKind
-from embeddaemon.supervisor.processes.departures import end_child, worker_of
+from embeddaemon.supervisor.processes.departures import end_child, unload, worker_of
 from embeddaemon.supervisor.processes.lifecycle import BLAMELESS, DeathClass, Worker, WorkerState, classify, explain
 from embeddaemon.supervisor.processes.staffing import staff_all
 from embeddaemon.supervisor.requests.admission import refusal_of
@@ -170,13 +170,22 @@ def _worker_gone(
     is_solved = take_back(state, worker, child, death, now, exit_code=exit_code)
     error = WorkerCrashed(f"a worker of model {model.name!r} {explain(death, exit_code)}")
     if death is DeathClass.CANARY_FAILED:
+        state.cache.clear()  # what it answered before may be wrong as well
         if is_model_doubted(model):
             _quarantine(state, model, error, now)
+            _load_anew(state, model, now)
     elif death is DeathClass.LOAD_FAILED:
         text = f"model {model.name!r} could not be loaded; the daemon's log says why"
         load_failed(state, model, child.load_error or FailedLoad(text), now)
     elif death not in BLAMELESS and not is_solved:
         _back_off(state, model, error, now, child=child.number)
+
+
+def _load_anew(state: State, model: ModelState, now: float) -> None:
+    """Send all of it away: whatever is wrong may be in the template, and in what still serves."""
+    is_wanted = model.is_wanted
+    unload(state, model, now)
+    model.is_wanted = is_wanted
 
 
 def _template_gone(state: State, child: Child, death: DeathClass, exit_code: int | None, now: float) -> None:

@@ -79,6 +79,11 @@ class Cache:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def clear(self) -> None:
+        """Nothing of before is to be answered any more."""
+        self._kept.clear()
+        self.used_bytes = 0
+
     def find(self, wanted: bytes) -> Kept | None:
         """The answer that is kept under a key."""
         kept = self._kept.get(wanted)

@@ -169,7 +169,7 @@ def end_with_result(state: State, worker: Worker, result: link.Result, frames: l
         if not result.code:
             _keep(state, model, entry, frames, worker)
     if not result.code:
-        model.failures = 0
+        model.failures = state.fork_server_failures = 0
         if entry is not None and entry.alone:
             model.suspects.cleared(entry.alone)
 

@@ -411,3 +411,22 @@ def test_worker_that_drains_has_as_much_time_as_before_when_we_ourselves_stood_s
     assert story.outcome(id_) == "expired", "whoever waited did not stand still"
     story.run()
     assert not story.logged("killing")
+
+
+def test_fork_server_that_dies_whenever_it_has_come_is_not_started_for_ever_without_a_pause() -> None:
+    story = Story()
+    story.ask(deadline_ms=600_000)
+    pause_seconds = 0.0
+    for _ in range(6):
+        server = story.run_until_ordered(ChildKind.FORK_SERVER)
+        story.step("ready", server.child)
+        story.step("control", server.child)
+        story.kill(server)
+        story.run_until_told()
+        pause_seconds = story.state.fork_server_retry_at - story.now
+        story.pass_time(pause_seconds + 0.2)
+    assert pause_seconds >= 4.0
+    id_ = story.ask()
+    story.answer_everything()
+    assert story.outcome(id_) == "ok"
+    assert story.state.fork_server_failures == 0

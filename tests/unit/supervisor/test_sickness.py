@@ -8,10 +8,12 @@ import pytest
 
 from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol import link
+from embeddaemon.protocol.messages import Vectors
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.events import WorkerSaid
 from embeddaemon.supervisor.housekeeping import FORK_SECONDS
 from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.requests.cache import Kept
 from embeddaemon.supervisor.sickness.canary import SERIAL
 from embeddaemon.supervisor.sickness.intensity import Intensity, Limit, back_off_seconds
 from embeddaemon.supervisor.sickness.second_opinion import BELIEVED_SECONDS
@@ -333,3 +335,29 @@ def test_model_in_quarantine_is_tried_at_once_when_it_is_configured_to_be_anothe
     story.kill(worker_of(story))
     story.answer_everything()
     assert story.outcome(id_) == "ok", "its failures before are not its own"
+
+
+def test_model_that_is_doubted_is_loaded_anew_with_nothing_of_before_and_comes_back_by_itself() -> None:
+    story = Story(spec(preload=True, keep_alive_seconds=1e6, workers=(2, 2)))
+    story.run()
+    hear_canary(story, RIGHT)
+    template = story.one(ChildKind.TEMPLATE)
+    before = story.living(ChildKind.WORKER)
+    for _ in range(2):
+        hear_canary(story, WRONG)
+    story.run()
+    assert not template.is_alive
+    assert not any(each.is_alive for each in before)
+    assert story.outcome(story.ask()) == "quarantined"
+    story.pass_time(61.0)
+    story.run()
+    assert len(story.model().serving) == 2
+
+
+def test_answers_that_were_kept_are_dropped_when_a_worker_turns_out_to_compute_wrongly() -> None:
+    story = canary_story(cache_bytes=40 * MIB)
+    key, kept = b"key", Kept(Vectors(id=1, model="mini", count=1, dim=1, dtype="float32", tokens=1), (b"four",))
+    story.state.cache.keep(key, kept)
+    hear_canary(story, WRONG)
+    assert story.state.cache.find(key) is None
+    assert story.state.cache.used_bytes == 0
