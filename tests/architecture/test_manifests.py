@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -118,14 +117,6 @@ def test_commands_and_variables_of_a_pod_are_ours(name: str) -> None:
 def test_command_that_is_not_ours_is_seen(arguments: list[str]) -> None:
     with pytest.raises((click.UsageError, AssertionError)):
         check_command(arguments)
-
-
-def test_commands_of_the_documentation_are_ours() -> None:
-    lines = (ROOT / "docs/deployment.md").read_text().splitlines()
-    commands = [line.split("#")[0].strip().removesuffix("&") for line in lines if line.startswith("embeddaemon ")]
-    assert len(commands) >= 3
-    for command in commands:
-        check_command(shlex.split(command)[1:])
 
 
 @pytest.mark.parametrize("name", PODS)
