@@ -50,6 +50,10 @@ class UnitFile:
             found = self.path.read_text()
         except FileNotFoundError:
             return State.MISSING
+        except UnicodeDecodeError:
+            return State.EDITED
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from error
         if found == self.text:
             return State.SAME
         return State.OURS if _is_as_written(found) else State.EDITED
@@ -201,6 +205,8 @@ def _write_one(file: UnitFile) -> None:
         new.replace(file.path)
     except PermissionError as error:
         raise ConfigError(f"{file.path} cannot be written: be root, or use --user for a daemon of your own") from error
+    except OSError as error:
+        raise ConfigError(f"{file.path} cannot be written: {error.strerror}") from error
 
 
 def _this_program() -> list[str]:

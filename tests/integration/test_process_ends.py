@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,54 @@ def test_limit_of_a_process_that_was_reaped_is_not_set_on_who_has_its_number_now
         one.processes.limit_memory(LimitMemory(2, MIB))
         assert resource.prlimit(bystander.pid, resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY
         one.processes.forget(2)
+
+
+@pytest.mark.parametrize(
+    "packet", [b"\xc1 nothing", control.encode(control.ForkFetcher(3, "hub:a/b"))], ids=["garbage", "an order"]
+)
+def test_fork_server_that_talks_nonsense_is_ended(packet: bytes) -> None:
+    says_it = f"import os, signal, sys; os.write(int(sys.argv[2]), {packet!r}); signal.pause()"
+    with shell(says_it) as one:
+        events = one.events_until(ChildReaped)
+    assert events == [ControlLost(FORK_SERVER), ChildReaped(FORK_SERVER, -9, orphan=False)]
+
+
+def spawning(program: str) -> Processes:
+    limiter = HardLimiter(HardLimits.OFF, lambda: 0)
+    return Processes("ipc:///tmp/nowhere", 0.5, limiter, spawn_command=(sys.executable, "-c", program))
+
+
+def reaped(processes: Processes) -> list[Event]:
+    events: list[Event] = []
+
+    def is_any() -> bool:
+        events.extend(processes.reap())
+        return bool(events)
+
+    wait_until(is_any, 10)
+    return events
+
+
+SPAWNED = replace(WORKER, spawn=True)
+
+
+@pytest.mark.parametrize("program", ["import os; os.close(0)", "import os; os.close(0); import signal; signal.pause()"])
+def test_spawned_worker_that_does_not_read_its_order_is_collected_as_any_other(program: str) -> None:
+    processes = spawning(program)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        assert processes.start_worker(SPAWNED) is None
+        if "pause" in program:
+            processes.kill(SPAWNED.child)
+        assert [type(event) for event in reaped(processes)] == [ChildReaped]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    processes.close()
+
+
+def test_long_order_waits_for_no_spawned_worker() -> None:
+    processes = spawning("import signal; signal.pause()")
+    processes._link_endpoint = "x" * 100_000
+    assert processes.start_worker(SPAWNED) is None
+    processes.kill(SPAWNED.child)
+    assert [type(event) for event in reaped(processes)] == [ChildReaped]
+    processes.close()

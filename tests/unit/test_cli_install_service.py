@@ -151,3 +151,17 @@ def test_folder_that_others_may_not_enter_is_named(tmp_path: Path) -> None:
 
 def test_program_that_everybody_finds_is_fine() -> None:
     check_reachable([Path("/usr/bin/env")])
+
+
+def test_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "etc").write_text("a file where a folder should be")
+    done = install_below(tmp_path)
+    assert done.exit_code == 2
+    assert f"{tmp_path / SERVICE} cannot be read: Not a directory" in done.output
+
+
+def test_binary_file_in_the_place_of_a_unit_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / SERVICE).parent.mkdir(parents=True)
+    (tmp_path / SERVICE).write_bytes(b"\xff\xfe")
+    done = install_below(tmp_path)
+    assert "overwrote" in done.output

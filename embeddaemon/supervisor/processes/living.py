@@ -92,7 +92,8 @@ class Living:
             os.close(self._pidfd)
             self._pidfd = None
         if self.popen is not None and self.popen.stdin is not None:
-            self.popen.stdin.close()
+            with contextlib.suppress(OSError):
+                self.popen.stdin.close()
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -6,6 +6,8 @@ processes below it, so that those whose parent died are collected here and their
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import socket
 import struct
@@ -22,11 +24,17 @@ from embeddaemon.supervisor.events import ChildReaped, ControlLost, Event, Forke
 from embeddaemon.supervisor.memory.hard_limits import HardLimiter
 from embeddaemon.supervisor.processes.journals import Journals
 from embeddaemon.supervisor.processes.living import Living, become_subreaper, environment
+from embeddaemon.telemetry.logs import fields
+
+log = logging.getLogger(__name__)
 
 FORK_SERVER_COMMAND = (sys.executable, "-m", "embeddaemon.workers.preload")
 SPAWN_COMMAND = (sys.executable, "-m", "embeddaemon.workers.main", "--spawn")
 
 _STDERR = 2
+_PIPE_BYTES = 64 * 1024
+"""What a pipe takes at once, unless it is told otherwise."""
+
 _NO_DESCRIPTORS = "a process cannot be started: the daemon has no file descriptors left; raise `ulimit -n`"
 
 
@@ -145,20 +153,23 @@ class Processes:
         """A fresh interpreter; it reads its order from stdin, which then stays open as its lifeline."""
         try:
             packet = control.encode(message)
+            order = struct.pack("!I", len(packet)) + packet
             of_journal = ["--journal-fd", str(journal[0])] if journal else []
             popen = subprocess.Popen(
                 [*self._spawn_command, "--parent-pid", str(os.getpid()), *of_journal],
+                bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=_STDERR,
                 pass_fds=journal,
                 env=self._environment,
+                pipesize=-1 if len(order) <= _PIPE_BYTES else 2 * control.MAX_PACKET_BYTES,  # it reads when it is up
             )
-            assert popen.stdin is not None
-            popen.stdin.write(struct.pack("!I", len(packet)) + packet)
-            popen.stdin.flush()
         except (OSError, ProtocolError) as error:
             return StartFailed(child, FailedLoad(f"a worker cannot be started: {error}"))
         self._note(child, popen.pid, popen)
+        assert popen.stdin is not None
+        with contextlib.suppress(OSError):  # it ended before it could read: that is told when it is reaped
+            popen.stdin.write(order)
         return None
 
     def _note(self, child: int, pid: int, popen: subprocess.Popen[bytes] | None = None) -> None:
@@ -199,8 +210,13 @@ class Processes:
                 self._is_going(child)
                 yield ControlLost(child)
                 return
-            message = control.decode(packet)
-            assert not isinstance(message, control.ToForker), "a forker never sends commands"
+            message = _news(packet)
+            if message is None:
+                log.error(fields("bad_forker_message", child=child))
+                self.kill(child)
+                self._close_control(child)
+                yield ControlLost(child)
+                return
             if isinstance(message, control.Forked):
                 self._note(message.child, message.pid)
             elif isinstance(message, control.Exited):
@@ -294,6 +310,15 @@ class Processes:
         for child in list(self._processes):
             self._forget(child)
         self._limiter.close()
+
+
+def _news(packet: bytes) -> control.FromForker | None:
+    """None for what no process that forks says, unless its memory was spoiled."""
+    try:
+        message = control.decode(packet)
+    except ProtocolError:
+        return None
+    return None if isinstance(message, control.ToForker) else message
 
 
 def _send_packet(connection: socket.socket, packet: bytes, descriptors: list[int]) -> None:

@@ -52,7 +52,7 @@ class ParentWatch:
         ready = {descriptor for descriptor, _ in self._poll.poll(0)}
         if self._pidfd in ready:
             return True
-        return self._lifeline in ready and os.read(_STDIN, 4096) == b""
+        return self._lifeline in ready and _is_at_end(_STDIN)
 
     def close(self) -> None:
         """Stdin stays open: it is not ours."""
@@ -80,6 +80,15 @@ def _exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _is_at_end(descriptor: int) -> bool:
+    try:
+        return os.read(descriptor, 4096) == b""
+    except BlockingIOError:  # another process that has it too was faster
+        return False
+    except OSError:  # a socket whose other end was torn away
+        return True
 
 
 def _is_lifeline(descriptor: int) -> bool:

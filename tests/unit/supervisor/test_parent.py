@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,3 +71,20 @@ def test_process_that_is_not_there_is_refused(process: subprocess.Popen[bytes], 
 def test_daemon_does_not_end_with_itself() -> None:
     with pytest.raises(ConfigError, match="is the daemon itself"):
         ParentWatch(is_starter=False, pid=os.getpid())
+
+
+def test_starter_whose_socket_was_torn_away_is_gone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as stdin:
+        other, _ = server.accept()
+        before = os.dup(0)
+        os.dup2(stdin.fileno(), 0)
+        try:
+            watch = ParentWatch(is_starter=True, pid=None)
+            assert not watch.is_gone()
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            other.close()  # with a reset, as when the machine on the other end is gone
+            assert watch.is_gone()
+            watch.close()
+        finally:
+            os.dup2(before, 0)
+            os.close(before)
