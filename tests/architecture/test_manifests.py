@@ -279,7 +279,8 @@ class TestCompose:
         assert daemon["read_only"] is True
         assert daemon["cap_drop"] == ["ALL"]
         assert daemon["mem_limit"] == daemon["memswap_limit"]
-        assert int(daemon["stop_grace_period"].removesuffix("s")) > 20 + 2 * STOP_SECONDS
+        drain_seconds = Settings(endpoint="ipc:///s", models=(), default_model="").drain_seconds
+        assert int(daemon["stop_grace_period"].removesuffix("s")) > drain_seconds + 2 * STOP_SECONDS
 
 
 class TestDockerfile:

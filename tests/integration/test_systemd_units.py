@@ -71,12 +71,3 @@ def test_every_directive_that_exposes_us_has_its_reason_in_the_unit(units: Path,
     assert exposing, done.stdout
     names = {name.partition("=")[0] for name in exposing}
     assert not {name for name in names if f"# {name}=" not in text and f"\n{name}=" not in text}
-
-
-def test_stop_leaves_more_time_than_a_drain_takes(units: Path) -> None:
-    from embeddaemon.config.settings import Settings
-    from embeddaemon.supervisor.stopping import STOP_SECONDS
-
-    drain_seconds = Settings(endpoint="ipc:///s", models=(), default_model="").drain_seconds
-    (line,) = [line for line in (units / "embeddaemon.service").read_text().split("\n") if "TimeoutStopSec=" in line]
-    assert float(line.partition("=")[2]) > drain_seconds + 2 * STOP_SECONDS
