@@ -28,6 +28,7 @@ class Checkup:
     serial: int
     worker: int
     incarnation: int
+    began_at: float
     deaths: int = 0
     """Workers that ended while they had it, for whatever reason."""
 

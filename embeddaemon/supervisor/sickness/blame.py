@@ -8,7 +8,7 @@ journal) makes nobody a convict; a request that is there twice is answered ``wor
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
@@ -27,6 +27,7 @@ from embeddaemon.supervisor.processes.lifecycle import (
 )
 from embeddaemon.supervisor.requests.dispatch import OpenRequest
 from embeddaemon.supervisor.requests.life import end_with_error
+from embeddaemon.supervisor.sickness import canary
 from embeddaemon.supervisor.sickness.intensity import FREE_FAILURES
 from embeddaemon.supervisor.state import State
 
@@ -54,7 +55,7 @@ def take_back(
     held = [state.open[serial] for serial in serials if serial in state.open]
     worker.dispatches.clear()
     suspects = {} if death in INNOCENT_OF_REQUESTS else _suspects(child, death, held)
-    digests = frozenset(digest for its in suspects.values() for digest in its)
+    digests = frozenset() if death in INNOCENT_OF_REQUESTS else _digests(state, child, death, suspects)
     is_solvable = bool(digests) and WHOLE_REQUEST not in digests and _convicts(state, child, death)
     is_solved = is_solvable and _is_solved(state, model, digests, child, now, death=death)
     for entry in sorted(held, key=lambda each: each.serial, reverse=True):
@@ -77,6 +78,20 @@ def _suspects(child: Child, death: DeathClass, held: Collection[OpenRequest]) ->
             if record.serial in still_open:
                 found[record.serial].add(record.digest)
     return {serial: frozenset(digests) for serial, digests in found.items()}
+
+
+def _digests(
+    state: State, child: Child, death: DeathClass, suspects: Mapping[int, frozenset[bytes]]
+) -> frozenset[bytes]:
+    """All texts that may be to blame, also of requests that ended before: a text that hangs outlives its deadline.
+
+    Texts of our own (canary, checkup) kill no worker that can compute anything, so they are not among them.
+    """
+    if child.turns is None:
+        return frozenset(digest for its in suspects.values() for digest in its)
+    records = [record for turn in _guilty(child.turns, death) for record in turn.records]
+    ours = {canary.SERIAL, *(checkup.serial for checkup in state.checkups.values())}
+    return frozenset(record.digest for record in records if record.serial not in ours)
 
 
 def _guilty(turns: tuple[Turn, ...], death: DeathClass) -> tuple[Turn, ...]:
@@ -102,7 +117,7 @@ def _is_solved(
     # They were the text's doing and say nothing against the model.
     forgiven = model.intensity.forgive(deaths)
     model.failures = max(0, model.failures - forgiven)
-    if model.failures <= FREE_FAILURES:
+    if model.failures <= FREE_FAILURES and not model.intensity.is_quarantined(now):
         model.retry_at = now
     state.counts["convicted"] += 1
     (digest,) = digests

@@ -30,6 +30,9 @@ LONGEST_SECONDS = 10.0
 """An answer comes after so long in any case, unless a model is to be woken: a worker that has a text to compute and
 takes longer is not well, whatever it does."""
 
+LOST_SECONDS = 2 * LONGEST_SECONDS
+"""A worker says after LONGEST_SECONDS that it is too late: what it says nothing of for so long never reached it."""
+
 PART_OF_DEADLINE = 0.8
 """Of what the client waits at most: so that the answer says what was found out until then."""
 
@@ -90,6 +93,8 @@ def advance(state: State, now: float) -> None:
     for checkup in list(state.checkups.values()):
         if find_worker(state, checkup.worker, checkup.incarnation) is None:
             _worker_gone(state, checkup, now)
+        elif now - checkup.began_at > LOST_SECONDS:
+            del state.checkups[checkup.model]
     for asker in list(state.askers):
         for name in sorted(asker.pending):
             _advance_one(state, asker, name, now)
@@ -111,14 +116,14 @@ def _advance_one(state: State, asker: Asker, name: str, now: float) -> None:
     elif name in state.checkups:
         return
     elif model.serving:
-        state.checkups[name] = _begin(state, model)
+        state.checkups[name] = _begin(state, model, now)
     elif not asker.wakes:
         _settle(asker, name, Outcome(ok=None, why="it is not loaded, and a health check loads no model", seconds=0.0))
     elif (refusal := admission.refusal_of(model, now)) is not None:
         _settle(asker, name, Outcome(ok=False, why=f"{refusal.code}: {refusal}", seconds=now - asker.since))
 
 
-def _begin(state: State, model: ModelState, deaths: int = 0) -> Checkup:
+def _begin(state: State, model: ModelState, now: float, deaths: int = 0) -> Checkup:
     """Past the queue, to the worker with the least to do."""
     worker = min(model.serving, key=lambda each: (each.exclusive, each.held_bytes))
     serial = state.next_serial()
@@ -127,7 +132,14 @@ def _begin(state: State, model: ModelState, deaths: int = 0) -> Checkup:
     body = bodies.encode_texts([KNOWN_TEXT], state.settings.limits)
     dispatch = link.Dispatch(worker.incarnation, state.next_serial(), (item,))
     state.commands.append(SendDispatch(worker.number, dispatch, [encode_request(request), body]))
-    return Checkup(model=model.name, serial=serial, worker=worker.number, incarnation=worker.incarnation, deaths=deaths)
+    return Checkup(
+        model=model.name,
+        serial=serial,
+        worker=worker.number,
+        incarnation=worker.incarnation,
+        began_at=now,
+        deaths=deaths,
+    )
 
 
 def answered(state: State, event: WorkerSaid, now: float) -> bool:
@@ -153,7 +165,7 @@ def _worker_gone(state: State, checkup: Checkup, now: float) -> None:
         return
     is_wanted = any(checkup.model in asker.pending for asker in state.askers)
     if model is not None and model.serving and is_wanted:
-        state.checkups[checkup.model] = _begin(state, model, checkup.deaths + 1)
+        state.checkups[checkup.model] = _begin(state, model, now, checkup.deaths + 1)
     else:
         del state.checkups[checkup.model]
 

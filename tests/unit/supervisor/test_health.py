@@ -16,7 +16,7 @@ from embeddaemon.protocol.messages import Health, Vectors
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.events import ClientGone, RequestReceived, WorkerSaid
 from embeddaemon.supervisor.processes.child import ChildKind
-from embeddaemon.supervisor.sickness.checkups import LONGEST_SECONDS
+from embeddaemon.supervisor.sickness.checkups import LONGEST_SECONDS, LOST_SECONDS
 from tests.support.supervisor_story import CLIENT, Story, spec
 
 DIM = 384
@@ -294,3 +294,13 @@ def test_who_asked_and_left_holds_nothing() -> None:
     assert story.model().wakers == 0
     story.run()
     assert not story.answers
+
+
+def test_text_that_got_lost_on_its_way_is_not_waited_for_for_ever() -> None:
+    story = served()
+    ask(story, deep=True)
+    story.pass_time(LOST_SECONDS + 1.0)
+    id_ = ask(story, deep=True)
+    assert len(checkups(story)) == 2
+    answer(story, NUMBERS)
+    assert document(story, id_)["ok"] is True

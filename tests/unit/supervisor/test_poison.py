@@ -12,6 +12,7 @@ from embeddaemon.supervisor.events import KernelKilled
 from embeddaemon.supervisor.processes.child import ChildKind
 from embeddaemon.supervisor.processes.lifecycle import DeathClass
 from embeddaemon.supervisor.sickness.blame import MOST_DEATHS
+from embeddaemon.supervisor.sickness.canary import SERIAL as CANARY_SERIAL
 from embeddaemon.supervisor.sickness.suspects import MOST_CONVICTED, Suspects
 from tests.support.supervisor_story import Story, spec
 from tests.support.supervisor_world import Process
@@ -286,3 +287,30 @@ def test_convicts_are_bounded_and_the_oldest_goes() -> None:
     digests = {text.digest for text in suspects.convicted(1.0)}
     assert len(digests) == MOST_CONVICTED
     assert b"0" not in digests
+
+
+def test_text_that_hangs_for_longer_than_anybody_waits_is_convicted_all_the_same() -> None:
+    story = Story(stall_seconds=10.0)
+    for _ in range(2):
+        id_ = story.ask(text=POISON, deadline_ms=5000)
+        story.run()
+        story.pass_time(6.0)
+        assert story.outcome(id_) == "expired"
+        worker_of(story).turn_ms = 11_000
+        story.pass_time(2.0)
+        story.run()
+    id_ = story.ask(text=POISON)
+    story.answer_everything()
+    assert story.outcome(id_) == "poisoned"
+    assert story.model().deaths == {"stalled": 2}
+
+
+def test_worker_that_dies_of_our_own_text_convicts_nobody_and_the_death_counts() -> None:
+    story = Story()
+    for _ in range(2):
+        story.ask()
+        story.run()
+        worker_of(story).turns = (Turn(1.0, (Record(CANARY_SERIAL, digest_of_text("canary", "")),)),)
+        die(story)
+    assert story.state.counts["convicted"] == 0
+    assert story.model().failures == 2
