@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, NoReturn
+from typing import IO, BinaryIO, NoReturn, get_args
 
 import click
 import numpy as np
@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from embeddaemon.cli import connect, target, texts
 from embeddaemon.cli.console import Exit, say
+from embeddaemon.cli.embed_notes import Cut, LeftOut, OnPoisoned, count, where
 from embeddaemon.cli.vectors import FORMATS, Rows, writer_for
 from embeddaemon.client.sync import Client
-from embeddaemon.errors import Invalid
+from embeddaemon.errors import Invalid, Poisoned
 from embeddaemon.protocol.limits import MAX_DIMENSIONS
 from embeddaemon.protocol.precisions import PRECISIONS
 
@@ -44,20 +45,15 @@ class Request:
     dimensions: int | None
     precision: str
     truncate: bool
+    on_poisoned: OnPoisoned
 
 
-@dataclass(slots=True)
-class Cut:
-    """The texts that were cut to the model's maximum: counted, since a list of them could grow with the input."""
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What is said at the end."""
 
-    texts: int = 0
-    first: int | None = None
-
-    def add(self, index: int) -> None:
-        """One more, in the order of the texts."""
-        self.texts += 1
-        if self.first is None:
-            self.first = index
+    cut: Cut
+    left_out: LeftOut
 
 
 @click.command(name="embed", short_help="Turn texts into vectors.")
@@ -80,6 +76,12 @@ class Cut:
     "--precision", type=click.Choice(tuple(PRECISIONS)), default="float32", help="Of the numbers. Default: float32."
 )
 @click.option("--truncate/--no-truncate", default=True, help="Cut texts that are too long (default), or fail.")
+@click.option(
+    "--on-poisoned",
+    type=click.Choice(get_args(OnPoisoned)),
+    default="error",
+    help="Texts that workers died of: fail (default), go on with NaN (null in JSON) for them, or without their lines.",
+)
 @click.option("--progress/--no-progress", default=None, help="Progress on standard error. Default: on a terminal.")
 @connect.endpoint_option
 @connect.timeout_option()
@@ -95,6 +97,7 @@ def embed_command(
     dimensions: int | None,
     precision: str,
     truncate: bool,
+    on_poisoned: OnPoisoned,
     progress: bool | None,
     endpoint: str | None,
     timeout: float,
@@ -115,42 +118,67 @@ def embed_command(
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
     if prompt is not None and task is not None:
         raise click.UsageError("--task and --prompt both say what stands before the texts: give one of them")
-    where = output_of(output, form)
-    ranges_path = _ranges_path(where, precision)
+    target_file = output_of(output, form)
+    ranges_path = _ranges_path(target_file, precision)
+    if on_poisoned == "skip" and target_file.form != "jsonl":
+        raise click.UsageError(
+            f"--on-poisoned skip is for jsonl, whose lines have their index: rows of {target_file.form} would no "
+            "longer be those of their texts. Use nan"
+        )
     request = Request(
-        model=model, task=task, prompt=prompt, dimensions=dimensions, precision=precision, truncate=truncate
+        model=model,
+        task=task,
+        prompt=prompt,
+        dimensions=dimensions,
+        precision=precision,
+        truncate=truncate,
+        on_poisoned=on_poisoned,
     )
     shown = sys.stderr.isatty() and (len(given) > 1 or not given) if progress is None else progress
-    with ExitStack() as stack:
-        stack.enter_context(ended_by_signals())
-        several, total = _texts(given, source, stack, count=shown)
-        client = stack.enter_context(Client(endpoint, timeout=timeout))
-        bar = stack.enter_context(tqdm(total=total, unit=" texts", file=sys.stderr, disable=not shown))
-        stack.enter_context(_lines_named(_name_of_lines(given, source)))
-        written, cut = _embed(client, several, request, where, bar)
-    if cut.texts:
-        say(
-            f"note: {_count(cut.texts, 'text')} longer than the model takes and cut, the first is text {cut.first}; "
-            "--no-truncate fails instead"
-        )
-    if where.path is not None:
-        beside = f", what its numbers stand for to {ranges_path}" if ranges_path is not None and written else ""
-        say(f"{_count(written, 'vector')} written to {where.path}{beside}")
+    lines_of, notes = _name_of_lines(given, source), Notes(Cut(), LeftOut())
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(ended_by_signals())
+            several, total = _texts(given, source, stack, count=shown)
+            client = stack.enter_context(Client(endpoint, timeout=timeout))
+            bar = stack.enter_context(tqdm(total=total, unit=" texts", file=sys.stderr, disable=not shown))
+            stack.enter_context(_lines_named(lines_of))
+            rows = _embed(client, several, request, target_file, bar=bar, notes=notes)
+    finally:
+        instead = _stands_for_left_out(request, target_file)
+        for note in (notes.cut.note(), notes.left_out.note(lines_of, instead)):
+            if note is not None:
+                say(note)
+    if target_file.path is not None:
+        vectors = rows - len(notes.left_out.indices)
+        beside = f", what its numbers stand for to {ranges_path}" if ranges_path is not None and rows else ""
+        say(f"{count(vectors, 'vector')} written to {target_file.path}{beside}")
+
+
+def _stands_for_left_out(request: Request, where_to: Output) -> str:
+    if request.on_poisoned == "skip":
+        return "their lines are left out"
+    if where_to.form != "npy":
+        return "null stands for their vectors"
+    has_nan = np.dtype(PRECISIONS[request.precision].dtype).kind == "f"
+    return f"{'NaN stands' if has_nan else 'zeros stand'} for their vectors"
 
 
 def _embed(
-    client: Client, several: Iterable[str], request: Request, where: Output, bar: tqdm[NoReturn]
-) -> tuple[int, Cut]:
-    cut, ranges_path = Cut(), _ranges_path(where, request.precision)
+    client: Client, several: Iterable[str], request: Request, where_to: Output, *, bar: tqdm[NoReturn], notes: Notes
+) -> int:
+    """How many rows there are, of vectors and of none."""
+    ranges_path = _ranges_path(where_to, request.precision)
     with ExitStack() as files:
-        file = files.enter_context(_opened(where))
+        file = files.enter_context(_opened(where_to))
 
         def take_ranges(ranges: Rows) -> None:
             writer.take_ranges(ranges)
             if ranges_path is not None:  # entered last, so it has its name before the vectors have theirs
                 np.save(files.enter_context(target.whole_file(ranges_path)), ranges)
 
-        writer = writer_for(where.form, file, request.model or client.hello().default_model, request.precision)
+        model = request.model or client.hello().default_model
+        writer = writer_for(where_to.form, file, model, request.precision, skips=request.on_poisoned == "skip")
         pieces = client.embed_stream(
             several,
             model=request.model,
@@ -159,17 +187,19 @@ def _embed(
             dimensions=request.dimensions,
             truncate=request.truncate,
             precision=request.precision,
-            on_truncated=cut.add,
+            on_poisoned="raise" if request.on_poisoned == "error" else "nan",
+            on_truncated=notes.cut.add,
+            on_refused=notes.left_out.add,
             on_ranges=take_ranges,
         )
         for rows in pieces:
-            writer.write(rows)
+            writer.write(rows, notes.left_out.places(writer.count))
             bar.update(len(rows))
-        if not writer.count and where.form != "jsonl":
+        if not writer.count and where_to.form != "jsonl":
             empty = client.embed([], model=request.model, dimensions=request.dimensions, precision=request.precision)
             writer.write(empty)  # (0, dim)
         writer.finish()
-        return writer.count, cut
+        return writer.count
 
 
 def output_of(output: str | None, form: str | None) -> Output:
@@ -256,10 +286,12 @@ def _lines_named(name: str | None) -> Iterator[None]:
         if name is not None and isinstance(index, int):
             error.message = f"{name}, line {index + 1}: {error.message}"
         raise
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    except Poisoned as error:
+        indices = error.details.get("indices")
+        if name is not None and isinstance(indices, list):
+            error.message = f"{where([each for each in indices if isinstance(each, int)], name)}: {error.message}"
+        error.message += "; --on-poisoned nan goes on without them"
+        raise
 
 
 @contextmanager

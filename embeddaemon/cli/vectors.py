@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import IO, Any, BinaryIO, Protocol
 
 import numpy as np
@@ -15,6 +16,8 @@ _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 _NPY_HEADER_BYTES = 128
 """Magic, length and header together: a multiple of 64, with room for any number of rows."""
 
+_NO_VECTOR = b"null"
+
 Rows = NDArray[Any]
 """(texts, columns) of a precision's dtype."""
 
@@ -23,22 +26,25 @@ class VectorWriter(Protocol):
     """Takes pieces of rows (texts, columns) in order."""
 
     count: int
+    """Rows so far, also those that are no vectors."""
 
     def take_ranges(self, ranges: Rows) -> None:
         """What the numbers stand for, (2, dim); told before the first piece, where there is such a thing."""
 
-    def write(self, rows: Rows) -> None:
-        """One more piece."""
+    def write(self, rows: Rows, gaps: Collection[int] = ()) -> None:
+        """One more piece; the rows at ``gaps`` are no vectors."""
 
     def finish(self) -> None:
         """No more pieces: the rest of the file."""
 
 
-def writer_for(name: str, file: IO[bytes] | BinaryIO, model: str | None, precision: str = "float32") -> VectorWriter:
-    """The writer of a format; ``npy`` needs a seekable file."""
+def writer_for(
+    name: str, file: IO[bytes] | BinaryIO, model: str | None, precision: str = "float32", *, skips: bool = False
+) -> VectorWriter:
+    """The writer of a format; ``npy`` needs a seekable file. ``skips``: no line of JSON for what is no vector."""
     match name:
         case "jsonl":
-            return JsonLines(file)
+            return JsonLines(file, skips=skips)
         case "json":
             return JsonDocument(file, model, precision)
         case "npy":
@@ -48,18 +54,20 @@ def writer_for(name: str, file: IO[bytes] | BinaryIO, model: str | None, precisi
 
 
 class JsonLines:
-    """``{"index": 0, "embedding": [...]}`` per line."""
+    """``{"index": 0, "embedding": [...]}`` per line; ``null`` for what is no vector, or no line."""
 
-    def __init__(self, file: IO[bytes] | BinaryIO) -> None:
+    def __init__(self, file: IO[bytes] | BinaryIO, *, skips: bool) -> None:
         self._file = file
+        self._skips = skips
         self.count = 0
 
     def take_ranges(self, ranges: Rows) -> None:
         """A line has no place for them: they are in a file beside."""
 
-    def write(self, rows: Rows) -> None:
-        for numbers in _as_json(rows):
-            self._file.write(b'{"index": %d, "embedding": %s}\n' % (self.count, numbers))
+    def write(self, rows: Rows, gaps: Collection[int] = ()) -> None:
+        for numbers in _as_json(rows, gaps):
+            if not (self._skips and numbers == _NO_VECTOR):
+                self._file.write(b'{"index": %d, "embedding": %s}\n' % (self.count, numbers))
             self.count += 1
         self._file.flush()
 
@@ -70,7 +78,7 @@ class JsonLines:
 class JsonDocument:
     """``{"embeddings": [[...], ...], "model": ..., "count": ..., "dimensions": ..., "precision": ...}``.
 
-    ``dimensions`` counts the numbers of a row. 8 bits have ``ranges`` too.
+    ``dimensions`` counts the numbers of a row. 8 bits have ``ranges`` too. ``null`` stands for what is no vector.
     """
 
     def __init__(self, file: IO[bytes] | BinaryIO, model: str | None, precision: str) -> None:
@@ -85,9 +93,9 @@ class JsonDocument:
     def take_ranges(self, ranges: Rows) -> None:
         self._ranges = ranges
 
-    def write(self, rows: Rows) -> None:
+    def write(self, rows: Rows, gaps: Collection[int] = ()) -> None:
         self._dim = rows.shape[1]
-        for numbers in _as_json(rows):
+        for numbers in _as_json(rows, gaps):
             self._file.write(b",\n" if self.count else b"\n")
             self._file.write(numbers)
             self.count += 1
@@ -121,7 +129,7 @@ class Npy:
     def take_ranges(self, ranges: Rows) -> None:
         """The file is the numbers and nothing else: they are in one beside."""
 
-    def write(self, rows: Rows) -> None:
+    def write(self, rows: Rows, gaps: Collection[int] = ()) -> None:  # noqa: ARG002 - their numbers say it
         self._dim = rows.shape[1]
         self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).data)
         self.count += rows.shape[0]
@@ -141,8 +149,8 @@ def _npy_header(count: int, dim: int, dtype: str) -> bytes:
     return _NPY_MAGIC + room.to_bytes(2, "little") + header.encode("latin-1")
 
 
-def _as_json(rows: Rows) -> list[bytes]:
-    """Rows as JSON arrays: nine digits give every float32 back exactly."""
+def _as_json(rows: Rows, gaps: Collection[int] = ()) -> list[bytes]:
+    """Rows as JSON arrays: nine digits give every float32 back exactly. JSON has no NaN."""
     number = "%.9g" if rows.dtype.kind == "f" else "%d"
     form = "[" + ", ".join([number] * rows.shape[1]) + "]"
-    return [(form % tuple(row)).encode() for row in rows.tolist()]
+    return [_NO_VECTOR if place in gaps else (form % tuple(row)).encode() for place, row in enumerate(rows.tolist())]

@@ -131,8 +131,44 @@ def _array(frame: memoryview, dtype: str) -> Any:
 
 OnTruncated = Callable[[int], None]
 """Told the index of a text that was cut to the model's maximum."""
+OnRefused = Callable[[int], None]
+"""Told the index of a text that workers died of: its row is no vector."""
 OnRanges = Callable[[FloatArray], None]
 """Told the ranges (2, dim) of a call's numbers, once, before the first of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Whom ``embed_stream`` tells what its arrays do not say."""
+
+    truncated: OnTruncated | None
+    refused: OnRefused | None
+    ranges: OnRanges | None
+
+
+class Streamed:
+    """The answers of one ``embed_stream`` call, one after the other."""
+
+    def __init__(self, listeners: Listeners) -> None:
+        self._listeners = listeners
+        self._alike = Alike()
+        self._given = 0
+        """Texts."""
+
+    def take(self, answered: Answered) -> Numbers:
+        """The rows of the next answer; the listeners were told before. Raises ModelChanged as ``Alike`` does."""
+        taken, listeners = self._alike.take(answered), self._listeners
+        for listener, indices in (
+            (listeners.truncated, taken.header.truncated),
+            (listeners.refused, taken.header.poisoned),
+        ):
+            if listener is not None:
+                for index in indices:
+                    listener(self._given + index)
+        if listeners.ranges is not None and self._given == 0 and self._alike.ranges is not None:
+            listeners.ranges(self._alike.ranges)
+        self._given += taken.header.count
+        return taken.numbers
 
 
 class _Gathering:

@@ -29,6 +29,7 @@ class EncodeOptions:
     convert_to_tensor: bool
     normalize_embeddings: bool
     truncate_dim: int | None
+    on_poisoned: str
 
     def request(self) -> Embed:
         """As a request without id. Raises InvalidInput for what is not served."""
@@ -54,6 +55,7 @@ class EncodeOptions:
             precision="float32" if self._is_cut_here and self.precision in PRECISIONS else self.precision,
             lane=None,
             lenient=True,
+            on_poisoned=self.on_poisoned,
         )
 
     @property

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from embeddaemon.client import _requests as requests
-from embeddaemon.client._answers import Assembler, document_of, ids_of
+from embeddaemon.client._answers import Assembler, OnRefused, document_of, ids_of
 from embeddaemon.client._encode_options import EncodeOptions
 from embeddaemon.client._requests import Pieces
 from embeddaemon.client._window import PIECE_CHARACTERS, Answered, Span
@@ -74,7 +74,7 @@ def embed(texts: object, request: Embed, *, is_lane_given: bool, report: Report)
     return (yield from _assembled(pieces, again, len(listed), is_single=is_single, report=report))
 
 
-def embed_ids(ids: object, request: Embed, *, is_lane_given: bool) -> Operation[Embeddings]:
+def embed_ids(ids: object, request: Embed, *, is_lane_given: bool, refused: OnRefused | None) -> Operation[Embeddings]:
     """Texts that are tokenized already to vectors."""
     listed = requests.as_ids(ids)
     if not listed:
@@ -83,7 +83,11 @@ def embed_ids(ids: object, request: Embed, *, is_lane_given: bool) -> Operation[
         request = requests.in_lane_for(request, [len(text) for text in listed], largest=requests.PIECE_IDS)
     pieces = requests.id_pieces(request, listed)
     again = partial(requests.id_pieces_of, request, listed)
-    return (yield from _assembled(pieces, again, len(listed), is_single=False, report=unreported))
+    embeddings = yield from _assembled(pieces, again, len(listed), is_single=False, report=unreported)
+    if refused is not None:
+        for index in embeddings.poisoned:
+            refused(index)
+    return embeddings
 
 
 def unreported(_done: int, _total: int) -> None:

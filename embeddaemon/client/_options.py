@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from embeddaemon.client._answers import OnRanges, OnTruncated
+from embeddaemon.client._answers import OnRanges, OnRefused, OnTruncated
 from embeddaemon.client._progress import Progress
 
 
-class IdOptions(TypedDict, total=False):
-    """Of ``embed_ids``, but for the precision."""
+class _Options(TypedDict, total=False):
+    """Of all that embeds, but for the precision."""
 
     model: str | None
     dimensions: int | None
@@ -17,9 +17,16 @@ class IdOptions(TypedDict, total=False):
     truncate: bool
     lane: str | None
     timeout: float | None
+    on_poisoned: str
 
 
-class TextOptions(IdOptions, total=False):
+class IdOptions(_Options, total=False):
+    """Of ``embed_ids``."""
+
+    on_refused: OnRefused | None
+
+
+class TextOptions(_Options, total=False):
     """Of all that embeds texts."""
 
     task: str | None
@@ -30,11 +37,11 @@ class EmbedOptions(TextOptions, total=False):
     """Of ``embed``."""
 
     progress: Progress
-    on_poisoned: str
 
 
 class StreamOptions(TextOptions, total=False):
     """Of ``embed_stream``."""
 
     on_truncated: OnTruncated | None
+    on_refused: OnRefused | None
     on_ranges: OnRanges | None

@@ -23,6 +23,7 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
     the client has no torch. Empty texts are embedded, not refused. ``truncate_dim`` may be any length, and goes before
     that of the model's folder: the default vector is cut, then normalised. Of a model with a head for each size
     (Stella) that is the beginning of the default head's vector, as there; ``embed(dimensions=...)`` asks the head.
+    ``model`` and ``on_poisoned`` are ours, as in ``embed``.
     """
 
     async def encode(
@@ -41,6 +42,7 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
         truncate_dim: int | None = None,
         *,
         model: str | None = None,
+        on_poisoned: str = "raise",
     ) -> Encoded:
         """Sentences to vectors: float32 (sentences, dim), (dim,) for a string; a list if not ``convert_to_numpy``."""
         options = EncodeOptions(
@@ -54,6 +56,7 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
             convert_to_tensor=convert_to_tensor,
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
+            on_poisoned=on_poisoned,
         )
         return await self._encode(sentences, options, is_bar_shown=bool(show_progress_bar))
 
@@ -73,6 +76,7 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
         truncate_dim: int | None = None,
         *,
         model: str | None = None,
+        on_poisoned: str = "raise",
     ) -> Encoded:
         """As ``encode``, with the model's task "query" where it has one."""
         options = EncodeOptions(
@@ -86,6 +90,7 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
             convert_to_tensor=convert_to_tensor,
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
+            on_poisoned=on_poisoned,
         )
         return await self._encode(sentences, options, is_bar_shown=bool(show_progress_bar))
 
@@ -105,6 +110,7 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
         truncate_dim: int | None = None,
         *,
         model: str | None = None,
+        on_poisoned: str = "raise",
     ) -> Encoded:
         """As ``encode``, with the first of the tasks document, passage and corpus that the model has."""
         options = EncodeOptions(
@@ -118,6 +124,7 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
             convert_to_tensor=convert_to_tensor,
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
+            on_poisoned=on_poisoned,
         )
         return await self._encode(sentences, options, is_bar_shown=bool(show_progress_bar))
 

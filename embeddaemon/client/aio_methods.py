@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 
 from embeddaemon.client import _operations as operations
 from embeddaemon.client import _requests as requests
-from embeddaemon.client._answers import Alike, OnRanges, OnTruncated
+from embeddaemon.client._answers import Listeners, OnRanges, OnRefused, OnTruncated, Streamed
 from embeddaemon.client._operations import Operation
 from embeddaemon.client._options import EmbedOptions, IdOptions, StreamOptions
 from embeddaemon.client._progress import Progress, reporting
@@ -171,7 +171,9 @@ class AsyncMethods(abc.ABC):
         precision: str = "float32",
         lane: str | None = None,
         timeout: float | None = None,
+        on_poisoned: str = "raise",
         on_truncated: OnTruncated | None = None,
+        on_refused: OnRefused | None = None,
         on_ranges: OnRanges | None = None,
     ) -> AsyncGenerator[NumberArray, None]:
         """Any number of texts to their vectors, piece by piece: arrays (texts, dim), in order, in constant memory.
@@ -179,9 +181,10 @@ class AsyncMethods(abc.ABC):
         ``texts`` may be asynchronous. It is read as answers come, some pieces ahead. ``timeout`` bounds the wait for
         each piece. Errors as in ``embed``, raised where the stream reaches them; their ``details["index"]`` counts
         from the first text of the stream, and so does the index that ``on_truncated`` is told of each text that was
-        cut. ``on_ranges`` is told once what the numbers of int8 and uint8 stand for (``Embeddings.ranges``). Where the
-        model changes meanwhile the stream ends with ModelChanged; its ``details["given"]`` says of how many texts it
-        gave vectors.
+        cut, and ``on_refused``, with ``on_poisoned="nan"``, of each whose row is no vector, both before the array with
+        its row. ``on_ranges`` is told once what the numbers of int8 and uint8 stand for (``Embeddings.ranges``). Where
+        the model changes meanwhile the stream ends with ModelChanged; its ``details["given"]`` says of how many texts
+        it gave vectors.
         """
         request = requests.embed_request(
             model=model,
@@ -192,32 +195,26 @@ class AsyncMethods(abc.ABC):
             truncate=truncate,
             precision=precision,
             lane=lane,
+            on_poisoned=on_poisoned,
         )
+        listeners = Listeners(on_truncated, on_refused, on_ranges)
         if isinstance(texts, AsyncIterable):
-            return self._stream(requests.async_text_pieces(request, texts), timeout, on_truncated, on_ranges)
+            return self._stream(requests.async_text_pieces(request, texts), timeout, listeners)
         source = requests.checked_texts(requests.as_stream(texts))
-        return self._stream(requests.text_pieces(request, source), timeout, on_truncated, on_ranges)
+        return self._stream(requests.text_pieces(request, source), timeout, listeners)
 
     async def _stream(
         self,
         pieces: Pieces | AsyncPieces,
         timeout: float | None,
-        on_truncated: OnTruncated | None,
-        on_ranges: OnRanges | None,
+        listeners: Listeners,
     ) -> AsyncGenerator[NumberArray, None]:
         # Closed by hand: a consumer that leaves early must not leave pieces in flight until the garbage collector
         # comes.
-        alike, done = Alike(), 0
+        streamed = Streamed(listeners)
         async with contextlib.aclosing(self._answers(pieces, timeout, bounds_piece=True)) as answers:
             async for answered in answers:
-                taken = alike.take(answered)
-                if on_truncated is not None:
-                    for index in taken.header.truncated:
-                        on_truncated(done + index)
-                if on_ranges is not None and done == 0 and alike.ranges is not None:
-                    on_ranges(alike.ranges)
-                done += taken.header.count
-                yield taken.numbers
+                yield streamed.take(answered)
 
     @overload
     async def embed_ids(
@@ -240,8 +237,13 @@ class AsyncMethods(abc.ABC):
         precision: str = "float32",
         lane: str | None = None,
         timeout: float | None = None,
+        on_poisoned: str = "raise",
+        on_refused: OnRefused | None = None,
     ) -> NumberArray:
-        """Texts that are tokenized already, special tokens included, to vectors (texts, dim)."""
+        """Texts that are tokenized already, special tokens included, to vectors (texts, dim).
+
+        ``on_poisoned`` as in ``embed``; ``on_refused`` is told the index of each text whose row is no vector then.
+        """
         request = requests.embed_request(
             model=model,
             task=None,
@@ -251,8 +253,10 @@ class AsyncMethods(abc.ABC):
             truncate=truncate,
             precision=precision,
             lane=lane,
+            on_poisoned=on_poisoned,
         )
-        return (await self._run(operations.embed_ids(ids, request, is_lane_given=lane is not None), timeout)).vectors
+        operation = operations.embed_ids(ids, request, is_lane_given=lane is not None, refused=on_refused)
+        return (await self._run(operation, timeout)).vectors
 
     async def tokenize(
         self,

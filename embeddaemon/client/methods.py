@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 
 from embeddaemon.client import _operations as operations
 from embeddaemon.client import _requests as requests
-from embeddaemon.client._answers import Alike, OnRanges, OnTruncated
+from embeddaemon.client._answers import Listeners, OnRanges, OnRefused, OnTruncated, Streamed
 from embeddaemon.client._operations import Operation
 from embeddaemon.client._options import EmbedOptions, IdOptions, StreamOptions
 from embeddaemon.client._progress import Progress, reporting
@@ -164,14 +164,17 @@ class Methods(abc.ABC):
         precision: str = "float32",
         lane: str | None = None,
         timeout: float | None = None,
+        on_poisoned: str = "raise",
         on_truncated: OnTruncated | None = None,
+        on_refused: OnRefused | None = None,
         on_ranges: OnRanges | None = None,
     ) -> Generator[NumberArray, None, None]:
         """Any number of texts to their vectors, piece by piece: arrays (texts, dim), in order, in constant memory.
 
         ``texts`` is read as answers come, some pieces ahead. ``timeout`` bounds the wait for each piece. Errors as in
         ``embed``, raised where the stream reaches them; their ``details["index"]`` counts from the first text of the
-        stream, and so does the index that ``on_truncated`` is told of each text that was cut. ``on_ranges`` is told
+        stream, and so does the index that ``on_truncated`` is told of each text that was cut, and ``on_refused``, with
+        ``on_poisoned="nan"``, of each whose row is no vector, both before the array with its row. ``on_ranges`` is told
         once what the numbers of int8 and uint8 stand for (``Embeddings.ranges``). Where the model changes meanwhile the
         stream ends with ModelChanged; its ``details["given"]`` says of how many texts it gave vectors.
         """
@@ -184,30 +187,24 @@ class Methods(abc.ABC):
             truncate=truncate,
             precision=precision,
             lane=lane,
+            on_poisoned=on_poisoned,
         )
+        listeners = Listeners(on_truncated, on_refused, on_ranges)
         source = requests.checked_texts(requests.as_stream(texts))
-        return self._stream(requests.text_pieces(request, source), timeout, on_truncated, on_ranges)
+        return self._stream(requests.text_pieces(request, source), timeout, listeners)
 
     def _stream(
         self,
         pieces: Pieces,
         timeout: float | None,
-        on_truncated: OnTruncated | None,
-        on_ranges: OnRanges | None,
+        listeners: Listeners,
     ) -> Generator[NumberArray, None, None]:
         # Closed by hand: a consumer that leaves early must not leave pieces in flight until the garbage collector
         # comes.
-        alike, done = Alike(), 0
+        streamed = Streamed(listeners)
         with contextlib.closing(self._answers(pieces, timeout, bounds_piece=True)) as answers:
             for answered in answers:
-                taken = alike.take(answered)
-                if on_truncated is not None:
-                    for index in taken.header.truncated:
-                        on_truncated(done + index)
-                if on_ranges is not None and done == 0 and alike.ranges is not None:
-                    on_ranges(alike.ranges)
-                done += taken.header.count
-                yield taken.numbers
+                yield streamed.take(answered)
 
     @overload
     def embed_ids(
@@ -230,8 +227,13 @@ class Methods(abc.ABC):
         precision: str = "float32",
         lane: str | None = None,
         timeout: float | None = None,
+        on_poisoned: str = "raise",
+        on_refused: OnRefused | None = None,
     ) -> NumberArray:
-        """Texts that are tokenized already, special tokens included, to vectors (texts, dim)."""
+        """Texts that are tokenized already, special tokens included, to vectors (texts, dim).
+
+        ``on_poisoned`` as in ``embed``; ``on_refused`` is told the index of each text whose row is no vector then.
+        """
         request = requests.embed_request(
             model=model,
             task=None,
@@ -241,8 +243,10 @@ class Methods(abc.ABC):
             truncate=truncate,
             precision=precision,
             lane=lane,
+            on_poisoned=on_poisoned,
         )
-        return self._run(operations.embed_ids(ids, request, is_lane_given=lane is not None), timeout).vectors
+        operation = operations.embed_ids(ids, request, is_lane_given=lane is not None, refused=on_refused)
+        return self._run(operation, timeout).vectors
 
     def tokenize(
         self,
