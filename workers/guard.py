@@ -24,6 +24,8 @@ from embeddaemon.telemetry.logs import fields
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
+_FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
+"""What a process ends by of its own doing."""
 _OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
 _OOM_SCORE_MAX = 1000
 
@@ -96,6 +98,29 @@ def own_signals() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def take_sent_faults() -> None:
+    """From now on a fault that somebody sends (``kill -SEGV``) ends this process as SIGTERM does.
+
+    So an exit by SIGSEGV is its own doing, and may be a text's. A blocked signal that kill(2) sends waits until a
+    thread asks for it; one that an instruction raises cannot be held back: the kernel unblocks it, drops its handler
+    and ends the process by it (force_sig_info_to_task in Linux' kernel/signal.c). abort() unblocks SIGABRT first.
+    Threads inherit what is blocked: to be called before there are any. Elsewhere than on Linux it does nothing.
+    """
+    if sys.platform != "linux":
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FAULTS)
+    threading.Thread(target=_end_when_sent, name="sent-faults", daemon=True).start()
+
+
+def _end_when_sent() -> None:
+    sent = signal.sigwaitinfo(_FAULTS)
+    name = signal.Signals(sent.si_signo).name
+    logging.getLogger(__name__).warning(
+        fields("fault_sent", signal=name, pid=os.getpid(), sender=sent.si_pid, uid=sent.si_uid)
+    )
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def raise_oom_score(score: int) -> None:

@@ -66,12 +66,14 @@ def _connect(command: control.ForkWorker) -> _Sockets:
 
 def run_worker(command: control.ForkWorker, loaded: Loaded, journal: int | None, *, loads: int) -> int:
     """Serves with a model that is there already; returns the exit code. ``journal`` is a descriptor, ours now."""
+    guard.take_sent_faults()
     return _serve(command, loaded, _connect(command), journal, loads)
 
 
 def run_loading_worker(command: control.ForkWorker, program: EngineProgram, journal: int | None) -> int:
     """Loads for itself, says how that went over the link, serves."""
     assert command.order is not None
+    guard.take_sent_faults()
     sockets = _connect(command)
     try:
         loaded = load(program, order_from_map(command.order))

@@ -266,6 +266,14 @@ def test_worker_whose_intake_thread_fails_is_dead(stand_in: StandIn) -> None:
     assert tree.template.receive(control.Exited).exit_code == control.EXIT_BUG
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the mask that tells them apart is Linux's")
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE])
+def test_worker_that_is_sent_a_fault_ends_as_one_that_is_terminated(stand_in: StandIn, number: signal.Signals) -> None:
+    tree = stand_in.whole_tree()
+    os.kill(tree.worker_forked.pid, number)
+    assert tree.template.receive(control.Exited).exit_code == -signal.SIGTERM
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_worker_ends_at_once_when_it_is_terminated_or_killed(stand_in: StandIn, number: signal.Signals) -> None:
     tree = stand_in.whole_tree()

@@ -53,8 +53,8 @@ MODELS = {"tiny": 8, "wide": 16, "slow": 12, "scaled": 24}
 """Name to dimensions: a vector of another model is not taken for the right one."""
 
 ALLOWED = frozenset({"worker_crashed", "backing_off", "expired", "busy", "load_failed", "poisoned"})
-"""What a request may end with that is not at fault itself, while processes are being killed: SIGSEGV from outside is
-like one that a text is the cause of."""
+"""What a request may end with that is not at fault itself, while processes are being killed: one that is stopped is
+like one that a text keeps busy for ever."""
 VICTIMS = ("ed-worker", "ed-worker", "ed-worker", "ed-template", "ed-template", "ed-fork-server")
 POISON = ("crash", "segv", "exit 9", "die")
 """Texts that kill whoever computes them."""

@@ -30,8 +30,8 @@ MOST_GROWTH_BYTES = 20 * _MIB
 _RECOVERY_SECONDS = 60
 
 ALLOWED = ("worker_crashed", "backing_off", "expired", "busy", "load_failed", "draining", "unreachable", "poisoned")
-"""What an innocent request may end with while processes are being killed: SIGSEGV from outside is like one that a text
-is the cause of."""
+"""What an innocent request may end with while processes are being killed: one that is stopped is like one that a
+text keeps busy for ever."""
 
 REFUSED = ("backing_off", "busy", "draining", "load_failed", "unreachable")
 """Those of them that end at once: a client that asks again and again adds many while nothing can be served."""

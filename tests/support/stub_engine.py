@@ -15,6 +15,7 @@ How loading goes is told by ``stub.json`` in the model's folder:
 each thread of a worker computes by itself. While there is a file ``stub_drifts`` all vectors are wrong. Every load
 appends its pid to the file named by the environment's EMBEDDAEMON_STUB_LOADS, else to ``stub_loads.txt`` in the folder,
 if there is one; every command about to be obeyed appends itself to ``stub_obeyed.txt`` there.
+The token DEADLY_ID is a command too: SIGSEGV.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import ctypes
 import hashlib
 import json
 import os
-import signal
 import threading
 import time
 import zlib
@@ -44,6 +44,8 @@ COMMANDS = ("crash", "segv", "exit ", "stall ", "hold gil ", "eat ", "nan", "zer
 START, END = 0, 1
 _RESERVED = 200
 """Ids at the top of the vocabulary that stand for commands."""
+DEADLY_ID = 29_800
+"""The lowest of them, in every process."""
 
 _kept: list[bytearray] = []
 
@@ -71,7 +73,7 @@ class StubModel:
         self._vocabulary = order.card.vocabulary
         self._bad = bad
         self._drifts = False
-        self._commands: dict[int, str] = {}
+        self._commands: dict[int, str] = {DEADLY_ID: "segv by its id"}
         self._folder = Path(order.card.folder)
 
     def tokenize(
@@ -162,7 +164,7 @@ def obey(command: str, row: Rows) -> None:
         case ["crash", *_]:
             os.abort()
         case ["segv", *_]:
-            signal.raise_signal(signal.SIGSEGV)  # this thread, now: the process may get it too late
+            ctypes.string_at(0)
         case ["exit", code, *_]:
             os._exit(int(code))
         case ["stall", duration, *_]:

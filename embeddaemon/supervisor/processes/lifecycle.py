@@ -242,10 +242,11 @@ _SIGNALS = {
     -6: DeathClass.ABORTED,
     -7: DeathClass.WEIGHTS_CHANGED,
     -4: DeathClass.ILLEGAL_INSTRUCTION,
-    -15: DeathClass.TERMINATED,
-    -2: DeathClass.TERMINATED,
-    -1: DeathClass.TERMINATED,
+    -8: DeathClass.SIGNALLED,
+    -5: DeathClass.SIGNALLED,
+    -31: DeathClass.SIGNALLED,
 }
+"""Faults (the last three are SIGFPE, SIGTRAP and SIGSYS). Whatever is not here is sent by somebody."""
 
 
 def classify(exit_code: int | None) -> DeathClass:
@@ -265,7 +266,7 @@ def classify(exit_code: int | None) -> DeathClass:
     if exit_code == EXIT_OUT_OF_MEMORY:
         return DeathClass.OUT_OF_MEMORY
     if exit_code < 0:
-        return _SIGNALS.get(exit_code, DeathClass.SIGNALLED)
+        return _SIGNALS.get(exit_code, DeathClass.TERMINATED)
     return DeathClass.EXITED
 
 

@@ -58,7 +58,13 @@ def test_worker_is_busy_while_it_holds_a_dispatch() -> None:
         (-7, DeathClass.WEIGHTS_CHANGED),
         (-9, DeathClass.KILLED),
         (-11, DeathClass.SEGFAULT),
+        (-8, DeathClass.SIGNALLED),
+        (-31, DeathClass.SIGNALLED),
         (-15, DeathClass.TERMINATED),
+        (-3, DeathClass.TERMINATED),
+        (-12, DeathClass.TERMINATED),
+        (-24, DeathClass.TERMINATED),
+        (-40, DeathClass.TERMINATED),
         (None, DeathClass.KILLED),
     ],
 )
