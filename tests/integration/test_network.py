@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from embeddaemon import Client
 from embeddaemon.cli.app import cli
+from embeddaemon.client._actions import Patience
 from embeddaemon.errors import ConfigError, DaemonUnreachable, Forbidden
 from embeddaemon.protocol import keys
 from tests.support.daemon import RunningDaemon, running_daemon, stub_folder
@@ -122,17 +123,18 @@ def test_connection_without_keys_gets_nothing(daemon: RunningDaemon, place: Plac
 
 
 def test_endpoint_where_nobody_listens_is_told_in_bounded_time(place: Place) -> None:
-    nobody = Client(free_endpoint(), server_key=place.server.public, key_file=place.folder / "client.key")
+    key_file, patience = place.folder / "client.key", Patience(hello=0.5)
+    nobody = Client(free_endpoint(), server_key=place.server.public, key_file=key_file, patience=patience)
     started = time.monotonic()
     with nobody as client, pytest.raises(DaemonUnreachable, match="tcp_endpoint"):
         client.embed(["a text"])
-    assert time.monotonic() - started < seconds(8)
+    assert time.monotonic() - started < seconds(4)
 
 
 def test_client_goes_on_when_its_daemon_was_started_again(socket_folder: Path, tmp_path: Path) -> None:
     place = Place(tmp_path / "keys")
     settings: dict[str, Any] = {"models": models(tmp_path / "m"), "access": place.access}
-    with place.client(timeout=30.0) as client:
+    with place.client(timeout=seconds(30)) as client:
         for _ in range(2):
             with running_daemon(socket_folder, **settings):
                 assert client.embed(["a text"]).shape == (1, 8)

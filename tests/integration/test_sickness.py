@@ -12,7 +12,7 @@ from embeddaemon.client.sync import Client
 from embeddaemon.errors import BadOutput, Quarantined
 from tests.support.daemon import RunningDaemon, running_daemon, stub_folder
 from tests.support.stub_engine import plain_vector
-from tests.support.waiting import wait_until
+from tests.support.waiting import seconds, wait_until
 
 
 def model(tmp_path: Path, *, load: str = "ok", **options: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def test_stream_that_hangs_beside_one_that_works_is_found_and_its_stack_is_in_th
     models = [model(tmp_path, load="streams", threads=2)]
     with (
         running_daemon(socket_folder, models=models, stall_seconds=0.6, heartbeat_seconds=0.1) as running,
-        Client(running.endpoint, timeout=30.0) as client,
+        Client(running.endpoint, timeout=seconds(30)) as client,
         running.client(timeout_seconds=30.0) as raw,
     ):
         assert_well(client)

@@ -43,7 +43,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
 
 def embed_code(endpoint: str) -> bytes:
     """The outcome of an ordinary client's call."""
-    with Client(endpoint, timeout=5.0) as client:
+    with Client(endpoint, timeout=seconds(5)) as client:
         client.embed(["a text"])
     return b"served"
 

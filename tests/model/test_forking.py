@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.support.waiting import seconds
+
 _TEMPLATE = """
 import json, os, pathlib
 from embeddaemon.workers.engines import torch_engine
@@ -42,7 +44,12 @@ print(json.dumps(found))
 def test_load_starts_no_thread_and_its_fork_computes_the_same() -> None:
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
-        [sys.executable, "-c", _TEMPLATE], env=environment, capture_output=True, text=True, timeout=100, check=True
+        [sys.executable, "-c", _TEMPLATE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds(100),
+        check=True,
     )
     found = json.loads(done.stdout)
     assert (found["imported"], found["loaded"]) == (1, 1)
