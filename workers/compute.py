@@ -282,7 +282,10 @@ class Compute:
             places.setdefault(row.work, []).append(place)
         for work, its in places.items():
             # No other stream writes to these rows.
-            work.rows[[rows[place].index for place in its]] = vectors if len(places) == 1 else vectors[its]
+            if len(its) == 1:
+                work.rows[rows[its[0]].index] = vectors[its[0]]
+            else:
+                work.rows[[rows[place].index for place in its]] = vectors if len(places) == 1 else vectors[its]
             with self._lock:
                 work.missing -= len(its)
                 work.compute_us += compute_us

@@ -75,8 +75,8 @@ def shape_rows(rows: Rows, request: Embed, card: ModelCard) -> Rows:
     ``rows`` is the caller's to give away: it may be changed in place. Raises BadOutput.
     """
     norms = _norms(rows)
-    good = np.isfinite(norms) & (norms > 0)
-    if not good.all():
+    if not (norms.min(initial=1) > 0 and norms.max(initial=1) < np.inf):  # of numbers and nan, nan is both
+        good = np.isfinite(norms) & (norms > 0)
         raise BadOutput(
             f"{card.name} computed vectors that are not finite or all zero, {int((~good).sum())} of {len(rows)}; "
             "the texts, or the model's precision, are too much for it"

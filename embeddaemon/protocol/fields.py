@@ -19,9 +19,23 @@ _MISSING = object()
 _TEXT = frozenset({str})
 
 
+_KEPT_BYTES = 64 * 1024
+"""A packer whose buffer had to hold more is not kept."""
+
+_packers: list[msgpack.Packer] = []
+"""Those that nobody uses now: making one takes as long as packing a header. Whoever packs takes one out, so neither
+another thread nor a finalizer that runs meanwhile gets the same."""
+
+
 def pack(value: Mapping[str, Any]) -> bytes:
     """A map as msgpack. Raises UnicodeEncodeError for text with lone surrogates."""
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    try:
+        packer = _packers.pop()
+    except IndexError:
+        packer = msgpack.Packer(use_bin_type=True, buf_size=_KEPT_BYTES)
+    packed: bytes = packer.pack(value)
+    if len(packed) <= _KEPT_BYTES:
+        _packers.append(packer)
     return packed
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgpack
@@ -20,6 +22,7 @@ from embeddaemon.errors import (
     error_for,
 )
 from embeddaemon.protocol import bodies, codec, error_codec
+from embeddaemon.protocol.fields import pack
 from embeddaemon.protocol.limits import MAX_HEADER_BYTES, VERSION, Limits
 from embeddaemon.protocol.messages import (
     Answer,
@@ -228,3 +231,19 @@ def test_code_of_a_newer_daemon_is_still_an_error_that_names_it() -> None:
     error = error_codec.raised(ErrorAnswer(id=1, code="moon_phase", message="wait"))
     assert type(error) is RequestError
     assert "moon_phase" in str(error)
+
+
+@pytest.mark.parametrize("before", [{"text": "\ud800"}, {"text": "x" * 100_000}, {"text": "x" * 60_000}])
+def test_what_was_packed_before_leaves_nothing_in_a_frame(before: Mapping[str, str]) -> None:
+    with contextlib.suppress(UnicodeEncodeError):
+        pack(before)
+    assert msgpack.unpackb(pack({"a": 1})) == {"a": 1}
+
+
+def test_threads_that_pack_at_once_get_their_own_frames() -> None:
+    def packed(number: int) -> bool:
+        value = {"number": number, "text": "x" * (number % 7 * 1000)}
+        return bool(msgpack.unpackb(pack(value)) == value)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(packed, range(400)))

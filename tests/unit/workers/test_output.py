@@ -67,6 +67,10 @@ def test_vector_that_is_not_finite_is_bad_output(bad: float) -> None:
         shape_rows(rows, Embed(id=1), stub_card())
 
 
+def test_no_vectors_are_not_bad_output() -> None:
+    assert shape_rows(pooled()[:0], Embed(id=1), stub_card()).shape == (0, pooled().shape[1])
+
+
 def test_vector_of_zeros_is_bad_output() -> None:
     rows = pooled()
     rows[0] = 0
