@@ -249,6 +249,8 @@ def test_worker_that_takes_too_much_dies_and_nobody_else_notices(
         died = answers[eating]
         assert isinstance(died, ErrorAnswer)
         assert died.code == "poisoned", "two workers reached their own limits by this text alone"
+        assert died.details["death"] == "out_of_memory"
+        assert "died of them (out_of_memory)" in died.message
         deaths = [line for line in running.output().splitlines() if "worker_died" in line]
         assert deaths
         assert all("death=out_of_memory" in line and "worker=hungry/" in line for line in deaths), deaths
