@@ -9,18 +9,16 @@ from typing import Any, assert_never
 
 import zmq
 
-from embeddaemon.errors import CorruptModel, EmbedDaemonError, FailedLoad
 from embeddaemon.governor.probes import Probe
-from embeddaemon.models.folder import read_card
-from embeddaemon.models.sources import locate, parse_source
 from embeddaemon.protocol import codec, link, wire
 from embeddaemon.protocol.messages import Document, Waiting
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.changes.configuration import Source, read_settings
 from embeddaemon.supervisor.changes.file_looks import FileLooks
+from embeddaemon.supervisor.changes.folder_reads import FolderReads
 from embeddaemon.supervisor.connections.clients import Clients
 from embeddaemon.supervisor.connections.front import Undelivered
-from embeddaemon.supervisor.events import CardFailed, CardRead, ClientGone, Event, SampleTaken
+from embeddaemon.supervisor.events import ClientGone, Event, SampleTaken
 from embeddaemon.supervisor.memory import footprint_file
 from embeddaemon.supervisor.processes.process import Processes
 from embeddaemon.supervisor.sickness.canary import canary_frames
@@ -45,10 +43,12 @@ class Executor:
         probe: Probe,
         looks: FileLooks,
         *,
+        reads: FolderReads,
         source: Source,
         state_folder: Path | None,
     ) -> None:
         self._looks = looks
+        self._reads = reads
         self._source = source
         self._state_folder = state_folder
         self._clients = clients
@@ -123,11 +123,11 @@ class Executor:
             case do.Forget():
                 self._processes.forget(command.child)
             case do.ReadCard():
-                return read(command)
+                return self._reads.read(command)
             case do.LookAtFiles():
                 return self._looks.start(command)
             case do.ReadSettings():
-                return read_settings(self._source, command, read)
+                return read_settings(self._source, command, self._reads.read)
             case do.SetLog():
                 logs.setup(command.format, command.level)
             case do.TakeSample():
@@ -170,21 +170,3 @@ class Executor:
         except OSError as error:
             log.warning(fields("no_sample", error=str(error)))
             return None
-
-
-def read(command: do.ReadCard) -> CardRead | CardFailed:
-    """Read a model's folder: what it is, or what is wrong with it."""
-    spec = command.spec
-    try:
-        folder = Path(command.folder) if command.folder is not None else locate(parse_source(spec.source))
-        return CardRead(spec.name, read_card(spec, folder), command.is_successor)
-    except EmbedDaemonError as error:
-        return CardFailed(spec.name, error, command.is_successor)
-    except OSError as error:
-        unreadable = FailedLoad(f"model {spec.name!r}: its folder cannot be read: {error}")
-        return CardFailed(spec.name, unreadable, command.is_successor)
-    except Exception as error:
-        # A boundary: no folder, whatever is in it, ends the daemon.
-        log.exception(fields("folder_not_understood", model=spec.name))
-        odd = CorruptModel(f"model {spec.name!r}: its folder cannot be understood: {type(error).__name__}: {error}")
-        return CardFailed(spec.name, odd, command.is_successor)

@@ -29,6 +29,7 @@ from embeddaemon.protocol import wire
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.changes.configuration import Source
 from embeddaemon.supervisor.changes.file_looks import FileLooks
+from embeddaemon.supervisor.changes.folder_reads import FolderReads
 from embeddaemon.supervisor.connections.clients import open_clients
 from embeddaemon.supervisor.connections.descriptors import open_standard_descriptors
 from embeddaemon.supervisor.connections.listener import Listener
@@ -42,7 +43,7 @@ from embeddaemon.supervisor.events import (
     ReloadRequested,
     TimePassed,
 )
-from embeddaemon.supervisor.execution import Executor, read
+from embeddaemon.supervisor.execution import Executor
 from embeddaemon.supervisor.memory import footprint_file
 from embeddaemon.supervisor.memory.budgets import governor_for
 from embeddaemon.supervisor.memory.hard_limits import HardLimiter
@@ -107,6 +108,7 @@ class Daemon:
         governor = governor_for(settings, probe)
         self._core = Supervisor(settings, this_machine(), governor, random.random, _learned(settings))
         open_standard_descriptors()
+        self._reads = FolderReads()
         self._learn_cards()
         self._core.learn_files(source.files)
         self._wakeup = _catch_signals()
@@ -134,7 +136,14 @@ class Daemon:
         state_folder = None if settings.state_folder is None else Path(settings.state_folder)
         self._looks = FileLooks()
         self._executor = Executor(
-            self._clients, self._workers, processes, probe, self._looks, source=source, state_folder=state_folder
+            self._clients,
+            self._workers,
+            processes,
+            probe,
+            self._looks,
+            reads=self._reads,
+            source=source,
+            state_folder=state_folder,
         )
         self._stalls = StallWatch(probe.stall_trigger())
         names = ",".join(spec.name for spec in settings.models)
@@ -147,7 +156,7 @@ class Daemon:
         for spec in self._settings.models:
             if spec.source.startswith("hub:"):
                 continue
-            match read(do.ReadCard(spec, None)):
+            match self._reads.read(do.ReadCard(spec, None)):
                 case CardRead() as card_read:
                     self._core.learn_card(card_read)
                 case CardFailed(error=error) if isinstance(error, ConfigError):

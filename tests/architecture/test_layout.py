@@ -15,7 +15,7 @@ PACKAGES = (ROOT / "embeddaemon", ROOT / "governor", ROOT / "workers")
 SHELLS: dict[str, set[str]] = {
     "embeddaemon/client": {"__init__", "_connection", "_target", "_wire", "aio", "local", "sync"},
     "embeddaemon/supervisor": {"execution", "loop", "reading"},
-    "embeddaemon/supervisor/changes": {"configuration", "file_looks"},
+    "embeddaemon/supervisor/changes": {"configuration", "file_looks", "folder_reads"},
     "embeddaemon/supervisor/connections": {
         *("accepted", "clients", "connection", "descriptors", "door", "front", "listener", "network", "peers", "zap"),
     },
