@@ -184,5 +184,5 @@ def _scale_down(state: State, model: ModelState, now: float) -> None:
 def is_anything_alive(state: State) -> bool:
     """Whether there is anything to look after."""
     return bool(state.children or state.open or state.askers) or any(
-        model.is_wanted or model.load_waiters or model.unload_waiters for model in state.models.values()
+        model.is_wanted or any(model.waiters) for model in state.models.values()
     )

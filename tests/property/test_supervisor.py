@@ -459,6 +459,10 @@ class SupervisorStory(RuleBasedStateMachine):
             self.story.answer_everything()
             self.story.pass_time(6.0)
             self.story.answer_everything()
+            if self.story.outcome(id_) == "quarantined":  # the first worker of all was one that computes wrongly
+                self.story.pass_time(self.story.model(name).retry_at - self.story.now + 1.0)
+                id_ = self.story.ask(name)
+                self.story.answer_everything()
             assert self.story.outcome(id_) in ("ok", "no_headroom"), name
 
     def everything_stops(self) -> None:

@@ -56,14 +56,19 @@ def read_successor(state: State, model: ModelState, now: float) -> None:
 
 
 def read_again_if_ordered(state: State, model: ModelState, now: float) -> None:
-    """A successor that ended by no fault of its own is begun again; where nobody serves any more, none is needed."""
+    """A successor that ended by no fault of its own is begun again; where all is gone or going, none is needed.
+
+    Where a worker has died and its template lives, what was ordered waits for the next worker.
+    """
     watch = model.watch
+    if model.is_absent and watch.successor is None and watch.card is not None:
+        watch.abandon()
     if watch.is_at_work:
         return
-    if not model.serving:
+    if model.is_absent or model.is_unloading:
         _wait_for_load(model)
         watch.is_ordered = False
-    elif watch.is_ordered and not model.is_unloading:
+    elif watch.is_ordered and model.serving:
         read_successor(state, model, now)
 
 

@@ -14,6 +14,7 @@ from embeddaemon.supervisor.documents import status
 from embeddaemon.supervisor.events import ReloadRequested, SettingsWrong
 from embeddaemon.supervisor.housekeeping import SCALE_DOWN_AFTER_SECONDS
 from embeddaemon.supervisor.processes.child import ChildKind
+from embeddaemon.supervisor.processes.lifecycle import DeathClass
 from tests.support.supervisor_story import CLIENT, Story, spec
 from tests.support.supervisor_world import Life, Process
 
@@ -629,3 +630,33 @@ def test_worker_with_the_old_files_that_comes_late_sends_nobody_away() -> None:
     assert not old.is_alive
     assert not late.is_alive
     assert len(story.model().serving) == 2
+
+
+def test_forced_load_that_waits_when_all_is_gone_ends_at_its_deadline() -> None:
+    story = served(spec(keep_alive_seconds=1e6))
+    story.world.cannot_start = True
+    server = story.one(ChildKind.FORK_SERVER)
+    story.kill(server)
+    id_ = force(story)
+    story.run()
+    story.pass_time(60.0)
+    assert story.outcome(id_) in ("load_failed", "expired")
+    assert not any(story.model().waiters)
+
+
+def test_change_under_way_is_made_also_when_the_worker_of_before_dies_meanwhile() -> None:
+    story = served()
+    story.configure(spec(token_budget=NEW_TOKENS))
+    successor, worker = loading(story), story.one(ChildKind.WORKER)
+    story.step("fork", successor.child)
+    story.step("control", story.one(ChildKind.FORK_SERVER).child)
+    story.kill(successor)
+    story.state.children[successor.child].ending = DeathClass.PRESSURE
+    story.kill(worker)
+    story.run_until_told()
+    story.pass_time(0.5)
+    assert not story.model().serving
+    story.run()
+    settle(story)
+    assert story.model().spec.token_budget == NEW_TOKENS
+    assert story.model().serving
