@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from embeddaemon.errors import FailedLoad
 from embeddaemon.protocol import control, error_codec
+from embeddaemon.supervisor.processes.living import environment
 
 READY_WITHIN_SECONDS = 60.0
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-"""A thread that runs when a process forks is lost with its locks: no library may start any."""
+
+_THERE = Path(sys.prefix)
+"""A folder that is there wherever the daemon is installed; nothing is written to it. The supervisor names its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ def start_fork_server() -> Started:
         command = [sys.executable, "-m", "embeddaemon.workers.preload"]
         command += ["--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid())]
         process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env={**os.environ, **_ENVIRONMENT}
+            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment(_THERE)
         )
         try:
             theirs.close()

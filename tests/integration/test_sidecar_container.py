@@ -180,5 +180,21 @@ def test_bundled_model_is_served_with_one_folder_to_write_to(socket_folder: Path
     assert listing(state) == before
 
 
+@pytest.mark.slow
+def test_doctor_finds_nothing_broken_where_nothing_can_be_written_to() -> None:
+    pytest.importorskip("torch", reason="the daemon's libraries are not installed")
+    command = container.command(
+        [sys.executable, "-m", "embeddaemon", "doctor", "--endpoint", "/nowhere/s"],
+        keep=KEEP,
+        writable=[],
+        uid=UID,
+        environment=VARIABLES,
+    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds(100))
+    assert "fork server    ready after" in done.stdout, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stdout
+
+
 def listing(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
