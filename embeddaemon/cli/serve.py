@@ -122,7 +122,8 @@ def _run(loaded: Loaded, read: Callable[[], Loaded]) -> int:
     from embeddaemon.supervisor.surroundings.service import service_of  # noqa: PLC0415
 
     # The service manager ends a loop that stands still by SIGABRT: where it stood is to be known.
-    faulthandler.enable()
+    if sys.stderr is not None:  # closed by whoever started us
+        faulthandler.enable()
     try:
         service = service_of(os.environ, os.getpid())
         passed_endpoint = None if service.passed is None else service.passed.endpoint

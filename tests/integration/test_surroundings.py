@@ -56,6 +56,19 @@ def test_daemon_serves_without_the_standard_descriptors(socket_folder: Path, tmp
         assert daemon.wait(seconds(15)) == 0
 
 
+def test_command_serves_without_standard_error(socket_folder: Path, tmp_path: Path) -> None:
+    endpoint, folder = f"ipc://{socket_folder}/s", stub_folder(tmp_path / "m")
+    program = [sys.executable, "-m", "embeddaemon", "serve", "--endpoint", endpoint, "--model", f"stub={folder}"]
+    with subprocess.Popen(["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", *program]) as daemon:
+        try:
+            wait_until((socket_folder / "s").exists, 20)
+            with RawClient(endpoint) as client:
+                assert client.hello()["default_model"] == "stub"
+        finally:
+            daemon.terminate()
+        assert daemon.wait(seconds(15)) == 0
+
+
 @pytest.mark.parametrize("stdin", ["</dev/null", "0<&-"])
 def test_stdin_that_is_nobodys_end_does_not_stop_a_daemon_that_ends_with_its_parent(
     socket_folder: Path, tmp_path: Path, stdin: str
