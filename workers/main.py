@@ -51,9 +51,9 @@ class _Sockets:
 def _connect(command: control.ForkWorker) -> _Sockets:
     """The worker's two links. No high-water marks: credits bound what is under way; a result may never be dropped."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-    intake_id = link.routing_id(command.worker, command.incarnation)
+    intake_id = link.routing_id(command.worker, command.incarnation, command.secret)
     sockets = []
-    for identity in (intake_id, intake_id + b".c"):
+    for identity in (intake_id, link.compute_id(intake_id)):
         one = context.socket(zmq.DEALER)
         one.setsockopt(zmq.LINGER, _LINGER_MS)
         one.setsockopt(zmq.SNDHWM, 0)

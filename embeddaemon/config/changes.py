@@ -60,9 +60,9 @@ AT_RESTART: Mapping[str, str] = {
 """Fields of Settings that stay as they are until the daemon is started again, and why."""
 
 _LIMITS_STAY = "they were announced to the clients that are connected"
-_ACCESS_STAYS = "who may connect is decided where the daemon began to listen"
-CONNECTIONS = "connections"
-"""The one quota that is not asked for by requests."""
+_NETWORK_STAYS = "the daemon listens to the network with it since its start"
+NETWORK = ("tcp_endpoint", "key_file", "client_keys")
+"""Fields of AccessSettings that stay as they are. Who may talk is in force at once, and so are quotas."""
 
 WITHOUT_NEW_WORKERS = frozenset({"estimate", "keep_alive_seconds", "pinned", "preload"})
 """Fields of ModelSpec that say how a model is kept. All others are in what its processes have loaded."""
@@ -111,14 +111,12 @@ def compare(old: Settings, new: Settings) -> Changes:
     """What is to be done so that ``new`` is in force."""
     kept = [Kept(_key(name), reason) for name, reason in AT_RESTART.items() if _differs(old, new, name)]
     kept += [Kept(key, _LIMITS_STAY) for key in _changed("limits", LIMITS, old.limits, new.limits)]
-    kept += [Kept(key, _ACCESS_STAYS) for key in _changed("access", ACCESS, old.access, new.access)]
-    if _differs(old.per_user, new.per_user, CONNECTIONS):
-        kept.append(Kept(f"per_user.{CONNECTIONS}", _ACCESS_STAYS))
+    network = {key: option for key, option in ACCESS.items() if option.field in NETWORK}
+    kept += [Kept(key, _NETWORK_STAYS) for key in _changed("access", network, old.access, new.access)]
     settings = replace(
         new,
         limits=old.limits,
-        access=old.access,
-        per_user=replace(new.per_user, connections=old.per_user.connections),
+        access=replace(new.access, **{name: getattr(old.access, name) for name in NETWORK}),
         **{name: getattr(old, name) for name in AT_RESTART},
     )
     before = {spec.name: spec for spec in old.models}
@@ -132,6 +130,7 @@ def compare(old: Settings, new: Settings) -> Changes:
         ),
         at_once=(
             *(_key(name) for name in sorted(AT_ONCE) if _differs(old, settings, name)),
+            *_changed("access", ACCESS, old.access, settings.access),
             *_changed("per_user", PER_USER, old.per_user, settings.per_user),
         ),
         kept=tuple(kept),

@@ -56,6 +56,8 @@ class ForkWorker:
     order: Mapping[str, Any] | None = None
     cgroup: str | None = None
     """The folder of the memory cgroup that it has to enter, first thing."""
+    secret: str = ""
+    """Part of its routing ids: proof that it was us who started it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,7 @@ def _build(kind: object, fields: Fields) -> ToForker | FromForker:
                 heartbeat_seconds=fields.number("heartbeat_seconds"),
                 order=fields.mapping_or_none("order"),
                 cgroup=fields.text_or_none("cgroup"),
+                secret=fields.text("secret"),
             )
         case "fork_fetcher":
             return ForkFetcher(child=fields.integer("child"), source=fields.text("source"))

@@ -1,9 +1,12 @@
 """Messages between the supervisor and its workers, over one private ipc ROUTER (the supervisor's) and DEALERs (theirs).
 
-A worker has two sockets: *intake* (routing id ``routing_id(worker, incarnation)``) receives ``Dispatch``, ``Cancel``,
+A worker has two sockets: *intake* (``routing_id(worker, incarnation, secret)``) receives ``Dispatch``, ``Cancel``,
 ``Convict``, ``Trim`` and ``Drain`` and sends ``Ready`` (or ``LoadFailed``), ``Heartbeat`` and the answers of requests
 that never reached the model; *compute* only sends ``Result`` and at the end ``Drained``. Every message carries worker
 and incarnation; the supervisor drops what comes from an older life.
+
+Who does not know the secret, which goes to a worker with its order and nowhere else, can neither take a worker's place
+at the ROUTER nor speak as one.
 
 Frames. ``Dispatch``: header, then for each item the client's own header and body, as they came. ``Result``: header,
 then the frames of the client's answer, ready to be sent on. The others: the header alone.
@@ -169,9 +172,14 @@ ToWorker = Dispatch | Drain | Cancel | Convict | Trim
 FromWorker = Ready | LoadFailed | Heartbeat | Result | Drained
 
 
-def routing_id(worker: int, incarnation: int) -> bytes:
-    """ZeroMQ routing id of a worker's intake socket."""
-    return f"w{worker}.{incarnation}".encode()
+def routing_id(worker: int, incarnation: int, secret: str = "") -> bytes:
+    """ZeroMQ routing id of a worker's intake socket; ``secret`` is that of its order."""
+    return f"w{worker}.{incarnation}.{secret}".encode()
+
+
+def compute_id(intake_id: bytes) -> bytes:
+    """That of its compute socket."""
+    return intake_id + b".c"
 
 
 def encode_to_worker(message: ToWorker) -> bytes:

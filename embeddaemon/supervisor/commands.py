@@ -11,6 +11,7 @@ from embeddaemon.models.order import LoadOrder
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.protocol import link
 from embeddaemon.protocol.messages import Answer, Vectors
+from embeddaemon.supervisor.connections.authorisation import Access
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,16 @@ class SetLog:
 
 
 @dataclass(frozen=True, slots=True)
+class LetIn:
+    """Who may talk to us from now on; connections of anybody else end."""
+
+    access: Access
+    """Without the group of the socket file."""
+    connections_of_user: int | None
+    """The most of one user; None: the default."""
+
+
+@dataclass(frozen=True, slots=True)
 class TakeSample:
     """Measure memory now."""
 
@@ -257,6 +268,7 @@ Command = (
     | LookAtFiles
     | ReadSettings
     | SetLog
+    | LetIn
     | TakeSample
     | Log
     | Exit

@@ -13,6 +13,7 @@ from embeddaemon.models.card import ModelCard
 from embeddaemon.protocol import control, link
 from embeddaemon.protocol.journal import Turn
 from embeddaemon.protocol.messages import Request
+from embeddaemon.supervisor.connections.authorisation import Access
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,8 @@ class SettingsRead:
     cards: Mapping[str, CardRead | CardFailed]
     """What the folders of models say that are new, or are to be loaded anew."""
     files: tuple[str, ...]
+    access: Access
+    """Who may talk to us, as numbers; without the group of the socket file."""
     asker: tuple[bytes, int] | None
     """The client that asked for it, and the id of its request."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
 import zmq
 
 from embeddaemon.governor.probes import Probe
-from embeddaemon.protocol import codec, link, wire
+from embeddaemon.protocol import codec, link
 from embeddaemon.protocol.messages import Document, Waiting
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.changes.configuration import Source, read_settings
@@ -18,6 +19,7 @@ from embeddaemon.supervisor.changes.file_looks import FileLooks
 from embeddaemon.supervisor.changes.folder_reads import FolderReads
 from embeddaemon.supervisor.connections.clients import Clients
 from embeddaemon.supervisor.connections.front import Undelivered
+from embeddaemon.supervisor.connections.worker_link import WorkerLink
 from embeddaemon.supervisor.events import ClientGone, Event, SampleTaken
 from embeddaemon.supervisor.memory import footprint_file
 from embeddaemon.supervisor.processes.process import Processes
@@ -38,7 +40,7 @@ class Executor:
     def __init__(
         self,
         clients: Clients,
-        workers: zmq.Socket[bytes],
+        workers: WorkerLink,
         processes: Processes,
         probe: Probe,
         looks: FileLooks,
@@ -67,10 +69,7 @@ class Executor:
             case do.Recall():
                 return self._answer([command.client, codec.encode_answer(command.answer), *command.frames])
             case do.SendDispatch():
-                routing = link.routing_id(command.worker, command.dispatch.incarnation)
-                self._send(
-                    self._workers, [routing, link.encode_to_worker(command.dispatch), *command.payload], "dispatch"
-                )
+                self._tell(command.worker, command.dispatch, "dispatch", command.payload)
             case do.Reply():
                 frames: list[Any] = [command.client, codec.encode_answer(command.answer)]
                 if isinstance(command.answer, Document):
@@ -79,30 +78,18 @@ class Executor:
             case do.SendWaiting():
                 return self._answer([command.client, codec.encode_answer(Waiting(command.requests, command.why))])
             case do.SendCancel():
-                routing = link.routing_id(command.worker, command.incarnation)
-                self._send(
-                    self._workers,
-                    [routing, link.encode_to_worker(link.Cancel(command.incarnation, command.serials))],
-                    "cancel",
-                )
+                self._tell(command.worker, link.Cancel(command.incarnation, command.serials), "cancel")
             case do.SendConvict():
-                routing = link.routing_id(command.worker, command.incarnation)
-                self._send(
-                    self._workers,
-                    [routing, link.encode_to_worker(link.Convict(command.incarnation, command.texts))],
-                    "convict",
-                )
+                self._tell(command.worker, link.Convict(command.incarnation, command.texts), "convict")
             case do.SendCanary():
-                routing = link.routing_id(command.worker, command.incarnation)
-                self._send(self._workers, [routing, *canary_frames(command.incarnation, command.model)], "canary")
+                canary = canary_frames(command.incarnation, command.model)
+                self._send(command.worker, command.incarnation, canary, "canary")
             case do.DumpStacks():
                 self._processes.dump_stacks(command.child)
             case do.SendDrain():
-                routing = link.routing_id(command.worker, command.incarnation)
-                self._send(self._workers, [routing, link.encode_to_worker(link.Drain(command.incarnation))], "drain")
+                self._tell(command.worker, link.Drain(command.incarnation), "drain")
             case do.SendTrim():
-                routing = link.routing_id(command.worker, command.incarnation)
-                self._send(self._workers, [routing, link.encode_to_worker(link.Trim(command.incarnation))], "trim")
+                self._tell(command.worker, link.Trim(command.incarnation), "trim")
             case do.LimitMemory():
                 self._processes.limit_memory(command)
             case do.KeepFootprints():
@@ -128,6 +115,8 @@ class Executor:
                 return self._looks.start(command)
             case do.ReadSettings():
                 return read_settings(self._source, command, self._reads.read)
+            case do.LetIn():
+                self._clients.let_in(command.access, command.connections_of_user)
             case do.SetLog():
                 logs.setup(command.format, command.level)
             case do.TakeSample():
@@ -142,25 +131,28 @@ class Executor:
         """To a client: its routing id, then what it gets."""
         undelivered = self._clients.send(frames[0], frames[1:])
         if undelivered is not None:
-            self._note_undelivered(frames[0], "answer", undelivered.value)
+            self._note_undelivered(frames[0].hex(), "answer", undelivered.value)
         return ClientGone(frames[0]) if undelivered is Undelivered.GONE else None
 
-    def _send(self, router: zmq.Socket[bytes], frames: list[Any], what: str) -> None:
-        """Never waits: a peer that is gone or does not read loses its message, and the log says so once a second."""
-        try:
-            wire.send(router, frames)
-        except zmq.ZMQError as error:
-            # EHOSTUNREACH: the peer left. EAGAIN: it does not read. A dead worker's requests come back when it is
-            # reaped.
-            self._note_undelivered(frames[0], what, str(error))
+    def _tell(self, worker: int, message: link.ToWorker, what: str, payload: Sequence[Any] = ()) -> None:
+        self._send(worker, message.incarnation, [link.encode_to_worker(message), *payload], what)
 
-    def _note_undelivered(self, peer: bytes, what: str, reason: str) -> None:
+    def _send(self, worker: int, incarnation: int, frames: Sequence[Any], what: str) -> None:
+        """Never waits: a worker that is gone or does not read loses its message, and the log says so once a second."""
+        try:
+            self._workers.send(worker, incarnation, frames)
+        except zmq.ZMQError as error:
+            # EHOSTUNREACH: the worker left. EAGAIN: it does not read. A dead worker's requests come back when it is
+            # reaped.
+            self._note_undelivered(f"worker {worker}.{incarnation}", what, str(error))
+
+    def _note_undelivered(self, peer: str, what: str, reason: str) -> None:
         """A client that left thousands of requests behind is worth one line, not thousands."""
         self._undelivered += 1
         now = time.monotonic()
         if now - self._told_of_undelivered_at < UNDELIVERED_LOG_SECONDS:
             return
-        log.info(fields("not_delivered", what=what, peer=peer.hex(), reason=reason, count=self._undelivered))
+        log.info(fields("not_delivered", what=what, peer=peer, reason=reason, count=self._undelivered))
         self._undelivered, self._told_of_undelivered_at = 0, now
 
     def _sample(self) -> Event | None:

@@ -25,7 +25,6 @@ from embeddaemon.errors import ConfigError
 from embeddaemon.governor.budget import format_bytes
 from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.probes import Probe, probe_for_this_machine
-from embeddaemon.protocol import wire
 from embeddaemon.supervisor import commands as do
 from embeddaemon.supervisor.changes.configuration import Source
 from embeddaemon.supervisor.changes.file_looks import FileLooks
@@ -33,6 +32,7 @@ from embeddaemon.supervisor.changes.folder_reads import FolderReads
 from embeddaemon.supervisor.connections.clients import open_clients
 from embeddaemon.supervisor.connections.descriptors import open_standard_descriptors
 from embeddaemon.supervisor.connections.listener import Listener
+from embeddaemon.supervisor.connections.worker_link import WorkerLink
 from embeddaemon.supervisor.core import Supervisor
 from embeddaemon.supervisor.events import (
     CardFailed,
@@ -49,7 +49,7 @@ from embeddaemon.supervisor.memory.budgets import governor_for
 from embeddaemon.supervisor.memory.hard_limits import HardLimiter
 from embeddaemon.supervisor.memory.stalls import StallWatch
 from embeddaemon.supervisor.processes.process import FORK_SERVER_COMMAND, SPAWN_COMMAND, Processes
-from embeddaemon.supervisor.reading import client_event, worker_event
+from embeddaemon.supervisor.reading import client_event
 from embeddaemon.supervisor.surroundings.machine import this_machine
 from embeddaemon.supervisor.surroundings.notify import Notifier
 from embeddaemon.supervisor.surroundings.parent import ParentWatch, remove_place
@@ -123,7 +123,7 @@ class Daemon:
         self._listener = Listener(settings.endpoint, passed, is_open_to_others=bool(access.users or access.groups))
         self._clients = open_clients(self._listener, self._context, settings)
         self._core.learn_clients(self._clients.document)
-        self._workers = self._listener.open_link(self._context)
+        self._workers = WorkerLink(self._listener.open_link(self._context))
         self._next_look_at_files = time.monotonic() + LOOK_AT_FILES_SECONDS
         processes = Processes(
             self._listener.link_endpoint,
@@ -131,6 +131,7 @@ class Daemon:
             limiter,
             fork_server_command,
             spawn_command,
+            secret=self._workers.secret,
         )
         self._processes = processes
         state_folder = None if settings.state_folder is None else Path(settings.state_folder)
@@ -170,7 +171,7 @@ class Daemon:
         poller = zmq.Poller()
         polled: Mapping[int, int] = {}
         self._clients.register(poller)
-        poller.register(self._workers, zmq.POLLIN)
+        poller.register(self._workers.socket, zmq.POLLIN)
         poller.register(self._wakeup, zmq.POLLIN)
         self._stalls.register(poller)
         self._looks.register(poller)
@@ -181,7 +182,7 @@ class Daemon:
             polled = self._follow_controls(poller, polled)
             ready = dict(poller.poll(self._timeout_ms()))
             self._handle_timers()
-            if self._workers in ready:
+            if self._workers.socket in ready:
                 self._read_workers()
             self._read_clients(ready)
             self._read_controls(ready)
@@ -200,7 +201,7 @@ class Daemon:
         longest_seconds = 1.0 if self._parent is not None else LOOK_AT_FILES_SECONDS
         core_due = self._core.next_due()
         due = min(self._notifier.next_due(), self._clients.next_due(), math.inf if core_due is None else core_due)
-        return max(0, int(1000 * min(longest_seconds, due - time.monotonic())) + 1)
+        return int(1000 * max(0.0, min(longest_seconds, due - time.monotonic()))) + 1
 
     def _follow_controls(self, poller: zmq.Poller, polled: Mapping[int, int]) -> Mapping[int, int]:
         wanted = self._processes.descriptors
@@ -220,15 +221,8 @@ class Daemon:
             self._handle(TimePassed())
 
     def _read_workers(self) -> None:
-        for _ in range(MESSAGES_PER_TURN):
-            frames = wire.receive(self._workers)
-            if frames is None:
-                return
-            event = worker_event(frames)
-            if event is not None:
-                self._handle(event)
-            if not wire.is_readable(self._workers):
-                return
+        for said in self._workers.receive(MESSAGES_PER_TURN):
+            self._handle(said)
 
     def _read_clients(self, ready: Mapping[Any, int]) -> None:
         for happened in self._clients.turn(ready, MESSAGES_PER_TURN):
@@ -282,7 +276,7 @@ class Daemon:
         try:
             for left in self._clients.sweep():
                 self._handle(ClientGone(left.client))
-            for name in self._listener.keep_in_place(self._clients.listen, self._workers):
+            for name in self._listener.keep_in_place(self._clients.listen, self._workers.socket):
                 log.warning(fields("file_put_back", name=name, endpoint=self._settings.endpoint))
         except ConfigError as error:
             self._next_look_at_files = float("inf")
@@ -293,7 +287,7 @@ class Daemon:
         self._processes.close()
         self._stalls.close()
         self._looks.close()
-        self._workers.close(linger=0)
+        self._workers.close()
         self._clients.close()
         self._listener.close()
         if self._is_orphan:

@@ -1,13 +1,9 @@
-"""Messages that came, as events for the core: frames in, what they say out. I/O, for libzmq's frames and the log."""
+"""Messages of clients, as events for the core: frames in, what they say out. I/O, for what the door hands on."""
 
 from __future__ import annotations
 
-import logging
-
-import zmq
-
 from embeddaemon.errors import ProtocolError
-from embeddaemon.protocol import codec, link
+from embeddaemon.protocol import codec
 from embeddaemon.protocol.limits import MAX_HEADER_BYTES
 from embeddaemon.protocol.messages import Embed
 from embeddaemon.supervisor.connections.front import Arrived, Left
@@ -16,12 +12,8 @@ from embeddaemon.supervisor.events import (
     ClientGone,
     RequestMalformed,
     RequestReceived,
-    WorkerSaid,
 )
 from embeddaemon.supervisor.requests.cache import MAX_CACHED_BODY_BYTES, digest
-from embeddaemon.telemetry.logs import fields
-
-log = logging.getLogger(__name__)
 
 _REQUEST_FRAMES = 2
 """Header and body."""
@@ -46,12 +38,3 @@ def client_event(arrived: Arrived | Left, *, is_cached: bool) -> ClientEvent:
     is_kept = is_cached and isinstance(request, Embed) and message.body_bytes <= MAX_CACHED_BODY_BYTES
     kept_as = digest(body) if is_kept else None
     return RequestReceived(client, request, header, body, message.body_bytes, user.is_admin, kept_as, user=user.name)
-
-
-def worker_event(frames: list[zmq.Frame]) -> WorkerSaid | None:
-    """From a worker; None, and a line in the log, for what is no message."""
-    try:
-        return WorkerSaid(link.decode_from_worker(frames[1].buffer), frames[2:])
-    except (ProtocolError, IndexError) as error:
-        log.warning(fields("bad_worker_message", error=str(error)))
-        return None

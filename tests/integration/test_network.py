@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -105,6 +106,30 @@ def test_key_that_is_not_allowed_is_refused_at_once_until_it_is(daemon: RunningD
         assert client.embed(["a text"]).shape == (1, 8)
 
 
+def test_connection_whose_key_was_taken_away_ends_at_the_next_reload(socket_folder: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    file = tmp_path / "embeddaemon.toml"
+    access = [f'{key} = "{value}"' for key, value in place.access.items()]
+    file.write_text("\n".join(["[access]", *access, "[models.one]", f'source = "path:{stub_folder(tmp_path / "m")}"']))
+    other = new_key(place.folder / "other.key")
+    keys.write_public(place.folder / "clients" / "other.pub", other.public)
+    with (
+        running_daemon(socket_folder, config_file=str(file)) as daemon,
+        daemon.client() as local,
+        place.client() as client,
+        place.client(key_file="other.key") as stays,
+    ):
+        client.embed(["a text"])
+        stays.embed(["a text"])
+        (place.folder / "clients" / "laptop.pub").unlink()
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: local.status()["clients"]["network"]["connections"] == 1, describe=daemon.output)
+        with pytest.raises(Forbidden, match="keys allow"):
+            client.embed(["a text"])
+        stays.embed(["a text"])
+        assert local.status()["clients"]["network"]["counts"]["accepted"] == 2, "the other one had to come again"
+
+
 def test_wrong_key_of_the_daemon_is_told_in_bounded_time(daemon: RunningDaemon, place: Place) -> None:
     with place.client(server_key=place.mine.public) as client, pytest.raises(Forbidden, match="server_key"):
         client.embed(["a text"])
@@ -142,7 +167,11 @@ def test_client_goes_on_when_its_daemon_was_started_again(socket_folder: Path, t
 
 @pytest.mark.parametrize(
     ("given", "word"),
-    [({}, "server_key"), ({"server_key": "x" * 40}, "key_file"), ({"server_key": "short", "key_file": "k"}, "40")],
+    [
+        ({}, "embeddaemon keys show"),
+        ({"server_key": "x" * 40}, "embeddaemon keys new"),
+        ({"server_key": "short", "key_file": "k"}, "40"),
+    ],
 )
 def test_client_without_keys_is_told_which(given: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=word):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,15 +13,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from embeddaemon import Client, ConfigError, UnknownModel
+from embeddaemon import Busy, Client, ConfigError, UnknownModel
 from embeddaemon.cli.app import cli
 from embeddaemon.cli.console import Exit
+from embeddaemon.supervisor.connections import zmtp
 from tests.support.checkpoints import TinyBert
 from tests.support.daemon import RunningDaemon, running_daemon, stub_folder
 from tests.support.embedding import embedder_of
+from tests.support.raw_peer import RawPeer, as_user, frame
 from tests.support.waiting import seconds, wait_until
 
 TEXT = "the red planet"
+GUEST = 61_236
 
 
 def model(name: str, folder: Path, **keys: object) -> str:
@@ -187,6 +191,76 @@ def test_command_says_what_changed_and_what_has_to_wait(socket_folder: Path, tmp
         with Client(endpoint, timeout=seconds(20)) as client:
             assert [each.name for each in client.models()] == ["one", "two"]
             assert list(client.status()["config"]["restart_needed"]) == ["daemon.cache_size"]
+
+
+@contextmanager
+def being(uid: int) -> Iterator[None]:
+    """What connects meanwhile is another user's, to the kernel."""
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_who_may_talk_is_in_force_at_once_and_who_is_taken_off_the_list_is_sent_away(
+    socket_folder: Path, tmp_path: Path
+) -> None:
+    socket_folder.chmod(0o755)
+    one, guests = model("one", stub_folder(tmp_path / "one")), f'[access]\nusers = ["{GUEST}"]'
+    with configured(socket_folder, tmp_path, one) as daemon:
+        endpoint = daemon.running.endpoint
+
+        def embed() -> bytes:
+            with Client(endpoint, timeout=seconds(20)) as client:
+                return str(client.embed("a text").shape).encode()
+
+        with as_user(GUEST, (GUEST,), embed) as outcome:
+            assert outcome.startswith(b"DaemonUnreachable"), outcome  # the file's permissions keep him out
+        daemon.hang_up(guests, one)
+        with as_user(GUEST, (GUEST,), embed) as outcome:
+            assert outcome == b"(8,)"
+        with being(GUEST):
+            peer = RawPeer(socket_folder / "s")
+        with peer:
+            request = frame(b"\x83\xa1v\x01\xa2id\x07\xa2op\xa6models", more=True) + frame(b"")
+            peer.socket.sendall(request)
+            wait_until(lambda: f"uid:{GUEST}" in daemon.running.status()["clients"]["of_users"])
+            daemon.hang_up(one)
+            assert peer.read_until_closed().startswith(zmtp.WELCOME)
+        assert (socket_folder / "s").stat().st_mode & 0o777 == 0o660
+        (socket_folder / "s").chmod(0o666)  # reached, and refused by who he is
+        with as_user(GUEST, (GUEST,), embed) as outcome:
+            assert outcome.startswith(b"Forbidden"), outcome
+        assert "no_longer_allowed" in daemon.running.output()
+
+
+def test_quotas_are_in_force_at_once_and_a_name_that_nobody_has_changes_nothing(
+    socket_folder: Path, tmp_path: Path
+) -> None:
+    one = model("one", stub_folder(tmp_path / "one"))
+    with configured(socket_folder, tmp_path, one) as daemon, daemon.running.client() as client:
+        daemon.hang_up("[access]", 'tcp_endpoint = "tcp://127.0.0.1:1"', "[per_user]", "requests = 1", one)
+        client.ask(["stall 0.3"])
+        assert client.embed_error(["one more"]).code == "busy"
+        client.receive()
+        assert list(client.status()["config"]["restart_needed"]) == ["access.tcp_endpoint"]
+        daemon.write("[per_user]", "connections = 1", one)
+        with Client(daemon.running.endpoint, timeout=seconds(20)) as other:
+            other.reload()
+            other.embed("who is there stays")
+        with Client(daemon.running.endpoint, timeout=0.5) as another, pytest.raises(Busy, match="connections"):
+            another.embed("one too many")
+        daemon.write("[access]", 'users = ["nobody-of-this-name"]', one)
+        daemon.running.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: client.status()["config"]["error"] is not None, 10, describe=daemon.running.output)
+        assert "no user 'nobody-of-this-name'" in client.status()["config"]["error"]["message"]
 
 
 def test_forced_load_replaces_the_workers_while_they_are_asked(socket_folder: Path, tmp_path: Path) -> None:

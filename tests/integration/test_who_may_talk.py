@@ -12,8 +12,13 @@ from typing import Any
 
 import psutil
 import pytest
+import zmq
+from click.testing import CliRunner
 
 from embeddaemon import Client
+from embeddaemon.cli.app import cli
+from embeddaemon.errors import UnsafeModel
+from embeddaemon.protocol import link
 from embeddaemon.protocol.messages import ErrorAnswer, Vectors
 from embeddaemon.supervisor.connections import zmtp
 from tests.support.daemon import RunningDaemon, running_daemon, stub_folder
@@ -52,7 +57,67 @@ def embed_code(endpoint: str) -> bytes:
 def test_stranger_is_told_at_once_that_he_is_forbidden_and_what_to_do(daemon: RunningDaemon) -> None:
     with as_user(STRANGER, (STRANGER,), lambda: embed_code(daemon.endpoint)) as outcome:
         assert outcome.startswith(b"Forbidden"), outcome
-        assert b"group" in outcome
+        assert b"`usermod -aG GROUP USER`" in outcome
+        assert b"users in [access]" in outcome
+
+
+@needs_root
+def test_stranger_is_told_the_same_on_the_command_line(daemon: RunningDaemon) -> None:
+    arguments = ["embed", "--endpoint", daemon.endpoint, "a text"]
+    assert CliRunner().invoke(cli, arguments).exit_code == 0  # and all is imported that a stranger may not read
+
+    def run() -> bytes:
+        done = CliRunner().invoke(cli, arguments)
+        return f"{done.exit_code} {done.output}".encode()
+
+    with as_user(STRANGER, (STRANGER,), run) as outcome:
+        assert int(outcome.split()[0]) != 0
+        assert b"`usermod -aG GROUP USER`" in outcome
+
+
+@needs_root
+def test_workers_socket_is_closed_to_every_other_user(daemon: RunningDaemon) -> None:
+    def connect() -> bytes:
+        with RawPeer(daemon.folder / "s.w"):
+            return b"connected"
+
+    with as_user(65_534, (GROUP,), connect) as outcome:
+        assert outcome.startswith(b"PermissionError"), outcome
+
+
+def test_process_of_our_own_user_at_the_workers_socket_takes_no_workers_place(
+    socket_folder: Path, tmp_path: Path
+) -> None:
+    with (
+        running_daemon(socket_folder, models=models(tmp_path / "m")) as daemon,
+        daemon.client() as client,
+        zmq.Context() as context,
+        ExitStack() as stack,
+    ):
+        early, late = (stack.enter_context(context.socket(zmq.DEALER)) for _ in range(2))
+        for stranger in (early, late):
+            stranger.linger = 0
+        first = link.routing_id(0, 1)
+        lies: list[link.FromWorker] = [
+            link.Drained(0, 1),
+            link.LoadFailed(0, 1, {"code": "corrupt_model", "message": "so they say"}),
+        ]
+        early.routing_id = first  # what it would be, were there no secret; the worker is not there yet
+        early.connect(f"{daemon.endpoint}.w")
+        for lie in lies:
+            early.send(link.encode_from_worker(lie))
+        early.send_multipart([b"garbage", bytes(1000)])
+        wait_until(lambda: "not_a_worker_of_ours" in daemon.output(), describe=daemon.output)
+        vector = client.embed(["a text"])
+        late.connect(f"{daemon.endpoint}.w")
+        for serial in range(20):
+            late.send(link.encode_from_worker(link.Result(0, 1, serial, "failed", 1, 1, 1, 1)))
+        asked = client.embed(["a text", "another"])
+        assert (asked[0] == vector[0]).all()
+        assert not early.poll(0), "what was meant for a worker"
+        (worker,) = client.status()["workers"]
+        assert (worker["worker"], worker["incarnation"], worker["state"]) == (0, 1, "ready")
+        assert "bad_worker_message" in daemon.output()
 
 
 @needs_root
@@ -222,6 +287,41 @@ def test_second_request_beyond_a_users_quota_is_busy_with_the_numbers(socket_fol
         assert all(isinstance(answer, Vectors) for answer in answers)
         (user,) = client.status()["users"]
         assert (user["requests"], user["refused"]) == (0, 1)
+
+
+def test_second_daemon_at_the_same_path_is_told_who_is_there_and_what_to_do(daemon: RunningDaemon) -> None:
+    inode = (daemon.folder / "s").stat().st_ino
+    before = len(daemon.output())
+    second = RunningDaemon(daemon.folder, {"models": [{"name": "stub", "source": "path:/nowhere"}]})
+    assert second.process.wait(seconds(10)) != 0
+    said = second.output()[before:]
+    assert f"already (process {daemon.process.pid}): stop it or choose another endpoint" in said
+    assert (daemon.folder / "s").stat().st_ino == inode
+    with daemon.client() as client:
+        assert client.embed(["still served"]).shape == (1, 8)
+
+
+def test_model_folder_that_everybody_may_write_is_refused_with_what_to_do(socket_folder: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"models": models(tmp_path / "m")}
+    (tmp_path / "m").chmod(0o777)
+    with running_daemon(socket_folder, **settings) as running:
+        with Client(running.endpoint, timeout=seconds(5)) as client, pytest.raises(UnsafeModel) as refused:
+            client.embed("a text")
+        assert f"chmod o-w {tmp_path / 'm'}" in refused.value.message
+        done = CliRunner().invoke(cli, ["embed", "--endpoint", running.endpoint, "a text"])
+        assert done.exit_code != 0
+        assert f"chmod o-w {tmp_path / 'm'}" in done.output
+        assert f"chmod o-w {tmp_path / 'm'}" in running.output()
+
+
+def test_folder_above_the_sockets_that_others_may_write_is_refused_with_what_to_do(
+    socket_folder: Path, tmp_path: Path
+) -> None:
+    (socket_folder / "own").mkdir(0o750)
+    socket_folder.chmod(0o777)
+    refused = RunningDaemon(socket_folder / "own", {"models": models(tmp_path / "m")})
+    assert refused.process.wait(seconds(10)) != 0
+    assert f"chmod go-w {socket_folder}" in refused.output()
 
 
 @pytest.mark.parametrize("bit", [0o020, 0o002])

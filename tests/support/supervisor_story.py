@@ -26,6 +26,7 @@ from embeddaemon.protocol.messages import (
     Waiting,
 )
 from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.connections.authorisation import Access
 from embeddaemon.supervisor.core import Supervisor
 from embeddaemon.supervisor.events import (
     CardFailed,
@@ -187,7 +188,7 @@ class Story:
                 cards[each.name] = CardFailed(each.name, error)
             elif each.source.startswith("path:"):
                 cards[each.name] = card_read(each.name, marks=self.marks_of(each.name))
-        self.tell(SettingsRead(changes, cards, ("/etc/e.toml",), asker))
+        self.tell(SettingsRead(changes, cards, ("/etc/e.toml",), Access(owner=0), asker))
 
     def marks_of(self, name: str) -> str:
         return self.marks.get(name, FIRST_MARKS)

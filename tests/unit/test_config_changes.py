@@ -28,21 +28,27 @@ def test_what_waits_for_the_next_start_keeps_its_value_and_has_a_reason() -> Non
         endpoint="ipc:///run/other",
         cache_bytes=5,
         limits=Limits(max_texts=1),
-        access=AccessSettings(users=("eve",)),
+        access=AccessSettings(users=("eve",), key_file="/k"),
         per_user=Quotas(connections=1, requests=7),
         log_level="debug",
     )
     changes = compare(OLD, new)
-    assert changes.settings == replace(OLD, per_user=Quotas(requests=7), log_level="debug")
+    assert changes.settings == replace(
+        OLD, access=AccessSettings(users=("eve",)), per_user=Quotas(connections=1, requests=7), log_level="debug"
+    )
     assert {kept.key for kept in changes.kept} == {
         "daemon.endpoint",
         "daemon.cache_size",
         "limits.max_texts",
-        "access.users",
-        "per_user.connections",
+        "access.key_file",
     }
     assert all(kept.reason for kept in changes.kept)
-    assert set(changes.at_once) == {"daemon.log_level", "per_user.requests"}
+    assert set(changes.at_once) == {
+        "daemon.log_level",
+        "access.users",
+        "per_user.connections",
+        "per_user.requests",
+    }
 
 
 def test_models_are_added_removed_and_changed() -> None:

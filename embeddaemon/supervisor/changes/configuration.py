@@ -13,6 +13,7 @@ from embeddaemon.config.loading import Loaded
 from embeddaemon.errors import ConfigError, EmbedDaemonError, InvalidInput
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.supervisor.commands import ReadCard, ReadSettings
+from embeddaemon.supervisor.connections.peers import access_of
 from embeddaemon.supervisor.events import CardFailed, CardRead, SettingsRead, SettingsWrong
 
 FolderReader = Callable[[ReadCard], CardRead | CardFailed]
@@ -35,12 +36,13 @@ def read_settings(source: Source, command: ReadSettings, read_folder: FolderRead
             raise InvalidInput("this daemon was not told where its settings came from: it cannot read them again")
         loaded = source.load()
         changes = compare(command.settings, loaded.settings)
+        access = access_of(changes.settings.access, None)
     except EmbedDaemonError as error:
         return SettingsWrong(error, command.asker)
     except OSError as error:
         return SettingsWrong(ConfigError(f"the configuration cannot be read: {error}"), command.asker)
     cards = {spec.name: read_folder(ReadCard(spec, None)) for spec in changes.to_be_read if not _is_of_hub(spec)}
-    return SettingsRead(changes, cards, tuple(str(path) for path in loaded.files), command.asker)
+    return SettingsRead(changes, cards, tuple(str(path) for path in loaded.files), access, command.asker)
 
 
 def _is_of_hub(spec: ModelSpec) -> bool:

@@ -15,7 +15,7 @@ from embeddaemon.models.card import ModelCard
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.protocol.messages import Document
 from embeddaemon.supervisor.changes.replacement import give_up_successor, keep_to, learn, replace_workers
-from embeddaemon.supervisor.commands import ReadSettings, Reply, SetLog
+from embeddaemon.supervisor.commands import LetIn, ReadSettings, Reply, SetLog
 from embeddaemon.supervisor.events import CardFailed, CardRead, SettingsRead, SettingsWrong
 from embeddaemon.supervisor.memory.learning import check_estimate
 from embeddaemon.supervisor.model_state import ModelState
@@ -58,6 +58,7 @@ def settings_read(state: State, event: SettingsRead, now: float) -> None:
     ):
         state.commands.append(SetLog(changes.settings.log_format.value, changes.settings.log_level))
     state.settings = changes.settings
+    state.commands.append(LetIn(event.access, changes.settings.per_user.connections))
     replaced = [*_add_all(state, changes.added, event.cards, now)]
     for name in changes.removed:
         remove(state, state.models[name], now)

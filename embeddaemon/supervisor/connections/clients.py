@@ -6,12 +6,15 @@ import logging
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import zmq
 
 from embeddaemon.config.settings import Settings
+from embeddaemon.errors import ConfigError
+from embeddaemon.supervisor.connections.authorisation import Access
 from embeddaemon.supervisor.connections.descriptors import ENOUGH_FOR_NETWORK, raise_limit, shares
 from embeddaemon.supervisor.connections.front import Arrived, Front, Left, Undelivered
 from embeddaemon.supervisor.connections.listener import Listener
@@ -50,8 +53,7 @@ def _open(
     most = shares(limit, has_network=tcp_endpoint is not None)
     if tcp_endpoint is not None and limit < ENOUGH_FOR_NETWORK:
         log.warning(fields("few_descriptors", endpoint=tcp_endpoint, limit=limit, enough=ENOUGH_FOR_NETWORK))
-    if (reason := listener.why_others_stay_out()) is not None:
-        log.warning(fields("others_stay_out", endpoint=listener.endpoint, why=reason))
+    _tell_of_others(listener)
     max_body_bytes = settings.limits.max_body_bytes
     receiving = Room(
         connections=most.local,
@@ -70,13 +72,19 @@ def _open(
     network = open_network(context, settings.access, settings.limits, state_folder, most.network)
     front = Front(access, receiving, sending, max_body_bytes, time.monotonic)
     front.listen(listening)
-    return Clients(front, receiving, network)
+    return Clients(listener, front, receiving, network)
+
+
+def _tell_of_others(listener: Listener) -> None:
+    if (reason := listener.why_others_stay_out()) is not None:
+        log.warning(fields("others_stay_out", endpoint=listener.endpoint, why=reason))
 
 
 class Clients:
     """Takes what they ask, and sends what they get."""
 
-    def __init__(self, front: Front, room: Room, network: Network | None) -> None:
+    def __init__(self, listener: Listener, front: Front, room: Room, network: Network | None) -> None:
+        self._listener = listener
         self._front = front
         self._room = room
         self._network = network
@@ -99,6 +107,19 @@ class Clients:
             yield from self._front.turn(most)
         if self._network is not None:
             yield from self._network.turn(ready, most)
+
+    def let_in(self, access: Access, connections_of_user: int | None) -> None:
+        """These from now on, and whoever is in the group of the socket; nobody else stays."""
+        self._listener.open_to_others(is_wanted=bool(access.users or access.groups))
+        _tell_of_others(self._listener)
+        self._room.allow(connections_of_user)
+        group = self._listener.group
+        self._front.let_in(access if group is None else replace(access, groups=access.groups | {group}))
+        if self._network is not None:
+            try:
+                self._network.keep_allowed()
+            except ConfigError as error:
+                log.warning(fields("keys_not_read", error=error.message))
 
     def sweep(self) -> Iterator[Left]:
         """Look after what no event tells; now and then."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from embeddaemon.supervisor.connections import zmtp
-from embeddaemon.supervisor.connections.authorisation import User
+from embeddaemon.supervisor.connections.authorisation import Peer, User
 
 _RECEIVE_BYTES = 65_536
 _LARGE_RECEIVE_BYTES = 1 << 20
@@ -26,6 +26,7 @@ class Connection:
 
     name: bytes
     socket: socket.socket
+    peer: Peer
     user: User
     inbound: zmtp.Inbound
     since: float

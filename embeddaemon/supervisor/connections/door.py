@@ -9,6 +9,7 @@ import selectors
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from embeddaemon.supervisor.connections import zmtp
 from embeddaemon.supervisor.connections.authorisation import Access, Peer, User
@@ -42,6 +43,15 @@ class Notes:
             log.warning(fields(what, count=self.counts[what], **facts))
 
 
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who may come in, and as whom."""
+
+    socket: socket.socket
+    peer: Peer
+    user: User
+
+
 class Door:
     """The listening socket. The selector gives it back with None as its data."""
 
@@ -53,7 +63,8 @@ class Door:
         notes: Notes,
         clock: Callable[[], float],
     ) -> None:
-        self._access = access
+        self.access = access
+        """Who may come in; it may change."""
         self._room = room
         self._selector = selector
         self._notes = notes
@@ -84,8 +95,8 @@ class Door:
             self.open_again_at = float("inf")
             self._selector.register(self._listening, selectors.EVENT_READ)
 
-    def accept(self) -> Iterator[tuple[socket.socket, User]]:
-        """Those who may come in, and as whom."""
+    def accept(self) -> Iterator[Visitor]:
+        """Those who may come in."""
         for _ in range(_ACCEPTS_PER_TURN):
             if self._listening is None:
                 return
@@ -98,8 +109,8 @@ class Door:
                     self._pause(error)
                     return
                 continue  # that peer has left already
-            if (user := self._welcome(accepted)) is not None:
-                yield accepted, user
+            if (visitor := self._welcome(accepted)) is not None:
+                yield visitor
 
     def _pause(self, error: OSError) -> None:
         """Nobody can be let in, nor refused; they wait in the kernel's queue."""
@@ -108,20 +119,20 @@ class Door:
         self._selector.unregister(self._listening)
         self.open_again_at = self._clock() + _PAUSE_SECONDS
 
-    def _welcome(self, accepted: socket.socket) -> User | None:
+    def _welcome(self, accepted: socket.socket) -> Visitor | None:
         accepted.setblocking(False)  # noqa: FBT003 - the standard library's signature
         try:
             peer = peer_of(accepted)
         except OSError:
             peer = Peer(-1, frozenset())
-        user = self._access.user_of(peer)
+        user = self.access.user_of(peer)
         if user is None:
             self._refuse(accepted, "400", "refused_user", f"uid:{peer.uid}")
             return None
         if not self._room.has_place(user.name, is_admin=user.is_admin):
             self._refuse(accepted, "300", "refused_connection", user.name)
             return None
-        return user
+        return Visitor(accepted, peer, user)
 
     def _refuse(self, accepted: socket.socket, status: str, why: str, user: str) -> None:
         """The peer reads why before it sees that we have closed."""

@@ -20,7 +20,7 @@ from typing import Any
 from embeddaemon.supervisor.connections import zmtp
 from embeddaemon.supervisor.connections.authorisation import Access, User
 from embeddaemon.supervisor.connections.connection import Connection
-from embeddaemon.supervisor.connections.door import Door, Notes
+from embeddaemon.supervisor.connections.door import Door, Notes, Visitor
 from embeddaemon.supervisor.connections.quotas import Room
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,8 @@ class Front:
         self._blocked: dict[Connection, None] = {}
         self._is_room_free = False
         """Somebody's room to receive in has become free, and those who wait for some were not asked yet."""
+        self._dismissed: deque[Left] = deque()
+        """Closed by ``let_in``, and not told yet."""
         self._serial = 0
 
     def __len__(self) -> int:
@@ -98,11 +100,14 @@ class Front:
     def next_due(self) -> float:
         """When ``turn`` is to be called although nothing has happened."""
         greeting = self._greeting[0].since + HANDSHAKE_SECONDS if self._greeting else float("inf")
-        return float("-inf") if self._is_room_free and self._blocked else min(greeting, self._door.open_again_at)
+        is_due = self._dismissed or (self._is_room_free and self._blocked)
+        return float("-inf") if is_due else min(greeting, self._door.open_again_at)
 
     def turn(self, most: int) -> Iterator[Arrived | Left]:
         """What has happened, about ``most`` messages of it; what is left over makes us readable again."""
         self._do_due(self._clock())
+        while self._dismissed:
+            yield self._dismissed.popleft()
         if not self._ready:
             self._ready += [(key.data, mask) for key, mask in self._selector.select(0)]
         seen = 0
@@ -110,8 +115,8 @@ class Front:
             connection, mask = self._ready.popleft()
             seen += 1
             if connection is None:
-                for accepted, user in self._door.accept():
-                    self._let_in(accepted, user)
+                for visitor in self._door.accept():
+                    self._enter(visitor)
                 continue
             for happened in self._serve(connection, mask):
                 seen += 1
@@ -135,7 +140,17 @@ class Front:
             self._drop(connection, "message_stalled")
         return [Left(each.name) for each in stalled if each.has_asked]
 
-    def _let_in(self, accepted: socket.socket, user: User) -> None:
+    def let_in(self, access: Access) -> None:
+        """These from now on; who is connected and not among them is closed, and learns why when he comes again."""
+        self._door.access = access
+        for connection in list(self._connections.values()):
+            if access.user_of(connection.peer) is None:
+                self._drop(connection, "no_longer_allowed")
+                if connection.has_asked:
+                    self._dismissed.append(Left(connection.name))
+
+    def _enter(self, visitor: Visitor) -> None:
+        accepted, user = visitor.socket, visitor.user
         self._serial += 1
         name, now = self._serial.to_bytes(8, "big"), self._clock()
         inbound = zmtp.Inbound(
@@ -143,7 +158,7 @@ class Front:
             lambda size: self._receiving.hold(user.name, size),
             lambda size: self._release(user, size),
         )
-        connection = Connection(name, accepted, user, inbound, now, now)
+        connection = Connection(name, accepted, visitor.peer, user, inbound, now, now)
         try:
             accepted.send(zmtp.WELCOME)
             self._selector.register(accepted, selectors.EVENT_READ, connection)

@@ -19,6 +19,7 @@ import zmq
 
 from embeddaemon.errors import ConfigError
 from embeddaemon.protocol.endpoints import MAX_SOCKET_PATH_BYTES, socket_path
+from embeddaemon.supervisor.connections.folder import prepare_folder
 
 _BACKLOG = 512
 _LINK_SUFFIX = ".w"
@@ -38,7 +39,7 @@ class Listener:
         self.endpoint = endpoint
         self._is_open_to_others = is_open_to_others
         self._passed = passed
-        self._is_file_ours = False
+        self._is_file_ours = self._is_folder_ours = False
         self._path = socket_path(endpoint)
         self._lock_path = self._path.with_name(self._path.name + ".lock")
         self._lock: int | None = None
@@ -53,12 +54,20 @@ class Listener:
         return self._bind_clients()
 
     def _prepare_folder(self) -> None:
-        prepare_folder(self._path.parent, 0o751 if self._is_open_to_others else 0o750)
+        self._is_folder_ours |= prepare_folder(self._path.parent, self._folder_mode)
+
+    @property
+    def _folder_mode(self) -> int:
+        return 0o751 if self._is_open_to_others else 0o750
+
+    @property
+    def _file_mode(self) -> int:
+        return 0o666 if self._is_open_to_others else 0o660
 
     def _bind_clients(self) -> socket.socket:
         # What was passed is used once; should its file go, the one that takes its place is our own.
         passed, self._passed = self._passed, None
-        listening = _bind(self._path, 0o666 if self._is_open_to_others else 0o660) if passed is None else passed
+        listening = _bind(self._path, self._file_mode) if passed is None else passed
         self._is_file_ours = passed is None
         self._inode = _inode_of(self._path)
         return listening
@@ -71,9 +80,18 @@ class Listener:
         except OSError:
             return None
 
+    def open_to_others(self, *, is_wanted: bool) -> None:
+        """As in ``__init__``, from now on. What the service manager or somebody else made stays as it is."""
+        self._is_open_to_others = is_wanted
+        with contextlib.suppress(FileNotFoundError):
+            if self._is_folder_ours:
+                self._path.parent.chmod(self._folder_mode)
+            if self._is_file_ours and _inode_of(self._path) == self._inode:
+                self._path.chmod(self._file_mode)
+
     def why_others_stay_out(self) -> str | None:
         """What keeps users outside the group from the socket although they are to reach it; None: nothing of ours."""
-        if self._is_open_to_others:
+        if self._is_open_to_others and self._path.exists():
             if not self._path.parent.stat().st_mode & stat.S_IXOTH:
                 return f"nobody but its group gets into {self._path.parent}: chmod o+x {self._path.parent}"
             if not self._path.stat().st_mode & stat.S_IWOTH:
@@ -164,30 +182,6 @@ def _check_length(path: Path) -> None:
         raise ConfigError(
             f"the socket's path {path} has {size} bytes, a daemon's may have {limit}: choose a shorter one"
         )
-
-
-def prepare_folder(folder: Path, mode: int) -> None:
-    """Make the folder, or see that the one that is there is a folder that only we and root can write.
-
-    Raises ConfigError, with what to do: whoever can write to it can put another socket in the place of ours.
-    """
-    try:
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            folder.chmod(mode)
-        status = folder.lstat()
-    except OSError as error:
-        raise ConfigError(f"the socket's folder {folder} cannot be made: {error}") from error
-    if not stat.S_ISDIR(status.st_mode):
-        raise ConfigError(f"the socket's folder {folder} is not a folder of its own (a link, or a file)")
-    if status.st_uid not in (os.geteuid(), 0):
-        raise ConfigError(f"the socket's folder {folder} belongs to user {status.st_uid}, who could replace the socket")
-    for bit, who, what in ((stat.S_IWOTH, "everybody", "o-w"), (stat.S_IWGRP, f"group {status.st_gid}", "g-w")):
-        if status.st_mode & bit:
-            raise ConfigError(
-                f"{who} can write to the socket's folder {folder} and could replace the socket: give the socket a "
-                f"folder of its own, or take the permission away (chmod {what} {folder})"
-            )
 
 
 def _lock(path: Path, endpoint: str) -> int:

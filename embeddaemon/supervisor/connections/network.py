@@ -148,7 +148,7 @@ class Network:
             message = Message(header.bytes, body, *sizes, len(frames) - 1)
             yield Arrived(_MARK + client, user_of_key(name), message)
 
-    def let_in_again(self) -> None:
+    def keep_allowed(self) -> None:
         """End the connections whose key is not allowed any more. Raises ConfigError when a file of one is wrong."""
         self._accepted.keep_only(frozenset(keys.allowed(self._folder)))
 

@@ -147,6 +147,10 @@ class Room:
         default = self.most if is_admin else max(1, self.most // CONNECTIONS_SHARE)
         return self.connections[user] < _or(self._configured_of_user, default)
 
+    def allow(self, connections_of_user: int | None) -> None:
+        """As in ``__init__``, from now on: who has more keeps them, and gets no further one."""
+        self._configured_of_user = connections_of_user
+
     def came(self, user: str) -> None:
         self.connections[user] += 1
 

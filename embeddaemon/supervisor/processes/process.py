@@ -48,9 +48,13 @@ class Processes:
         limiter: HardLimiter,
         fork_server_command: Sequence[str] = FORK_SERVER_COMMAND,
         spawn_command: Sequence[str] = SPAWN_COMMAND,
+        *,
+        secret: str = "",
     ) -> None:
+        """``secret`` is what workers are known by at ``link_endpoint``."""
         self._link_endpoint = link_endpoint
         self._environment = environment(socket_path(link_endpoint).parent)
+        self._secret = secret
         self._heartbeat_seconds = heartbeat_seconds
         self._limiter = limiter
         self._journals = Journals()
@@ -119,6 +123,7 @@ class Processes:
             heartbeat_seconds=self._heartbeat_seconds,
             order=None if command.order is None else command.order.as_map(),
             cgroup=self._limiter.prepare(command.child, command.threads),
+            secret=self._secret,
         )
         journal = self._journals.make(command.child)
         if command.spawn:

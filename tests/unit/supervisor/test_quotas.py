@@ -30,6 +30,17 @@ def test_nobody_is_let_in_but_who_is_allowed(peer: Peer, user: User | None) -> N
     assert Access(owner=7, users=frozenset({9}), groups=frozenset({70})).user_of(peer) == user
 
 
+def test_fewer_connections_of_a_user_keep_those_that_are_there_and_let_no_further_one_in() -> None:
+    room = Room(connections=8, connections_of_user=None, bytes_of_user=1, bytes_of_all=1)
+    room.came("uid:1")
+    assert room.has_place("uid:1", is_admin=False)
+    room.allow(1)
+    assert not room.has_place("uid:1", is_admin=False)
+    assert room.has_place("uid:2", is_admin=False)
+    room.allow(None)
+    assert room.has_place("uid:1", is_admin=False)
+
+
 def test_quotas_are_for_others_unless_they_are_configured() -> None:
     assert quota_of(Quotas(), is_admin=True) == NONE
     assert quota_of(Quotas(), is_admin=False).requests == 384
