@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from embeddaemon.cli import texts
+from embeddaemon.cli.acting import acting_as_owner_of
 from embeddaemon.cli.console import put, say
 from embeddaemon.cli.serve import DAEMON_MODULES
 from embeddaemon.config.flags import Flags
@@ -44,7 +45,8 @@ def calibrate_command(*, name: str, source: Path | None, config_file: Path | Non
     """Find the scales of int8 for the model NAME on texts like those that it will meet, and keep them.
 
     Needs no daemon, and the texts leave this process in no form but ranges of numbers. Run it as the user that runs the
-    daemon. A daemon that has the model in memory uses the new scales after `embeddaemon unload NAME`.
+    daemon, or as root for the system's service: then it computes and writes as the user of that service. A daemon that
+    has the model in memory uses the new scales after `embeddaemon unload NAME`.
     """
     settings = load(config_file=config_file, environment=os.environ, flags=Flags()).settings
     spec = _spec_of(name, settings)
@@ -68,7 +70,8 @@ def _calibrate(spec: ModelSpec, settings: Settings, source: Path | None, chosen:
 
     prose = own_prose() if source is None or chosen is None else prose_from(source.name, chosen)
     say(f"calibrating {spec.name} on {len(prose.calibrate)} texts, measuring on {len(prose.held_out)} others")
-    calibration = calibrate(_order_for(spec, settings), prose)
+    with acting_as_owner_of(Path(settings.state_folder or "/")):
+        calibration = calibrate(_order_for(spec, settings), prose)
     found = calibration.accuracy
     put(f"lowest cosine  {found.lowest:.4f}")
     put(f"mean cosine    {found.mean:.4f}")

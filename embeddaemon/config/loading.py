@@ -20,7 +20,7 @@ from embeddaemon.config.kinds import Wrong, did_you_mean
 from embeddaemon.config.model_source import check_name, parse_source
 from embeddaemon.config.options import ACCESS, DAEMON, LIMITS, MODEL, PER_USER, Option
 from embeddaemon.config.settings import AccessSettings, Quotas, Settings
-from embeddaemon.config.state_folder import state_folder
+from embeddaemon.config.state_folder import SYSTEM_STATE_FOLDER, state_folder
 from embeddaemon.errors import ConfigError
 from embeddaemon.models.spec import ModelSpec
 from embeddaemon.protocol.endpoints import user_socket
@@ -38,7 +38,7 @@ class Loaded:
     given: Mapping[Key, Given]
     """What somebody wrote, and where; what is missing is a default."""
     files: tuple[Path, ...]
-    """The files that were read, in order; later ones go before earlier ones."""
+    """The files that were read, absolute, in order; later ones go before earlier ones."""
     ignored: tuple[str, ...]
     """Variables that begin like ours and mean nothing to us."""
 
@@ -73,7 +73,7 @@ def load(
     given |= from_environment.values
     given |= flags.as_given(folder)
     settings = _settings(given, environment, os.getuid() if uid is None else uid)
-    return Loaded(settings, given, tuple(files), from_environment.ignored)
+    return Loaded(settings, given, tuple(folder / path for path in files), from_environment.ignored)
 
 
 def _read_files(
@@ -96,7 +96,7 @@ def _settings(given: Mapping[Key, Given], environment: Mapping[str, str], uid: i
     values = _checked(("daemon",), given, DAEMON)
     # The daemon makes its own socket. The system's, where there is one, belongs to somebody else.
     values.setdefault("endpoint", f"ipc://{user_socket(environment, uid)}")
-    folder = state_folder(environment, uid)
+    folder = state_folder(environment, uid, _owner_of(SYSTEM_STATE_FOLDER))
     values["state_folder"] = None if folder is None else str(folder)
     values["limits"] = _limits(given)
     values["access"] = AccessSettings(**_checked(("access",), given, ACCESS) | _key_paths(given))
@@ -106,6 +106,13 @@ def _settings(given: Mapping[Key, Given], environment: Mapping[str, str], uid: i
     settings = Settings(**values)
     _check_together(settings, given)
     return settings
+
+
+def _owner_of(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_uid
+    except OSError:
+        return None
 
 
 def _checked(prefix: Key, given: Mapping[Key, Given], options: Mapping[str, Option]) -> dict[str, Any]:

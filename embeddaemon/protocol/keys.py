@@ -81,21 +81,56 @@ def write_public(path: Path, public: str) -> None:
 
 
 def allowed(folder: Path) -> dict[str, str]:
-    """Public key to name, of all that may come. A file that cannot be used raises ConfigError."""
-    return {read_public(path): path.stem for path in sorted(folder.glob(f"*{PUBLIC_SUFFIX}"))}
+    """Public key to name, of all that may come; nobody where there is no folder.
+
+    Raises ConfigError for a folder that cannot be read, and for a file in it that cannot be used.
+    """
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - Path.glob takes a folder that it may not read for an empty one
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise _unreadable(f"folder of public keys {folder}", folder, error) from error
+    paths = [folder / name for name in names if name.endswith(PUBLIC_SUFFIX) and not name.startswith(".")]
+    return {read_public(path): path.stem for path in paths}
+
+
+def remove_public(folder: Path, name: str) -> Path:
+    """Deletes the file of the client that is called so, and returns where it was. Raises ConfigError."""
+    path = folder / f"{checked_name(name)}{PUBLIC_SUFFIX}"
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        raise ConfigError(f"no key of that name is allowed: there is no {path}") from None
+    except OSError as error:
+        raise ConfigError(f"key file {path} cannot be removed: {error.strerror or error}") from error
+    return path
 
 
 def _write(path: Path, text: str, mode: int) -> None:
+    """The whole file or none: it takes its name when it is on the disk, and never that of another."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-        with os.fdopen(descriptor, "w") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
+        try:
+            _write_part(part, text, mode)
+            os.link(part, path)
+        finally:
+            part.unlink(missing_ok=True)
     except FileExistsError:
         raise ConfigError(f"{path} is there already: remove it first, if nobody needs it any more") from None
     except OSError as error:
-        raise ConfigError(f"key file {path} cannot be written: {error}") from error
+        raise ConfigError(f"key file {path} cannot be written: {error.strerror or error}") from error
+
+
+def _write_part(part: Path, text: str, mode: int) -> None:
+    part.unlink(missing_ok=True)  # of a process of our number that was killed
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _read(path: Path, *, secret: bool) -> dict[str, object]:
@@ -104,7 +139,7 @@ def _read(path: Path, *, secret: bool) -> dict[str, object]:
             status = os.fstat(file.fileno())
             content = file.read(_MAX_FILE_BYTES) if stat.S_ISREG(status.st_mode) else b""
     except OSError as error:
-        raise ConfigError(f"key file {path} cannot be read: {error.strerror or error}") from error
+        raise _unreadable(f"key file {path}", path, error) from error
     others = stat.S_IMODE(status.st_mode) & (0o077 if secret else 0o022)
     if status.st_uid not in (os.geteuid(), 0):
         raise ConfigError(f"key file {path} belongs to user {status.st_uid}: it must be this user's or root's")
@@ -117,8 +152,18 @@ def _read(path: Path, *, secret: bool) -> dict[str, object]:
         raise ConfigError(f"key file {path} is none: {error}") from error
 
 
+def _unreadable(what: str, path: Path, error: OSError) -> ConfigError:
+    message = f"{what} cannot be read: {error.strerror or error}"
+    if isinstance(error, PermissionError):
+        uid = os.geteuid()
+        message += f". It must be open to user {uid}, which this process is: as root, `chown -R {uid} {path}`"
+    return ConfigError(message)
+
+
 def _key_in(values: dict[str, object], name: str, path: Path) -> str:
     key = values.get(name)
     if not isinstance(key, str) or not _Z85.fullmatch(key):
-        raise ConfigError(f"key file {path} has no {name} key: make one with `embeddaemon keys new`")
+        raise ConfigError(
+            f"key file {path} has no {name} key: remove it, and make one with `embeddaemon keys new {path}`"
+        )
     return key

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import signal
 import socket
 import time
@@ -16,6 +18,7 @@ import zmq
 from click.testing import CliRunner, Result
 
 from embeddaemon import Client
+from embeddaemon.cli.acting import acting_as_owner_of
 from embeddaemon.cli.app import cli
 from embeddaemon.client._actions import Patience
 from embeddaemon.errors import ConfigError, DaemonUnreachable, Forbidden
@@ -195,6 +198,7 @@ def test_daemon_does_not_start_on_tcp_without_keys(
     refused = RunningDaemon(socket_folder, {"models": models(tmp_path / "m"), "access": access})
     assert refused.process.wait(seconds(10)) != 0
     assert word in refused.output()
+    assert str(tmp_path / "nothing") in refused.output().partition(word)[2], "the command does not say where"
     assert not (socket_folder / "s").exists()
 
 
@@ -279,10 +283,79 @@ def test_keys_are_made_shown_and_allowed_on_the_command_line(tmp_path: Path, mon
     assert (tmp_path / "daemon.key").stat().st_mode & 0o777 == 0o600
     assert run("keys", "new").exit_code == 2  # one that is there is never lost
     theirs = run("keys", "new", str(tmp_path / "mine.key")).stdout.strip()
+    assert run("keys", "list").stderr == f"nobody is allowed in {tmp_path}/clients\n"
     assert run("keys", "allow", "laptop", theirs).exit_code == 0
     assert run("keys", "allow", "twice", theirs).exit_code == 2
     assert run("keys", "allow", "../escape", public).exit_code == 2
     assert keys.allowed(tmp_path / "clients") == {theirs: "laptop"}
-    shown = run("keys", "show")
-    assert shown.stdout.strip() == public
-    assert "laptop" in shown.stderr
+    assert run("keys", "show").stdout.strip() == public
+    assert run("keys", "list").stdout == f"{theirs} laptop\n"
+    assert run("keys", "remove", "../daemon").exit_code == 2
+    assert "embeddaemon reload" in run("keys", "remove", "laptop").stderr
+    assert keys.allowed(tmp_path / "clients") == {}
+    assert run("keys", "remove", "laptop").exit_code == 2
+
+
+def test_key_that_does_not_fit_on_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    pair = new_key(tmp_path / "before.key")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+    try:
+        with pytest.raises(ConfigError, match=r"mine\.key cannot be written"):
+            keys.write_pair(tmp_path / "mine.key", pair)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["before.key"]
+    keys.write_pair(tmp_path / "mine.key", pair)
+    assert keys.read_pair(tmp_path / "mine.key") == pair
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root acts as another user")
+SOMEBODY = 10_001
+
+
+@pytest.fixture
+def their_folder() -> Iterator[Path]:
+    """A folder of another user, and the way to it open."""
+    with short_folder() as folder:
+        folder.chmod(0o711)
+        theirs = folder / "state"
+        theirs.mkdir(mode=0o750)
+        os.chown(theirs, SOMEBODY, SOMEBODY)
+        yield theirs
+
+
+@needs_root
+def test_what_root_writes_for_another_users_daemon_belongs_to_that_user(
+    their_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(their_folder))
+    public = run("keys", "new").stdout.strip()
+    assert run("keys", "allow", "laptop", public).exit_code == 0
+    found = {path.name: path.stat() for path in their_folder.rglob("*")}
+    assert {name: (one.st_uid, one.st_gid, one.st_mode & 0o777) for name, one in found.items()} == {
+        "daemon.key": (SOMEBODY, SOMEBODY, 0o600),
+        "clients": (SOMEBODY, SOMEBODY, 0o700),
+        "laptop.pub": (SOMEBODY, SOMEBODY, 0o644),
+    }
+    assert run("keys", "show", str(their_folder / "daemon.key")).stdout.strip() == public
+    assert run("keys", "list").stdout == f"{public} laptop\n"
+    assert run("keys", "remove", "laptop").exit_code == 0
+    assert os.geteuid() == 0
+
+
+@needs_root
+def test_link_in_another_users_folder_leads_root_nowhere(their_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(their_folder))
+    (their_folder.parent / "roots").mkdir(mode=0o700)
+    (their_folder / "clients").symlink_to(their_folder.parent / "roots")
+    assert run("keys", "allow", "laptop", "x" * 40).exit_code != 0
+    assert list((their_folder.parent / "roots").iterdir()) == []
+
+
+@needs_root
+def test_folder_of_keys_that_the_daemon_may_not_read_is_said_and_not_taken_for_an_empty_one(their_folder: Path) -> None:
+    keys.write_public(their_folder / "clients" / "laptop.pub", "x" * 40)
+    advice = rf"{their_folder}/clients cannot be read.*chown -R {SOMEBODY} {their_folder}/clients"
+    with acting_as_owner_of(their_folder), pytest.raises(ConfigError, match=advice):
+        keys.allowed(their_folder / "clients")

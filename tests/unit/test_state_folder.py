@@ -24,5 +24,12 @@ def test_state_folder_is_where_the_system_says(environment: dict[str, str], uid:
     assert state_folder(environment, uid) == Path(expected)
 
 
+def test_user_whom_the_systems_folder_belongs_to_means_it() -> None:
+    home = {"HOME": "/var/lib/embeddaemon", "XDG_STATE_HOME": "/s"}
+    assert state_folder(home, 999, 999) == Path("/var/lib/embeddaemon")
+    assert state_folder(home, 1000, 999) == Path("/s/embeddaemon")
+    assert state_folder(home | {"STATE_DIRECTORY": "/x"}, 999, 999) == Path("/x")
+
+
 def test_without_a_home_there_is_no_state_folder() -> None:
     assert state_folder({}, 1000) is None

@@ -52,18 +52,31 @@ def open_network(
     key_file = _place(access.key_file, state_folder, keys.DAEMON_KEY, "key_file")
     folder = _place(access.client_keys, state_folder, keys.CLIENTS_FOLDER, "client_keys")
     where = f"access.tcp_endpoint is {access.tcp_endpoint}, which takes keys only"
-    if not key_file.exists():
+    who = "as root or as the daemon's user"
+    if _is_missing(key_file):
         raise ConfigError(
-            f"{where}, and the daemon has none at {key_file}: make one with `embeddaemon keys new {key_file}`"
+            f"{where}, and the daemon has none at {key_file}: make one with `embeddaemon keys new {key_file}`, {who}"
         )
-    if not folder.is_dir():
+    if _is_missing(folder):
         raise ConfigError(
-            f"{where}, and nobody is allowed in {folder}: allow a client's with `embeddaemon keys allow NAME PUBLIC`"
+            f"{where}, and nobody is allowed in {folder}: allow a client's with "
+            f"`embeddaemon keys allow NAME PUBLIC --folder {folder}`, {who}"
         )
     pair = keys.read_pair(key_file)
     keys.allowed(folder)  # what is wrong with one of them is said now, and not when its owner comes
     endpoint = access.tcp_endpoint
     return Network(context, endpoint, pair=pair, folder=folder, limits=limits, most_connections=most_connections)
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether there is nothing; what we may not look at is not missing, and whoever reads it says so."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _place(given: str | None, state_folder: Path | None, name: str, key: str) -> Path:
