@@ -11,8 +11,17 @@ import click
 from embeddaemon.cli import connect
 from embeddaemon.cli.calibrate import calibrate_command
 from embeddaemon.cli.console import count, duration, put, put_json, put_table, say
-from embeddaemon.cli.memory import put_devices, put_leases, put_pressure, put_processes, put_quarantined, put_waiting
+from embeddaemon.cli.memory import (
+    processes_of,
+    put_devices,
+    put_leases,
+    put_pressure,
+    put_processes,
+    put_quarantined,
+    put_waiting,
+)
 from embeddaemon.cli.model_show import inspect_command, show_command
+from embeddaemon.cli.trouble import put_config, put_refused, put_users
 from embeddaemon.client.results import ModelInfo
 from embeddaemon.client.sync import Client
 
@@ -21,6 +30,9 @@ LOAD_TIMEOUT_SECONDS = 600.0
 
 _ENDS = ("answered", "failed", "expired", "cancelled", "refused")
 """How requests end."""
+
+_CHANGES = ("added", "removed", "replaced", "changed")
+"""What a reload leads to at once."""
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's own document, for programs.")
 
@@ -41,6 +53,9 @@ def status_command(*, as_json: bool, endpoint: str | None, timeout: float) -> No
     requests = status.get("requests", {})
     counts = ", ".join(f"{requests.get(name, 0)} {name}" for name in _ENDS)
     put(f"requests  {counts}; {status.get('queued', 0)} waiting")
+    put_refused(status)
+    put_users(status)
+    put_config(status)
     memory = status.get("memory", {})
     put_pressure(memory)
     put_waiting(memory)
@@ -67,20 +82,20 @@ def _put_models(status: Mapping[str, Any]) -> None:
 
 
 @click.command(name="ps", short_help="List the daemon's processes.")
-@click.option("--json", "as_json", is_flag=True, help="The daemon's list of workers, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="The same for programs, and more of each worker.")
 @connect.endpoint_option
 @connect.timeout_option()
 def ps_command(*, as_json: bool, endpoint: str | None, timeout: float) -> None:
     """List the daemon's processes, one per line, with the memory that each was promised and what it holds.
 
     DECLARED is what it was promised before it started, LEASED what it is promised now, MEASURED its private memory,
-    PEAK the most that it ever held. HELD counts the requests that a worker holds. `--json` gives the workers alone;
-    `embeddaemon status --json` has all processes.
+    PEAK the most that it ever held. HELD counts the requests that a worker holds. `--json` gives the same as
+    `processes`, and what else is known of the workers as `workers`.
     """
     with Client(endpoint, timeout=timeout) as client:
         status = client.status()
     if as_json:
-        put_json(status.get("workers", []))
+        put_json({"processes": processes_of(status), "workers": status.get("workers", [])})
     else:
         put_processes(status)
         put_quarantined(status)
@@ -181,9 +196,11 @@ def reload_command(*, as_json: bool, endpoint: str | None, timeout: float) -> No
         put_json(changes)
         return
     put(f"read     {', '.join(changes.get('files', [])) or 'no file'}")
-    for what in ("added", "removed", "replaced", "changed"):
+    for what in _CHANGES:
         if changes.get(what):
             put(f"{what:<8} {', '.join(changes[what])}")
+    if not any(changes.get(what) for what in (*_CHANGES, "restart_needed")):
+        put("nothing has changed")
     for key, reason in changes.get("restart_needed", {}).items():
         say(f"{key} stays as it is until the daemon is started again: {reason}")
 

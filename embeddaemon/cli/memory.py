@@ -85,13 +85,18 @@ def _lease_row(lease: Document) -> tuple[str, ...]:
 def put_processes(status: Document) -> None:
     """One line per process: what it is there for, what it does, and its host memory."""
     headings = ("KIND", "MODEL", "WORKER", "PID", "STATE", "HELD", "DECLARED", "LEASED", "MEASURED", "PEAK", "IDLE")
+    put_table(headings, [_process_row(process) for process in processes_of(status)])
+
+
+def processes_of(status: Document) -> list[Document]:
+    """All of them, the supervisor first."""
     supervisor = {
         "kind": "supervisor",
         "pid": status.get("pid"),
         "state": "draining" if status.get("draining") else "running",
         "measured_bytes": status.get("memory", {}).get("supervisor_bytes"),
     }
-    put_table(headings, [_process_row(process) for process in (supervisor, *status.get("processes", []))])
+    return [supervisor, *status.get("processes", [])]
 
 
 def _process_row(process: Document) -> tuple[str, ...]:

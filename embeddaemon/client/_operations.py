@@ -255,4 +255,6 @@ def unhealthy(name: str | None, error: EmbedDaemonError, *, deep: bool) -> Healt
     """The error that a health check ended with."""
     message = f"{error.code}: {error}"
     is_live = not isinstance(error, DaemonUnreachable | Expired)
-    return Health(ok=False, model=name, deep=deep, message=message, live=is_live, ready=False, why=(message,))
+    return Health(
+        ok=False, model=name, deep=deep, message=message, live=is_live, ready=False, why=(message,), error=error.code
+    )

@@ -160,6 +160,10 @@ class Health:
     draining: bool = False
     why: tuple[str, ...] = ()
     """Everything that is wrong."""
+    warnings: tuple[str, ...] = ()
+    """What is no reason not to be ready, and somebody should mend."""
+    error: str | None = None
+    """The code of the error that came instead of an answer: nobody there, no such model, not for this user."""
     seconds: float = 0.0
     """That the slowest model took for a vector."""
     models: tuple[ModelHealth, ...] = ()
@@ -253,6 +257,7 @@ def health_of(document: Mapping[str, Any], model: str | None, *, deep: bool) -> 
         ready=fields.boolean("ready"),
         draining=fields.boolean("draining", default=False),
         why=why,
+        warnings=fields.texts("warnings", default=[]),
         seconds=max((each.embedding_seconds for each in models), default=0.0),
         models=models,
     )

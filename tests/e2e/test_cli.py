@@ -148,9 +148,12 @@ def test_status_ps_and_models_show_the_loaded_model(daemon: Daemon) -> None:
     shown = daemon.run("status").stdout.decode()
     for word in (MODEL, "ready", "HEADROOM", "answered", "cancelled", "fork-server", "supervisor"):
         assert word in shown
-    workers = json.loads(daemon.run("ps", "--json").stdout)
+    document = json.loads(daemon.run("ps", "--json").stdout)
     listed = daemon.run("ps").stdout.decode()
-    assert str(workers[0]["pid"]) in listed
+    assert str(document["workers"][0]["pid"]) in listed
+    assert [str(process["pid"]) for process in document["processes"]] == [
+        line.split()[3] for line in listed.splitlines()[1:]
+    ]
     assert [line.split()[0] for line in listed.splitlines()[1:]] == ["supervisor", "fork-server", "template", "worker"]
     models = json.loads(daemon.run("models", "--json").stdout)
     assert (models["default_model"], models["models"][0]["dimension"]) == (MODEL, 384)
@@ -159,9 +162,9 @@ def test_status_ps_and_models_show_the_loaded_model(daemon: Daemon) -> None:
 
 def test_unload_gives_the_memory_back_and_the_next_request_loads_again(daemon: Daemon) -> None:
     assert b"is unloaded" in daemon.run("unload", MODEL).stderr
-    assert json.loads(daemon.run("ps", "--json").stdout) == []
+    assert json.loads(daemon.run("ps", "--json").stdout)["workers"] == []
     daemon.run("embed", "x")
-    assert len(json.loads(daemon.run("ps", "--json").stdout)) == 1
+    assert len(json.loads(daemon.run("ps", "--json").stdout)["workers"]) == 1
 
 
 def test_reader_that_leaves_ends_the_command_quietly(daemon: Daemon, tmp_path: Path) -> None:

@@ -60,7 +60,14 @@ def test_model_that_is_loaded_embeds_and_one_that_is_not_is_left_alone_unless_wo
         code, output = run("--endpoint", running.endpoint, "--deep", "--model", "one", "--json")
         assert code == Exit.OK
         assert json.loads(output)["models"][0]["embedded"] is True
-        assert run("--endpoint", running.endpoint, "--model", "none")[0] == Exit.FAILED
+        code, output = run("--endpoint", running.endpoint, "--model", "none", "--deep", "--wake")
+        assert code == Exit.USAGE
+        assert output.startswith("wrong question\nunknown_model: ")
+        with Client(running.endpoint, timeout=seconds(20)) as client:
+            assert client.status()["requests"]["refused"] == 0
+            client.unload("one")
+        code, output = run("--endpoint", running.endpoint, "--deep", "--wake", "--model", "one")
+        assert code == Exit.OK, output
 
 
 def test_worker_that_does_nothing_any_more_is_found_out_though_it_counts_as_ready(
@@ -78,7 +85,8 @@ def test_worker_that_does_nothing_any_more_is_found_out_though_it_counts_as_read
         finally:
             worker.resume()
         assert code == Exit.FAILED
-        assert "stub: no vector came within" in output
+        assert output.startswith("ready, but not embedding\nstub: no vector came within")
+        assert output.splitlines()[-1].split() == ["stub", "ready", "yes", "0", "no"]
 
 
 def test_full_queue_and_busy_workers_do_not_read_as_dead(tmp_path: Path, socket_folder: Path) -> None:

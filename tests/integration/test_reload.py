@@ -170,6 +170,13 @@ def test_wrong_configuration_leaves_the_daemon_as_it_is_and_is_told(socket_folde
             done = CliRunner().invoke(cli, ["reload", "--endpoint", running.endpoint])
             assert done.exit_code == Exit.USAGE
             assert "keep_alive" in done.output
+            told = f"{daemon.path} is wrong (read again "
+            shown = CliRunner().invoke(cli, ["status", "--endpoint", running.endpoint])
+            assert f"config    {told}" in shown.output
+            assert "running on the old one: " in shown.output
+            health = CliRunner().invoke(cli, ["health", "--endpoint", running.endpoint])
+            assert health.exit_code == Exit.OK
+            assert f"warning: config: {told}" in health.output
             daemon.path.unlink()
             with pytest.raises(ConfigError, match="cannot be read"):
                 client.reload()
@@ -191,6 +198,10 @@ def test_command_says_what_changed_and_what_has_to_wait(socket_folder: Path, tmp
         with Client(endpoint, timeout=seconds(20)) as client:
             assert [each.name for each in client.models()] == ["one", "two"]
             assert list(client.status()["config"]["restart_needed"]) == ["daemon.cache_size"]
+            assert client.status()["config"]["files"] == [str(daemon.path)]
+        daemon.write(model("one", one, pinned="true"), model("two", two))
+        done = CliRunner().invoke(cli, ["reload", "--endpoint", endpoint])
+        assert done.output == f"read     {daemon.path}\nnothing has changed\n"
 
 
 @contextmanager

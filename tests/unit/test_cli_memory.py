@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from embeddaemon.cli import memory
+from embeddaemon.cli.trouble import put_config, put_refused, put_users
 from embeddaemon.governor.budget import GIB, MIB
 from embeddaemon.governor.samples import MemorySample, Observation, Stall
 from embeddaemon.supervisor import documents
@@ -137,3 +138,16 @@ def test_quarantine_is_shown_with_its_reason_and_nothing_without_one(capsys: pyt
     printed = capsys.readouterr().out
     assert printed.startswith("quarantine  mini for another 50 s: ")
     assert "SIGSEGV" in printed
+
+
+def test_refusals_and_users_are_told_where_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
+    put_refused({"counts": {"answered": 5}, "clients": {"counts": {"refused_user": 0}}})
+    put_users({"users": [{"user": "uid:5", "requests": 0, "bytes": 0, "refused": 0}]})
+    put_config({"config": {"files": ["/etc/e.toml"], "error": None, "restart_needed": {}}})
+    assert capsys.readouterr().out == ""
+    put_refused({"counts": {"refused.busy": 2, "answered": 5}, "clients": {"counts": {"refused_user": 3}}})
+    put_users({"users": [{"user": "uid:5", "requests": 1, "bytes": 2048, "loads_last_minute": 4, "refused": 2}]})
+    assert capsys.readouterr().out.splitlines() == [
+        "refused   2 busy, 3 refused_user",
+        "user      uid:5: 1 request(s) in flight (2 KiB), 4 load(s) within a minute, 2 refused by a quota",
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from embeddaemon.errors import EmbedDaemonError
+from embeddaemon.protocol.error_codec import error_answer
 from embeddaemon.protocol.messages import (
     Cancel,
     Document,
@@ -52,7 +53,10 @@ def client_event(state: State, event: ClientEvent, now: float) -> None:
     try:
         _request(state, event, now)
     except EmbedDaemonError as error:
-        refuse(state, event.client, event.request.id, error)
+        if isinstance(event.request, Health):  # however it is answered, it does not count as a request
+            state.commands.append(Reply(event.client, error_answer(event.request.id, error)))
+        else:
+            refuse(state, event.client, event.request.id, error)
 
 
 def _request(state: State, event: RequestReceived, now: float) -> None:

@@ -33,6 +33,7 @@ def health(
         "ready": not why,
         "ok": not why and not sick,
         "why": [*why, *sick],
+        "warnings": _warnings(state, now),
         "instance": state.machine.instance,
         "version": state.machine.version,
         "pid": state.machine.pid,
@@ -40,6 +41,19 @@ def health(
         "draining": state.is_draining,
         "models": shown,
     }
+
+
+def _warnings(state: State, now: float) -> list[str]:
+    """What is no reason not to be ready."""
+    known = state.configuration
+    if known.error is None or known.tried_at is None:
+        return []
+    since = f"read again {now - known.tried_at:.0f} s ago"
+    return [f"config: {_files(known.files)} is wrong ({since}): running on the old one: {known.error}"]
+
+
+def _files(files: Sequence[str]) -> str:
+    return ", ".join(files) or "what was configured"
 
 
 def _model(state: State, model: ModelState, now: float, *, is_named: bool, outcome: Outcome | None) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from embeddaemon.errors import BadOutput, CorruptModel
+from embeddaemon.errors import BadOutput, ConfigError, CorruptModel
 from embeddaemon.governor.budget import MIB
 from embeddaemon.protocol import codec, error_codec, link
 from embeddaemon.protocol.messages import Health, Vectors
 from embeddaemon.supervisor import commands as do
-from embeddaemon.supervisor.events import ClientGone, RequestReceived, WorkerSaid
+from embeddaemon.supervisor.events import ClientGone, RequestReceived, SettingsWrong, WorkerSaid
 from embeddaemon.supervisor.processes.child import ChildKind
 from embeddaemon.supervisor.sickness.checkups import LONGEST_SECONDS, LOST_SECONDS
 from tests.support.supervisor_story import CLIENT, Story, spec
@@ -125,9 +125,23 @@ def test_failed_model_counts_where_it_is_the_default_one_or_named() -> None:
     assert asked(story, model="mini")["ready"]
 
 
-def test_unknown_model_is_an_error() -> None:
+def test_question_that_is_wrong_is_an_error_and_counts_as_no_request() -> None:
     story = Story()
     assert story.error(ask(story, model="none")).code == "unknown_model"
+    assert story.error(ask(story, deep=True, wake=True, is_admin=False)).code == "forbidden"
+    assert not [name for name in story.state.counts if name.startswith("refused.")]
+
+
+def test_configuration_that_is_wrong_is_warned_of_and_is_no_reason_not_to_be_ready() -> None:
+    story = Story()
+    assert asked(story)["warnings"] == []
+    story.tell(SettingsWrong(ConfigError("no such key"), None))
+    story.pass_time(7.0)
+    health = asked(story)
+    assert health["ok"]
+    (warning,) = health["warnings"]
+    assert "read again 7 s ago" in warning
+    assert warning.endswith("running on the old one: no such key")
 
 
 def test_daemon_that_stops_lives_and_is_not_ready() -> None:
