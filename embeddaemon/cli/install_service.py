@@ -26,6 +26,8 @@ _TEMPLATE_COMMAND = "ExecStart=/usr/bin/embeddaemon serve\n"
 _HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108 - named, not used
 """ProtectHome= and PrivateTmp= of the system's unit: nothing below is there for the daemon."""
 
+_DROP_INS = {"gpu": "NVIDIA cards", "hub": "models from the hub", "tcp": "clients over the network, with keys"}
+
 
 class State(Enum):
     """What lies where a file is to be written; the value says what is done about it."""
@@ -64,9 +66,10 @@ class UnitFile:
 @click.option(
     "--with",
     "drop_ins",
-    type=click.Choice(["gpu", "hub"]),
+    type=click.Choice(list(_DROP_INS)),
     multiple=True,
-    help="Open the system's unit for NVIDIA cards, or for models that are fetched from the hub; may be repeated.",
+    help="Open the system's unit for NVIDIA cards, for models that are fetched from the hub, or for clients that come "
+    "over the network with keys; may be repeated.",
 )
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="The daemon reads this file alone."
@@ -101,7 +104,8 @@ def install_service_command(
         wanted = _user_files(command, _user_folder())
     else:
         if not force:
-            check_reachable([*_program_files(), *([] if config_file is None else [config_file.absolute()])])
+            check_reachable([] if config_file is None else [config_file.absolute()], _CONFIG_ADVICE)
+            check_reachable(_program_files(), _PROGRAM_ADVICE)
         wanted = _system_files(command, drop_ins, Path("/") if root is None else root)
     if dry_run:
         for each in wanted:
@@ -109,6 +113,8 @@ def install_service_command(
         return
     for each, state in _write(wanted, force=force):
         put(f"{state.value:<9} {each.path}: {each.purpose}")
+    for path in _others_beside(wanted):
+        put(f"in force  {path}: a drop-in that was there, not asked for now; remove it if it is not wanted")
     put(_USER_STEPS if is_user else _SYSTEM_STEPS)
 
 
@@ -133,14 +139,22 @@ Settings go into ~/.config/embeddaemon/embeddaemon.toml."""
 
 
 def _system_files(command: Sequence[str], drop_ins: Sequence[str], root: Path) -> list[UnitFile]:
-    units, purposes = root / "etc/systemd/system", {"gpu": "NVIDIA cards", "hub": "models from the hub"}
+    units = root / "etc/systemd/system"
     wanted = [
         _unit(units / "embeddaemon.service", "embeddaemon.service", "the daemon, as the user embeddaemon", command),
         _unit(units / "embeddaemon.socket", "embeddaemon.socket", "its socket, when systemd is to listen"),
         _unit(root / "etc/sysusers.d/embeddaemon.conf", "sysusers.conf", "that user"),
     ]
     folder = units / "embeddaemon.service.d"
-    return wanted + [_unit(folder / f"{name}.conf", f"{name}.conf", purposes[name]) for name in dict.fromkeys(drop_ins)]
+    return wanted + [
+        _unit(folder / f"{name}.conf", f"{name}.conf", _DROP_INS[name]) for name in dict.fromkeys(drop_ins)
+    ]
+
+
+def _others_beside(wanted: Sequence[UnitFile]) -> list[Path]:
+    """Drop-ins of the service that are in force too."""
+    folder = wanted[0].path.with_name(f"{wanted[0].path.name}.d")
+    return sorted(set(folder.glob("*.conf")) - {each.path for each in wanted})
 
 
 def _user_files(command: Sequence[str], units: Path) -> list[UnitFile]:
@@ -226,21 +240,28 @@ def _program_files() -> list[Path]:
     return [Path(sys.executable), Path(sys.executable).resolve(), Path(embeddaemon.__file__).resolve()]
 
 
-def check_reachable(paths: Sequence[Path]) -> None:
+_PROGRAM_ADVICE = (
+    "Install where all may read, such as `python3 -m venv /opt/embeddaemon`, and run that embeddaemon; or use --user"
+)
+_CONFIG_ADVICE = (
+    "Move it to where all may read; as /etc/embeddaemon/embeddaemon.toml it is found without --config; or use --user"
+)
+
+
+def check_reachable(paths: Sequence[Path], advice: str) -> None:
     """Raises ConfigError for one that the system's service would not find, or may not read."""
     for path in paths:
         if (folder := _closed_folder(path)) is not None:
-            raise _unreachable(path, f"others may not enter {folder}")
+            raise _unreachable(path, f"others may not enter {folder}", advice)
         for hidden in _HIDDEN:
             if path.is_relative_to(hidden):
-                raise _unreachable(path, f"{hidden} is hidden from it")
+                raise _unreachable(path, f"{hidden} is hidden from it", advice)
 
 
-def _unreachable(path: Path, why: str) -> ConfigError:
+def _unreachable(path: Path, why: str, advice: str) -> ConfigError:
     return ConfigError(
-        f"the system's service could not use {path}: {why}. Install where all may read, such as "
-        "`python3 -m venv /opt/embeddaemon`, and run that embeddaemon; or use --user. With --force the unit is written "
-        "all the same, for a drop-in that makes it work"
+        f"the system's service could not use {path}: {why}. {advice}. With --force the unit is written all the same, "
+        "for a drop-in that makes it work"
     )
 
 

@@ -34,7 +34,7 @@ def analyze(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["systemd-analyze", *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("drop_ins", [(), ("--with", "gpu"), ("--with", "hub")])
+@pytest.mark.parametrize("drop_ins", [(), ("--with", "gpu"), ("--with", "hub"), ("--with", "tcp")])
 def test_systemd_has_no_word_against_the_systems_units(tmp_path: Path, drop_ins: tuple[str, ...]) -> None:
     folder = install(tmp_path, *drop_ins)
     done = analyze("verify", str(folder / "embeddaemon.service"), str(folder / "embeddaemon.socket"), home=tmp_path)

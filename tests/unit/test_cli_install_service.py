@@ -68,10 +68,17 @@ def test_units_can_be_read_by_everybody(tmp_path: Path) -> None:
 
 
 def test_drop_ins_are_written_when_asked_for(tmp_path: Path) -> None:
-    install_below(tmp_path, "--with", "gpu", "--with", "hub")
+    install_below(tmp_path, "--with", "gpu", "--with", "hub", "--with", "tcp")
     folder = tmp_path / "etc/systemd/system/embeddaemon.service.d"
     assert "DeviceAllow=char-nvidia*" in (folder / "gpu.conf").read_text()
     assert "RestrictAddressFamilies=AF_INET AF_INET6" in (folder / "hub.conf").read_text()
+    assert "IPAddressAllow=localhost" in (folder / "tcp.conf").read_text()
+
+
+def test_drop_ins_that_are_there_and_not_asked_for_are_named(tmp_path: Path) -> None:
+    assert "in force" not in install_below(tmp_path, "--with", "hub").output
+    done = install_below(tmp_path)
+    assert f"in force  {tmp_path / SERVICE}.d/hub.conf" in done.output
 
 
 def test_dry_run_shows_the_files_and_writes_nothing(tmp_path: Path) -> None:
@@ -139,18 +146,28 @@ def test_program_in_a_home_is_refused_with_the_way_out() -> None:
     with pytest.raises(
         ConfigError, match=r"(/home is hidden from it|others may not enter /home).*/opt/embeddaemon.*--user"
     ):
-        check_reachable([Path("/home/ann/.venv/bin/python")])
+        check_reachable([Path("/home/ann/.venv/bin/python")], "Use /opt/embeddaemon, or --user")
 
 
 def test_folder_that_others_may_not_enter_is_named(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(ConfigError, match=f"others may not enter {closed}"):
-        check_reachable([closed / "bin/python"])
+        check_reachable([closed / "bin/python"], "Move it")
+
+
+def test_hidden_configuration_is_refused_with_advice_for_a_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.touch()
+    done = install("--root", str(tmp_path), "--config", str(config))
+    assert done.exit_code == 2
+    assert f"could not use {config}" in done.output
+    assert "/etc/embeddaemon/embeddaemon.toml" in done.output
+    assert "venv" not in done.output
 
 
 def test_program_that_everybody_finds_is_fine() -> None:
-    check_reachable([Path("/usr/bin/env")])
+    check_reachable([Path("/usr/bin/env")], "Move it")
 
 
 def test_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
