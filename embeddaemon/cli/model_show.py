@@ -15,7 +15,7 @@ from embeddaemon.cli.model_served import document_of, lines_of, served_model, un
 from embeddaemon.config.flags import Flags
 from embeddaemon.config.loading import load
 from embeddaemon.config.settings import Settings
-from embeddaemon.errors import ConfigError, EmbedDaemonError
+from embeddaemon.errors import ConfigError, EmbedDaemonError, UnsafeModel
 from embeddaemon.governor.budget import format_bytes
 from embeddaemon.models.card import ModelCard
 from embeddaemon.models.licences import is_non_commercial
@@ -160,7 +160,7 @@ def _show(facts: Facts, *, as_json: bool) -> None:
         return
     _line("model", f"{facts.name}{'' if facts.is_configured else ' (not configured)'}")
     _line("source", facts.source)
-    _line("folder", facts.folder or "not on this machine")
+    _line("folder", facts.folder or _why_no_folder(facts))
     if facts.card is not None:
         _put_card(facts, facts.card)
     if facts.error is not None:
@@ -169,6 +169,12 @@ def _show(facts: Facts, *, as_json: bool) -> None:
         _line("served", "yes")
     if facts.tried is not None:
         _line("loaded", _tried(facts.tried))
+
+
+def _why_no_folder(facts: Facts) -> str:
+    if isinstance(facts.error, UnsafeModel):
+        return "there, and not looked into"
+    return "not on this machine"
 
 
 def _put_card(facts: Facts, card: ModelCard) -> None:

@@ -48,7 +48,7 @@ from embeddaemon.supervisor.events import (
 from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS, is_anything_alive, look_after
 from embeddaemon.supervisor.memory.learning import card_learned
 from embeddaemon.supervisor.memory.leases import lease_cache
-from embeddaemon.supervisor.memory.needs import fork_server_bytes, settle_footprint
+from embeddaemon.supervisor.memory.needs import fork_server_bytes, settle_footprint, warn_of_never
 from embeddaemon.supervisor.memory.relief import relieve
 from embeddaemon.supervisor.model_state import ModelState
 from embeddaemon.supervisor.processes.arrivals import forked, forker_said, worker_said
@@ -117,6 +117,7 @@ class Supervisor:
     def start(self, now: float) -> list[Command]:
         """Bring up what is to be there before anybody asks. Raises ConfigError when the cache is too large."""
         lease_cache(self._state, now)
+        warn_of_never(self._state)
         for model in self._state.models.values():
             model.is_wanted = model.spec.preload
             model.last_used = now

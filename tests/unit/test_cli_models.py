@@ -131,6 +131,9 @@ def test_folder_that_others_may_change_is_told_so(tmp_path: Path) -> None:
     folder = TinyBert().write(tmp_path / "model")
     folder.chmod(0o777)
     assert "every user of this machine may change" in lines(models("show", "m", "--model", f"m={folder}"))["served"]
+    inspected = lines(models("inspect", str(folder)))
+    assert "every user of this machine may change" in inspected["served"]
+    assert inspected["folder"] == "there, and not looked into"
 
 
 def test_several_folders_are_inspected_at_once(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from embeddaemon.supervisor.changes.replacement import give_up_successor, keep_t
 from embeddaemon.supervisor.commands import LetIn, ReadSettings, Reply, SetLog
 from embeddaemon.supervisor.events import CardFailed, CardRead, SettingsRead, SettingsWrong
 from embeddaemon.supervisor.memory.learning import check_estimate
+from embeddaemon.supervisor.memory.needs import warn_of_never
 from embeddaemon.supervisor.model_state import ModelState
 from embeddaemon.supervisor.processes.departures import drain, unload
 from embeddaemon.supervisor.processes.staffing import staff
@@ -69,6 +70,7 @@ def settings_read(state: State, event: SettingsRead, now: float) -> None:
     known.files, known.error, known.reloads = event.files, None, known.reloads + 1
     known.restart_needed = {kept.key: kept.reason for kept in changes.kept}
     _tell(state, changes, replaced, event.asker)
+    warn_of_never(state)
 
 
 def _check(state: State, changes: Changes, cards: Mapping[str, CardRead | CardFailed]) -> None:

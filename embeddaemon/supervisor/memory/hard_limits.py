@@ -60,7 +60,10 @@ class HardLimiter:
         self._workers: dict[int, _Worker] = {}
         self.kind = self._cgroups.version if self._cgroups else "rlimit" if self._has_data_limit else "none"
         """``cgroup v1``, ``cgroup v2``, ``rlimit`` or ``none``."""
-        log.info(fields("hard_limits", kind=self.kind, why=why))
+        if self._cgroups is None:
+            log.info(fields("hard_limits", kind=self.kind, why=why))
+        else:
+            log.info(fields("hard_limits", kind=self.kind, where=self._cgroups.folder))
 
     def prepare(self, child: int, threads: int) -> str | None:
         """For a worker that is about to be started: the cgroup that it has to enter, if it gets one."""
@@ -156,7 +159,7 @@ class HardLimiter:
 
 
 def _choose(wanted: HardLimits, root: Path) -> tuple[WorkerCgroups | None, bool, str]:
-    """The cgroups, whether RLIMIT_DATA may be used, and why."""
+    """The cgroups, whether RLIMIT_DATA may be used, and why not the cgroups."""
     is_linux = sys.platform == "linux"
     if wanted is HardLimits.OFF:
         return None, False, "configured"
@@ -174,7 +177,7 @@ def _choose(wanted: HardLimits, root: Path) -> tuple[WorkerCgroups | None, bool,
                 f'daemon.hard_limits is "cgroup", but {error}; "auto" uses RLIMIT_DATA where there are no cgroups'
             ) from error
         return None, True, str(error)
-    return cgroups, True, str(cgroups.folder)
+    return cgroups, True, ""
 
 
 class _SharedKills:

@@ -64,6 +64,15 @@ def never_fits(state: State, model: ModelState) -> Never | None:
     return state.governor.refusal_beside(_whole_demand(state, model, model.footprint), ())
 
 
+def warn_of_never(state: State) -> None:
+    """Say in one line which models can never be loaded here, and with which numbers; nothing where all can."""
+    found = ((model.name, never_fits(state, model)) for model in state.models.values() if not model.is_removed)
+    nevers = {name: never for name, never in found if never is not None}
+    if nevers:
+        why = "; ".join(f"{name} {never.text()}" for name, never in nevers.items())
+        state.log("warning", "will_never_fit", models=",".join(nevers), why=why)
+
+
 def _is_possible(state: State, model: ModelState, footprint: Footprint) -> bool:
     return state.governor.refusal_beside(_whole_demand(state, model, footprint), ()) is None
 

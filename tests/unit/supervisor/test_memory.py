@@ -30,6 +30,19 @@ def test_model_that_can_never_fit_is_refused_at_once_with_the_numbers() -> None:
     assert story.state.counts["refused.no_headroom"] == 2
 
 
+def test_models_that_can_never_fit_are_named_at_the_start_and_after_a_reload_in_one_line() -> None:
+    large, larger = spec("large", estimate=3000 * MIB), spec("larger", estimate=4000 * MIB)
+    story = Story(spec(), large, larger, budget_bytes=BUDGET)
+    (warning,) = story.logged("will_never_fit")
+    assert warning["models"] == "large,larger"
+    assert str(warning["why"]).startswith("large needs ")
+    assert "; larger needs " in str(warning["why"])
+    story.configure(spec(), larger)
+    assert [each["models"] for each in story.logged("will_never_fit")] == ["large,larger", "larger"]
+    story.configure(spec())
+    assert len(story.logged("will_never_fit")) == 2
+
+
 def test_idle_model_makes_room_for_another() -> None:
     story = two_models()
     story.ask("one")
