@@ -41,6 +41,7 @@ FULL: dict[str, Any] = {
     "image": {"repository": "example/embeddaemon", "tag": "7", "pullPolicy": "Always"},
     "imagePullSecrets": [{"name": "secret"}],
     "env": [{"name": "HF_HUB_OFFLINE", "value": "1"}],
+    "cache": {"persistentVolumeClaim": {"claimName": "fetched"}},
     "volumes": [{"name": "models", "hostPath": {"path": "/models"}}],
     "volumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],
     "podAnnotations": {"a": "b"},
@@ -50,7 +51,7 @@ FULL: dict[str, Any] = {
     "affinity": {"nodeAffinity": {}},
     "priorityClassName": "system-node-critical",
 }
-"""A value for everything that has an empty one."""
+"""Another value for everything that has an empty one, and for what is a choice of Kubernetes'."""
 
 
 def rendered(**values: Any) -> list[Document]:
@@ -157,6 +158,20 @@ def test_daemon_of_a_pod_is_asked_how_it_is_and_has_time_to_drain(name: str) -> 
     assert {each["name"] for one in containers(pod) for each in one.get("volumeMounts", [])} <= volumes
 
 
+@pytest.mark.parametrize("name", PODS)
+def test_fetched_models_have_a_volume_and_in_it_a_folder_that_nobody_else_may_write(name: str) -> None:
+    (variable,) = re.findall(r"HF_HOME=(\S+)", (DEPLOY / "Dockerfile").read_text())
+    for daemon in filter(is_daemon, containers(PODS[name])):
+        (mount,) = (each for each in daemon["volumeMounts"] if Path(variable).is_relative_to(each["mountPath"]))
+        (maker,) = (each for each in PODS[name]["initContainers"] if each["name"] == "cache")
+        (whole,) = maker["volumeMounts"]
+        assert (whole["name"], "subPath" in whole, mount.get("readOnly", False)) == (mount["name"], False, False)
+        # A volume itself may be open to all, which the daemon does not take models from.
+        assert maker["command"] == ["mkdir", "-p", "-m", "0750", f"{whole['mountPath']}/{mount['subPath']}"]
+        assert maker["securityContext"]["runAsUser"] == daemon["securityContext"]["runAsUser"]
+        assert "restartPolicy" not in maker, "the daemon must not start before the folder is there"
+
+
 @pytest.mark.parametrize("name", ["sidecar.yaml", "chart: sidecar", "full chart: sidecar"])
 def test_sidecar_starts_before_the_application_and_makes_a_folder_for_its_socket(name: str) -> None:
     (sidecar,) = (each for each in PODS[name]["initContainers"] if is_daemon(each))
@@ -183,6 +198,15 @@ def test_versions_are_those_of_the_project() -> None:
     assert images == {f"embeddaemon:{VERSION}"}
 
 
+@pytest.mark.parametrize("page", ["deploy/Dockerfile", "docs/deployment.md"])
+def test_image_is_built_under_the_names_that_the_documents_want(page: str) -> None:
+    builds = re.findall(r"docker build (.+) \.", (ROOT / page).read_text())
+    assert builds
+    (compose,) = documents((DEPLOY / "compose.yaml").read_text())
+    wanted = {f"embeddaemon:{VERSION}", *(each["image"] for each in compose["services"].values())}
+    assert [set(re.findall(r"--tag (\S+)", build)) for build in builds] == [wanted] * len(builds)
+
+
 class TestChart:
     """Values, their schema, and Helm itself where it is."""
 
@@ -201,6 +225,7 @@ class TestChart:
             {"terminationGracePeriodSeconds": 10},
             {"image": {"tag": "1"}},
             {"daemonSet": {"enabled": True}},
+            {"cache": {"emptyDir": {}, "hostPath": {"path": "/models"}}},
         ],
     )
     def test_wrong_value_is_refused(self, wrong: Document) -> None:

@@ -69,6 +69,9 @@ volumeMounts:
     mountPath: /run/embeddaemon
   - name: embeddaemon-state
     mountPath: /var/lib/embeddaemon
+  - name: embeddaemon-cache
+    mountPath: /var/cache/embeddaemon
+    subPath: models
 {{- if .Values.config }}
   - name: embeddaemon-config
     mountPath: /etc/embeddaemon
@@ -79,11 +82,33 @@ volumeMounts:
 {{- end }}
 {{- end -}}
 
+{{/* Makes the folder of fetched models, the daemon's own below their volume: to an emptyDir everybody may write, and models
+from such a folder it refuses. */}}
+{{- define "embeddaemon.cacheFolder" -}}
+- name: cache
+  image: {{ include "embeddaemon.image" . | quote }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [mkdir, -p, -m, "0750", /cache/models]
+  resources:
+    requests:
+      cpu: 10m
+      memory: 16Mi
+    limits:
+      memory: 32Mi
+  securityContext:
+{{ include "embeddaemon.restricted" . | indent 4 }}
+  volumeMounts:
+    - name: embeddaemon-cache
+      mountPath: /cache
+{{- end -}}
+
 {{/* Volumes of a daemon but that of the socket. */}}
 {{- define "embeddaemon.ownVolumes" -}}
 - name: embeddaemon-state
   emptyDir:
     sizeLimit: 64Mi
+- name: embeddaemon-cache
+{{ toYaml .Values.cache | indent 2 }}
 {{- if .Values.config }}
 - name: embeddaemon-config
   configMap:
@@ -94,8 +119,9 @@ volumeMounts:
 {{- end }}
 {{- end -}}
 
-{{/* For a pod of yours: an element of initContainers. */}}
+{{/* For a pod of yours: elements of initContainers. */}}
 {{- define "embeddaemon.sidecar" -}}
+{{ include "embeddaemon.cacheFolder" . }}
 - name: embeddaemon
   restartPolicy: Always
   env:
