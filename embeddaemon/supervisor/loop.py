@@ -30,7 +30,7 @@ from embeddaemon.supervisor.changes.configuration import Source
 from embeddaemon.supervisor.changes.file_looks import FileLooks
 from embeddaemon.supervisor.changes.folder_reads import FolderReads
 from embeddaemon.supervisor.connections.clients import open_clients
-from embeddaemon.supervisor.connections.descriptors import open_standard_descriptors
+from embeddaemon.supervisor.connections.descriptors import NO_MORE, WAY_OUT, check_enough, open_standard_descriptors
 from embeddaemon.supervisor.connections.listener import Listener
 from embeddaemon.supervisor.connections.worker_link import WorkerLink
 from embeddaemon.supervisor.core import Supervisor
@@ -82,13 +82,18 @@ def run(
     if service.passed is not None:
         settings = replace(settings, endpoint=service.passed.endpoint)
     source = source or Source()
-    daemon = Daemon(
-        settings, probe or probe_for_this_machine(), fork_server_command, spawn_command, service, source=source
-    )
-    try:
+    check_enough()
+    probe = probe or probe_for_this_machine()
+    with contextlib.ExitStack() as closing:
+        try:
+            daemon = Daemon(
+                settings, probe, fork_server_command, spawn_command, service, source=source, closing=closing
+            )
+        except (OSError, zmq.ZMQError) as error:
+            if error.errno not in NO_MORE:
+                raise
+            raise ConfigError(f"the daemon cannot start: {error}: {WAY_OUT}") from error
         return daemon.serve()
-    finally:
-        daemon.close()
 
 
 class Daemon:
@@ -103,7 +108,9 @@ class Daemon:
         service: Service,
         *,
         source: Source,
+        closing: contextlib.ExitStack,
     ) -> None:
+        """What is opened is closed by ``closing``, however far this comes: nothing of ours stays behind."""
         self._settings = settings
         governor = governor_for(settings, probe)
         self._core = Supervisor(settings, this_machine(), governor, random.random, _learned(settings))
@@ -111,19 +118,31 @@ class Daemon:
         self._reads = FolderReads()
         self._learn_cards()
         self._core.learn_files(source.files)
-        self._wakeup = _catch_signals()
+        self._wakeup = closing.enter_context(_catch_signals())
+        closing.callback(signal.set_wakeup_fd, -1)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        closing.callback(context.destroy, linger=0)
+        self._notifier = Notifier(service.manager, self._core.status_line)
+        closing.callback(self._notifier.close)
         self._parent = _parent_watch(settings)
         self._is_orphan = False
+        closing.callback(self._leave_parent)
         limiter = HardLimiter(settings.hard_limits, probe.kernel_kills)
+        closing.callback(limiter.close)
         self._core.learn_hard_limits(limiter.kind)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._notifier = Notifier(service.manager, self._core.status_line)
         passed = None if service.passed is None else service.passed.socket
         access = settings.access
         self._listener = Listener(settings.endpoint, passed, is_open_to_others=bool(access.users or access.groups))
-        self._clients = open_clients(self._listener, self._context, settings)
+        closing.callback(self._listener.close)
+        self._clients = open_clients(self._listener, context, settings)
+        closing.callback(self._clients.close)
         self._core.learn_clients(self._clients.document)
-        self._workers = WorkerLink(self._listener.open_link(self._context))
+        self._workers = WorkerLink(self._listener.open_link(context))
+        closing.callback(self._workers.close)
+        self._looks = FileLooks()
+        closing.callback(self._looks.close)
+        self._stalls = StallWatch(probe.stall_trigger())
+        closing.callback(self._stalls.close)
         self._next_look_at_files = time.monotonic() + LOOK_AT_FILES_SECONDS
         processes = Processes(
             self._listener.link_endpoint,
@@ -133,9 +152,9 @@ class Daemon:
             spawn_command,
             secret=self._workers.secret,
         )
+        closing.callback(processes.close)
         self._processes = processes
         state_folder = None if settings.state_folder is None else Path(settings.state_folder)
-        self._looks = FileLooks()
         self._executor = Executor(
             self._clients,
             self._workers,
@@ -146,7 +165,6 @@ class Daemon:
             source=source,
             state_folder=state_folder,
         )
-        self._stalls = StallWatch(probe.stall_trigger())
         names = ",".join(spec.name for spec in settings.models)
         budget = f"{format_bytes(governor.budget.bytes)} ({governor.budget.source})"
         where = settings.endpoint
@@ -282,22 +300,11 @@ class Daemon:
             self._next_look_at_files = float("inf")
             self._drain(f"nobody can reach us any more: {error}")
 
-    def close(self) -> None:
-        """Nothing of ours stays behind."""
-        self._processes.close()
-        self._stalls.close()
-        self._looks.close()
-        self._workers.close()
-        self._clients.close()
-        self._listener.close()
+    def _leave_parent(self) -> None:
         if self._is_orphan:
             remove_place(self._settings.endpoint)
         if self._parent is not None:
             self._parent.close()
-        self._notifier.close()
-        self._context.term()
-        signal.set_wakeup_fd(-1)
-        self._wakeup.close()
 
 
 def _parent_watch(settings: Settings) -> ParentWatch | None:

@@ -40,7 +40,7 @@ class Shell:
 
     def __init__(self, program: str, wanted: HardLimits = HardLimits.OFF) -> None:
         self.kernel_kills = 0
-        limiter = HardLimiter(wanted, lambda: self.kernel_kills)
+        self._limiter = limiter = HardLimiter(wanted, lambda: self.kernel_kills)
         command = (sys.executable, "-c", program)
         self.processes = Processes("ipc:///tmp/nowhere", 0.5, limiter, fork_server_command=command)
         assert self.processes.start_fork_server(StartForkServer(FORK_SERVER)) is None
@@ -51,6 +51,7 @@ class Shell:
             self.processes.kill(FORK_SERVER)
             self.events_until(ChildReaped)
         self.processes.close()
+        self._limiter.close()
 
     def events_until(self, last: type[Event]) -> list[Event]:
         events: list[Event] = []

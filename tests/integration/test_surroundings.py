@@ -116,6 +116,27 @@ def test_path_that_is_too_long_for_the_workers_socket_is_refused_before_anything
         assert not list(socket_folder.iterdir())
 
 
+def test_start_with_too_few_descriptors_says_what_to_raise_before_anything_is_made(
+    socket_folder: Path, tmp_path: Path
+) -> None:
+    settings = {"endpoint": f"ipc://{socket_folder}/s", "models": [model(stub_folder(tmp_path / "m"))]}
+    command = ["/bin/sh", "-c", 'ulimit -n 24; exec "$@"', "sh", sys.executable, str(PROGRAM), json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds(20))
+    assert done.returncode != 0
+    last = done.stderr.splitlines()[-1]
+    assert "the daemon may have 24 files and sockets open" in last
+    assert "raise `ulimit -n`" in last
+    assert not list(socket_folder.iterdir())
+
+
+def test_start_that_fails_after_the_sockets_were_made_takes_them_away(socket_folder: Path, tmp_path: Path) -> None:
+    (socket_folder / "s.w").mkdir()  # where the workers' socket would be
+    with started(f"2>{tmp_path}/log", f"ipc://{socket_folder}/s", tmp_path / "m") as daemon:
+        assert daemon.wait(seconds(20)) != 0
+    assert "the workers' socket" in (tmp_path / "log").read_text()
+    assert sorted(path.name for path in socket_folder.iterdir()) == ["s.lock", "s.w"]
+
+
 def test_model_folder_that_changed_is_read_again_by_the_next_load(socket_folder: Path, tmp_path: Path) -> None:
     folder = stub_folder(tmp_path / "m")
     with running_daemon(socket_folder, models=[model(folder)]) as running, running.client() as client:

@@ -314,7 +314,6 @@ class Processes:
         self._controls.clear()
         for child in list(self._processes):
             self._forget(child)
-        self._limiter.close()
 
 
 def _news(packet: bytes) -> control.FromForker | None:
