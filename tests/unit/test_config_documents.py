@@ -105,7 +105,7 @@ def test_document_says_which_errors_are_worth_another_try(name: str, retry: str)
 
 def test_keys_that_a_reload_puts_in_force_are_those_that_the_page_names() -> None:
     (row,) = (line for line in OPERATIONS.splitlines() if line.startswith("| `default_model`"))
-    *keys, table, _ = re.findall(r"`([^`]+)`", row.split("|")[1])
+    *keys, table = re.findall(r"`([^`]+)`", row.split("|")[1])
     assert table == "[per_user]"
     assert {DAEMON[key].field for key in keys} == AT_ONCE
 
