@@ -38,6 +38,8 @@ class Machine:
     version: str
     pid: int
     started_at: float
+    address_space_bytes: int | None = None
+    """The most that a process of ours may map (RLIMIT_AS); None: any amount."""
 
 
 @dataclass(slots=True)

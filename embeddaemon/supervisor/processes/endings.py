@@ -9,6 +9,7 @@ from embeddaemon.supervisor.memory.learning import needs_fork_server
 from embeddaemon.supervisor.memory.leases import release
 from embeddaemon.supervisor.memory.needs import needs_more
 from embeddaemon.supervisor.model_state import ModelState
+from embeddaemon.supervisor.processes.address_space import with_limit
 from embeddaemon.supervisor.processes.child import Child, ChildKind
 from embeddaemon.supervisor.processes.departures import end_child, unload, worker_of
 from embeddaemon.supervisor.processes.lifecycle import BLAMELESS, DeathClass, Worker, WorkerState, classify, explain
@@ -86,6 +87,8 @@ def _death_of(state: State, child: Child, exit_code: int | None, *, is_orphan: b
         return child.ending
     if is_orphan:
         return DeathClass.PARENT_DIED
+    if child.load_error is not None and not child.is_ready:
+        return DeathClass.LOAD_FAILED  # it said so itself; that we killed it when it closed its socket changes nothing
     if child.kernel_kill is not None:
         by_hard_limit = child.kernel_kill.by_hard_limit
         return DeathClass.OUT_OF_MEMORY if by_hard_limit else DeathClass.MACHINE_OUT_OF_MEMORY
@@ -178,7 +181,7 @@ def _worker_gone(
         text = f"model {model.name!r} could not be loaded; the daemon's log says why"
         load_failed(state, model, child.load_error or FailedLoad(text), now)
     elif death not in BLAMELESS and not is_solved:
-        _back_off(state, model, error, now, child=child.number)
+        _back_off(state, model, with_limit(state.machine, error), now, child=child.number)
 
 
 def _load_anew(state: State, model: ModelState, now: float) -> None:
@@ -210,7 +213,7 @@ def _template_gone(state: State, child: Child, death: DeathClass, exit_code: int
         load_failed(state, model, child.load_error or FailedLoad(f"{text}; the daemon's log says why"), now)
         return
     state.log("warning", "template_died", model=model.name, death=death.value, exit_code=exit_code)
-    _back_off(state, model, WorkerCrashed(text), now, child=child.number)
+    _back_off(state, model, with_limit(state.machine, WorkerCrashed(text)), now, child=child.number)
 
 
 def _fetcher_gone(state: State, child: Child, death: DeathClass, exit_code: int | None, now: float) -> None:
@@ -250,6 +253,7 @@ def load_failed(state: State, model: ModelState, error: EmbedDaemonError, now: f
         model.failures, model.is_card_fresh = 1, False
         state.log("warning", "files_changed_while_loading", model=model.name, error=str(error))
         return
+    error = with_limit(state.machine, error)
     _back_off(state, model, error, now, free=0)
     state.log(
         "error",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import secrets
 import sys
 import time
@@ -24,7 +25,14 @@ def this_machine() -> Machine:
         version=daemon_version(),
         pid=os.getpid(),
         started_at=time.monotonic(),
+        address_space_bytes=address_space_bytes(),
     )
+
+
+def address_space_bytes() -> int | None:
+    """What a process that we start may map at most; None: any amount."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def default_device() -> str:

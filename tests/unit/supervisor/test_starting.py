@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,10 @@ from embeddaemon.config.settings import StartMethod
 from embeddaemon.errors import CorruptModel, FailedLoad, HubUnreachable
 from embeddaemon.governor.budget import MIB
 from embeddaemon.governor.formula import FORK_SERVER_BYTES
+from embeddaemon.protocol import control
+from embeddaemon.protocol.error_codec import error_to_map
 from embeddaemon.supervisor import commands as do
+from embeddaemon.supervisor.events import ControlLost, ForkerSaid
 from embeddaemon.supervisor.housekeeping import FORK_SECONDS, SCALE_DOWN_AFTER_SECONDS
 from embeddaemon.supervisor.processes.child import ChildKind
 from tests.support.supervisor_story import Story, spec
@@ -221,6 +225,29 @@ def test_fork_server_that_cannot_import_fails_all_who_wait_for_it_and_backs_off(
     story.pass_time(1.0)
     story.answer_everything()
     assert story.outcome(again) == "ok"
+
+
+@pytest.mark.parametrize("error", [FailedLoad("libtorch: failed to map segment"), CorruptModel("no torch")])
+def test_limit_on_the_address_space_is_named_where_what_cannot_be_loaded_may_come_of_it(error: FailedLoad) -> None:
+    story = Story()
+    story.state.machine = replace(story.state.machine, address_space_bytes=300 * MIB)
+    id_ = story.ask()
+    story.fail_to_load(story.run_until_ordered(ChildKind.FORK_SERVER), error)
+    story.run()
+    assert ("may map 300 MiB at most" in story.error(id_).message) is (type(error) is FailedLoad)
+
+
+def test_fork_server_that_said_why_it_ends_was_not_killed_though_it_is_for_certainty() -> None:
+    story = Story()
+    story.ask()
+    fork_server = story.run_until_ordered(ChildKind.FORK_SERVER)
+    failed = control.LoadFailed(error_to_map(FailedLoad("no torch")))
+    story.tell(ForkerSaid(fork_server.child, failed))
+    story.tell(ControlLost(fork_server.child))
+    story.kill(fork_server)
+    story.run()
+    (died,) = story.logged("fork_server_died")
+    assert died["death"] == "load_failed"
 
 
 def test_fork_server_that_never_gets_ready_is_killed_after_the_load_timeout() -> None:
