@@ -109,6 +109,7 @@ class Forker:
         self._children.clear()
         if isinstance(command, control.ForkWorker):
             guard.enter_cgroup(command.cgroup)
+            guard.take_sent_faults()
         return self._midwife(command, passed)
 
     def _reap(self) -> None:

@@ -24,7 +24,15 @@ from embeddaemon.telemetry.logs import fields
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
-_FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
+_FAULTS = (
+    signal.SIGSEGV,
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGILL,
+    signal.SIGFPE,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+)
 """What a process ends by of its own doing."""
 _OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
 _OOM_SCORE_MAX = 1000

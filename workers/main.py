@@ -66,14 +66,12 @@ def _connect(command: control.ForkWorker) -> _Sockets:
 
 def run_worker(command: control.ForkWorker, loaded: Loaded, journal: int | None, *, loads: int) -> int:
     """Serves with a model that is there already; returns the exit code. ``journal`` is a descriptor, ours now."""
-    guard.take_sent_faults()
     return _serve(command, loaded, _connect(command), journal, loads)
 
 
 def run_loading_worker(command: control.ForkWorker, program: EngineProgram, journal: int | None) -> int:
     """Loads for itself, says how that went over the link, serves."""
     assert command.order is not None
-    guard.take_sent_faults()
     sockets = _connect(command)
     try:
         loaded = load(program, order_from_map(command.order))
@@ -138,6 +136,7 @@ def spawned_worker(argv: Sequence[str], program: EngineProgram) -> NoReturn:
 def _run_spawned_worker(program: EngineProgram, journal: int | None) -> int:
     command = _read_command(sys.stdin.buffer)
     guard.enter_cgroup(command.cgroup)
+    guard.take_sent_faults()
     guard.exit_at_end_of_file(sys.stdin.fileno())
     program.preload()
     return run_loading_worker(command, program, journal)

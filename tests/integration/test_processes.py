@@ -267,11 +267,19 @@ def test_worker_whose_intake_thread_fails_is_dead(stand_in: StandIn) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the mask that tells them apart is Linux's")
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE])
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGBUS])
 def test_worker_that_is_sent_a_fault_ends_as_one_that_is_terminated(stand_in: StandIn, number: signal.Signals) -> None:
     tree = stand_in.whole_tree()
     os.kill(tree.worker_forked.pid, number)
     assert tree.template.receive(control.Exited).exit_code == -signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the mask that tells them apart is Linux's")
+def test_spawned_worker_that_is_sent_a_fault_ends_as_one_that_is_terminated(stand_in: StandIn) -> None:
+    process = stand_in.start_spawned_worker(stand_in.worker_command(order=stub_order()))
+    stand_in.receive(link.Ready)
+    process.send_signal(signal.SIGSEGV)
+    assert process.wait(seconds(5)) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
