@@ -114,9 +114,10 @@ def take_sent_faults() -> None:
     So an exit by SIGSEGV is its own doing, and may be a text's. A blocked signal that kill(2) sends waits until a
     thread asks for it; one that an instruction raises cannot be held back: the kernel unblocks it, drops its handler
     and ends the process by it (force_sig_info_to_task in Linux' kernel/signal.c). abort() unblocks SIGABRT first.
-    Threads inherit what is blocked: to be called before there are any. Elsewhere than on Linux it does nothing.
+    Threads inherit what is blocked: to be called before there are any. Elsewhere than on Linux it does nothing; nor
+    where PYTHONFAULTHANDLER asks for the stacks of a fault, which its handler writes.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or faulthandler.is_enabled():
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, _FAULTS)
     threading.Thread(target=_end_when_sent, name="sent-faults", daemon=True).start()

@@ -282,6 +282,18 @@ def test_spawned_worker_that_is_sent_a_fault_ends_as_one_that_is_terminated(stan
     assert process.wait(seconds(5)) == -signal.SIGTERM
 
 
+def test_stacks_of_a_fault_are_written_where_they_are_asked_for(stand_in: StandIn, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        server, _ = stand_in.start_fork_server({"PYTHONFAULTHANDLER": "1"}, stderr=log.fileno())
+    server.receive(control.ForkServerReady)
+    template, _ = stand_in.fork_template(server)
+    template.receive(control.TemplateReady)
+    stand_in.fork_worker(template)
+    stand_in.dispatch(embed(["segv"]))
+    assert template.receive(control.Exited).exit_code == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in (tmp_path / "log").read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_worker_ends_at_once_when_it_is_terminated_or_killed(stand_in: StandIn, number: signal.Signals) -> None:
     tree = stand_in.whole_tree()
