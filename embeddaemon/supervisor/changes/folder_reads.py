@@ -6,8 +6,10 @@ as one that cannot be read: its model fails and is tried again later, as after a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -21,6 +23,9 @@ from embeddaemon.telemetry.logs import fields
 
 log = logging.getLogger(__name__)
 
+Read = Callable[[ReadCard], CardRead | CardFailed]
+"""Takes as long as it takes."""
+
 PATIENCE_SECONDS = 5.0
 """A disk that sleeps, or a network that was busy, is there after so long; a large folder is read in a tenth of it."""
 
@@ -28,37 +33,73 @@ PATIENCE_BESIDE_SECONDS = 0.5
 """While another folder does not answer: a dozen on one dead server must not add up to the watchdog's time."""
 
 
-class FolderReads:
-    """Reads, and those that never came to an end: each keeps a thread and nothing else, until its folder answers."""
+FRESH_SECONDS = 60.0
+"""What a folder answered too late is taken by who asks within so long: twice the longest time between two tries."""
 
-    def __init__(
-        self,
-        read: Callable[[ReadCard], CardRead | CardFailed] | None = None,
-        patience_seconds: float = PATIENCE_SECONDS,
-    ) -> None:
+
+class _Reading:
+    """One read in a thread of its own. Raises RuntimeError when there are no threads left."""
+
+    def __init__(self, read: Read, command: ReadCard) -> None:
+        self.command = command
+        self._read = read
+        self._found: SimpleQueue[CardRead | CardFailed] = SimpleQueue()
+        self._ended_at = float("inf")
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        found = self._read(self.command)
+        self._ended_at = time.monotonic()
+        self._found.put(found)
+
+    def wait(self, seconds: float) -> CardRead | CardFailed:
+        """Raises Empty when there is nothing by then."""
+        return self._found.get(timeout=seconds)
+
+    @property
+    def is_stuck(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def is_stale(self) -> bool:
+        return time.monotonic() - self._ended_at > FRESH_SECONDS
+
+
+class FolderReads:
+    """Reads, and those that had no end in time: each keeps a thread and nothing else, until its folder answers."""
+
+    def __init__(self, read: Read | None = None, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._read = read or read_folder
         self._patience_seconds = patience_seconds
-        self._stuck: dict[str, threading.Thread] = {}
+        self._late: dict[str, _Reading] = {}
         """By folder or source."""
 
     def read(self, command: ReadCard) -> CardRead | CardFailed:
-        """What the folder is, or what is wrong with it. Waits a few seconds, and not at all for one that is stuck."""
+        """What the folder is, or what is wrong with it. Waits a few seconds, and not at all for one that is stuck.
+
+        What came too late for an earlier try is given to this one: a folder that is only slow holds nobody up again.
+        """
         place = command.folder or command.spec.source
-        self._stuck = {each: thread for each, thread in self._stuck.items() if thread.is_alive()}
-        if place in self._stuck:
+        self._late = {each: late for each, late in self._late.items() if not late.is_stale}
+        late = self._late.get(place)
+        if late is not None and late.is_stuck:
             return _no_answer(command, place)
-        patience_seconds = min(self._patience_seconds, PATIENCE_BESIDE_SECONDS if self._stuck else float("inf"))
-        found: SimpleQueue[CardRead | CardFailed] = SimpleQueue()
-        thread = threading.Thread(target=lambda: found.put(self._read(command)), daemon=True)
+        if late is not None:
+            del self._late[place]
+            if late.command == command:
+                with contextlib.suppress(Empty):  # it died
+                    return late.wait(0)
         try:
-            thread.start()
+            reading = _Reading(self._read, command)
         except RuntimeError as error:  # no threads left
             failed = FailedLoad(f"model {command.spec.name!r}: its folder cannot be read now: {error}")
             return CardFailed(command.spec.name, failed, command.is_successor)
+        is_beside = any(each.is_stuck for each in self._late.values())
         try:
-            return found.get(timeout=patience_seconds)
+            return reading.wait(min(self._patience_seconds, PATIENCE_BESIDE_SECONDS if is_beside else float("inf")))
         except Empty:
-            self._stuck[place] = thread
+            self._late[place] = reading
         log.error(fields("folder_does_not_answer", model=command.spec.name, folder=place))
         return _no_answer(command, place)
 

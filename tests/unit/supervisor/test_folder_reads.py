@@ -9,6 +9,7 @@ import pytest
 
 from embeddaemon.errors import FailedLoad, ModelNotFound
 from embeddaemon.models.spec import ModelSpec
+from embeddaemon.supervisor.changes import folder_reads
 from embeddaemon.supervisor.changes.folder_reads import FolderReads
 from embeddaemon.supervisor.commands import ReadCard
 from embeddaemon.supervisor.events import CardFailed, CardRead
@@ -59,6 +60,35 @@ def test_folder_that_does_not_answer_fails_and_is_not_asked_again_until_it_does(
     wait_until(
         lambda: isinstance(again := reads.read(of("path:/dead/mini")), CardFailed) and str(again.error) == "read"
     )
+
+
+def test_answer_that_came_too_late_is_taken_at_the_next_try(network: Network) -> None:
+    reads, threads = FolderReads(network.read, 0.05), threading.active_count()
+    reads.read(of("path:/dead/mini"))
+    network.is_up.set()
+    wait_until(lambda: threading.active_count() == threads)
+    network.is_up.clear()
+    late, again = reads.read(of("path:/dead/mini")), reads.read(of("path:/dead/mini"))
+    assert isinstance(late, CardFailed)
+    assert isinstance(again, CardFailed)
+    assert str(late.error) == "read"
+    assert "does not answer" in str(again.error), "it is given once"
+
+
+@pytest.mark.parametrize("why", ["it is old", "it is of another model"])
+def test_late_answer_is_not_taken_when(network: Network, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, threads = FolderReads(network.read, 0.05), threading.active_count()
+    reads.read(of("path:/dead/mini"))
+    network.is_up.set()
+    wait_until(lambda: threading.active_count() == threads)
+    command = of("path:/dead/mini")
+    if why == "it is old":
+        monkeypatch.setattr(folder_reads, "FRESH_SECONDS", 0.0)
+    else:
+        command = ReadCard(ModelSpec(name="other", source="path:/dead/mini"), None)
+    read = reads.read(command)
+    assert read.model == command.spec.name
+    assert len(network.asked) == 2
 
 
 def test_other_folders_are_read_meanwhile(network: Network) -> None:
