@@ -43,6 +43,8 @@ def checked(endpoint: str) -> str:
             f"endpoint {endpoint!r}: the daemon always has a socket on its own machine; where it serves the network, "
             "with keys only, is named beside it: tcp_endpoint in [access]"
         )
+    if "\0" in endpoint or any("\ud800" <= each <= "\udfff" for each in endpoint):
+        raise ConfigError(f"endpoint {endpoint!r}: the path must be UTF-8 and without zero bytes")
     if not endpoint.startswith("ipc:///"):
         raise ConfigError(
             f"endpoint {endpoint!r}: must be an absolute path, or ipc:// and one, as "

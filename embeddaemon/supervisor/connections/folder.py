@@ -28,8 +28,8 @@ def prepare_folder(folder: Path, mode: int) -> bool:
 
     Raises ConfigError, with what to do.
     """
-    _check_way(folder.parent)
     try:
+        _check_way(folder.parent)
         is_new = _make(folder, mode)
         status = folder.lstat()
     except OSError as error:

@@ -31,6 +31,8 @@ def test_default_is_the_environment_then_the_system_then_the_user(
     "endpoint",
     [
         "",
+        "ipc:///run/a\0b",
+        "/run/\udcff",
         "relative/path",
         "tcp://127.0.0.1:5555",
         "ipc://relative",

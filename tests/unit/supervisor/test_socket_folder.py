@@ -88,6 +88,14 @@ def test_link_of_another_user_is_refused_since_he_may_turn_it(tmp_path: Path) ->
     assert f"{tmp_path / 'link'}, on the way to the socket, belongs to user {ANOTHER}" in refusal(tmp_path / "link/own")
 
 
+@needs_root
+@pytest.mark.skipif(sys.platform != "linux", reason="a link that only some may read is Linux's")
+def test_way_through_a_link_that_we_may_not_read_is_refused(tmp_path: Path) -> None:
+    behind = Path(f"/proc/{os.getpid()}/root{tmp_path}/own")
+    with as_user(ANOTHER, (ANOTHER,), lambda: refusal(behind).encode()) as said:
+        assert b"cannot be made: [Errno 13]" in said
+
+
 _IN_A_CONTAINER = """
 import subprocess, sys
 from pathlib import Path
