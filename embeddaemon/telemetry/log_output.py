@@ -38,6 +38,7 @@ class LogOutput(logging.Handler):
         self._descriptor = descriptor
         self._most_bytes = _PIPE_BUF
         self._is_closed = False
+        self._process = os.getpid()
         self._rest = b""
         """Of a line that went out in part."""
         self._lost = 0
@@ -67,6 +68,8 @@ class LogOutput(logging.Handler):
         return f"{self.format(record)}\n".encode(errors="backslashreplace")
 
     def _put(self, line: bytes) -> None:
+        if self._process != (process := os.getpid()):  # forked: what is owed, the parent tells
+            self._process, self._rest, self._lost = process, b"", 0
         self._rest = self._written(self._rest)
         if not self._rest and self._lost:
             notice = self._line(self._notice(self._lost))

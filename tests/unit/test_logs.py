@@ -154,6 +154,24 @@ def test_line_that_went_out_in_part_is_finished_before_the_next() -> None:
     assert told.count("\n") == 2 + told.count("log_lines_lost")
 
 
+def test_forked_process_does_not_tell_what_its_parent_lost_or_left_in_part() -> None:
+    with _logging_to(_pipe) as reading:
+        log.info(fields("long", a="x" * 200_000))
+        log.info(fields("lost"))
+        told = _read_all(reading)
+        if (child := os.fork()) == 0:
+            log.info(fields("child"))
+            os._exit(0)
+        os.waitpid(child, 0)
+        told += _read_all(reading)
+        while not told.endswith("next\n"):
+            log.info(fields("next"))
+            told += _read_all(reading)
+    assert told.count(" info child\n") == 1
+    assert told.count("log_lines_lost") == 1
+    assert told.count("x") == 200_000 + told.count("next")
+
+
 def test_reader_that_is_gone_disturbs_nobody() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream:
