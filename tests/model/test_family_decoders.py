@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from embeddaemon.errors import CorruptModel, UnsupportedModel
 from embeddaemon.workers.engines import Rows
-from tests.support.checkpoints import save_weights, write_json
-from tests.support.embedding import card_of, cosines, embedder_of
+from tests.support.checkpoints import write_json
+from tests.support.embedding import embedder_of
 from tests.support.families.decoders import TinyDecoder, TinyLlama, TinyMistral, TinyQwen2, TinyQwen3
 from tests.support.family_checks import TEXTS, TOLERANCE, check_family, reference
 
@@ -80,8 +79,8 @@ def test_vectors_that_see_in_both_directions_equal_the_reference(tiny: TinyDecod
     assert not embedder.card.is_causal
     right = expected(tiny, tmp_path / "theirs", **NOT_CAUSAL)
     check_family(embedder, right)
-    causal = expected(tiny, tmp_path / "causal", is_causal=True)
-    assert np.abs(causal - right).max() > 100 * TOLERANCE
+    causal = reference(native(tiny, tmp_path / "causal", is_causal=True), TEXTS[-1:])
+    assert np.abs(causal - right[-1:]).max() > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -99,8 +98,8 @@ def test_last_token_is_the_one_that_the_tokenizer_leaves_out(tmp_path: Path) -> 
     check_family(embedder_of(tiny.write(tmp_path / "ours")), expected(tiny, tmp_path / "theirs", **NOT_CAUSAL))
     open_end = native(tiny, tmp_path / "open", **NOT_CAUSAL)
     tiny.tokenizer().save(str(open_end / "tokenizer.json"))
-    ours = embedder_of(tmp_path / "ours").embed(TEXTS)
-    assert np.abs(reference(open_end, TEXTS) - ours).max() > 100 * TOLERANCE
+    ours = embedder_of(tmp_path / "ours").embed(TEXTS[-1:])
+    assert np.abs(reference(open_end, TEXTS[-1:]) - ours).max() > 100 * TOLERANCE
 
 
 ROPES: dict[str, dict[str, Any]] = {
@@ -123,15 +122,20 @@ ROPES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """Vectors of a Llama whose theta is 1000, not scaled."""
+    return embedder_of(TinyLlama().write(tmp_path_factory.mktemp("usual"))).embed(TEXTS)
+
+
 @pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES.keys())
-def test_rotations_are_as_the_config_says(rope: dict[str, Any], tmp_path: Path) -> None:
+def test_rotations_are_as_the_config_says(rope: dict[str, Any], usual: Rows, tmp_path: Path) -> None:
     """Guards against another theta than the config's, or a scaling that is ignored."""
     tiny = TinyLlama(config=rope)
     if rope.get("rope_theta", 0) is None:
         del tiny.config["rope_theta"]
     embedder = embedder_of(tiny.write(tmp_path / "ours"))
     check_family(embedder, expected(tiny, tmp_path / "theirs"))
-    usual = embedder_of(TinyLlama().write(tmp_path / "usual")).embed(TEXTS)
     assert np.abs(usual - embedder.embed(TEXTS)).max() > 100 * TOLERANCE
 
 
@@ -163,12 +167,6 @@ def test_checkpoint_in_16_bits_is_computed_in_float32_when_that_is_asked(tiny: T
     check_family(embedder, expected(tiny, tmp_path / "theirs", **config))
 
 
-@pytest.mark.parametrize("tiny", [TinyQwen2(), TinyQwen3(), TinyMistral(), TinyLlama()], ids=lambda tiny: tiny.kind)
-def test_bfloat16_stays_near_float32(tiny: TinyDecoder, tmp_path: Path) -> None:
-    folder = tiny.write(tmp_path)
-    assert cosines(embedder_of(folder).embed(TEXTS), embedder_of(folder, "bfloat16").embed(TEXTS)).min() > 0.99
-
-
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_head_of_the_language_model_is_neither_held_nor_counted(is_tied: bool, tmp_path: Path) -> None:
     """Guards against its gigabyte; and, where it is tied to the words, against it taking their place."""
@@ -184,24 +182,3 @@ def test_table_of_words_may_have_more_rows_or_fewer_than_the_config_says(tmp_pat
     embedder = embedder_of(tiny.write(tmp_path / "ours"))
     assert embedder.card.vocabulary == tiny.words == tiny.tokenizer().get_vocab_size() + 11
     check_family(embedder, expected(tiny, tmp_path / "theirs", vocab_size=tiny.words))
-
-
-@pytest.mark.parametrize("tiny", [TinyQwen2(), TinyQwen3(), TinyMistral(), TinyLlama()], ids=lambda tiny: tiny.kind)
-def test_tensor_that_is_missing_or_left_over_is_refused(tiny: TinyDecoder, tmp_path: Path) -> None:
-    file = tiny.write(tmp_path) / "model.safetensors"
-    tensors = load_file(file)
-    name = f"{tiny.prefix}layers.1.self_attn.k_proj.weight"
-    save_weights(file, {key: values for key, values in tensors.items() if key != name})
-    with pytest.raises(CorruptModel, match=r"layers\.1\.self_attn\.k_proj\.weight"):
-        embedder_of(tmp_path)
-    save_weights(file, {**tensors, f"{tiny.prefix}layers.0.self_attn.sinks": tensors[name]})
-    with pytest.raises(CorruptModel, match="sinks"):
-        embedder_of(tmp_path)
-
-
-def test_card_says_what_memory_follows_from(tmp_path: Path) -> None:
-    tiny = TinyQwen3(hidden=48, layers=3, heads=6, key_value_heads=3, intermediate=80, positions=96)
-    card = card_of(tiny.write(tmp_path))
-    assert (card.family, card.hidden, card.layers, card.intermediate) == ("qwen3", 48, 3, 80)
-    assert (card.attention_heads, card.key_value_heads) == (6, 3)
-    assert card.max_tokens == 64

@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
-from tokenizers import Tokenizer
-from torch.nn.functional import gelu, layer_norm, linear, normalize, softmax
+from torch.nn.functional import gelu, layer_norm, linear, softmax
 
 from embeddaemon.errors import CorruptModel, UnsupportedModel
 from embeddaemon.workers.engines import Rows
 from embeddaemon.workers.engines.torch_engine.families import gte
-from tests.support.checkpoints import save_weights
-from tests.support.embedding import card_of, cosines, embedder_of
+from tests.support.checkpoints import Tensors
+from tests.support.embedding import card_of, embedder_of
 from tests.support.families.gte import PUBLISHED, TinyGte
-from tests.support.family_checks import TEXTS, check_family, reference
+from tests.support.families.plain import angles_of, ids_of, pooled, turned
+from tests.support.family_checks import TEXTS, Written, alter_weights, check_family, exchange_halves, reference
 
-each = pytest.mark.parametrize("name", PUBLISHED)
+
+@pytest.fixture(scope="module", params=PUBLISHED)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written[TinyGte]:
+    return Written(PUBLISHED[request.param], tmp_path_factory.mktemp("written"))
 
 
 def published_forward(folder: Path, text: str) -> torch.Tensor:
@@ -33,11 +35,7 @@ def published_forward(folder: Path, text: str) -> torch.Tensor:
     ids, heads, scaling = ids_of(folder, text), config["num_attention_heads"], config["rope_scaling"] or {}
     dim, s = config["hidden_size"] // heads, scaling.get("factor", 1.0)
     frequencies = (config["rope_theta"] * s) ** (-torch.arange(0, dim, 2) / dim) / s ** (2 / dim)
-    angles = torch.outer(torch.arange(len(ids)), frequencies).repeat(1, 2)  # (tokens, dim)
-
-    def turned(x: torch.Tensor) -> torch.Tensor:  # (heads, tokens, dim)
-        left, right = x.chunk(2, -1)
-        return x * angles.cos() + torch.cat([-right, left], -1) * angles.sin()
+    angles = angles_of(len(ids), frequencies)
 
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
         return layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-12)
@@ -49,7 +47,7 @@ def published_forward(folder: Path, text: str) -> torch.Tensor:
         of = {name.removeprefix(layer): values for name, values in weights.items() if name.startswith(layer)}
         qkv = linear(x, of["attention.qkv_proj.weight"], of["attention.qkv_proj.bias"])
         q, k, v = qkv.view(len(ids), 3, heads, dim).permute(1, 2, 0, 3)
-        mixed = (softmax(turned(q) @ turned(k).mT / dim**0.5, -1) @ v).transpose(0, 1).flatten(1)
+        mixed = (softmax(turned(q, angles) @ turned(k, angles).mT / dim**0.5, -1) @ v).transpose(0, 1).flatten(1)
         x = norm(x + linear(mixed, of["attention.o_proj.weight"], of["attention.o_proj.bias"]), f"{layer}attn_ln")
         up, gate = linear(x, of["mlp.up_gate_proj.weight"]).chunk(2, -1)
         gated = linear(gelu(gate) * up, of["mlp.down_proj.weight"], of["mlp.down_proj.bias"])
@@ -57,70 +55,57 @@ def published_forward(folder: Path, text: str) -> torch.Tensor:
     return x
 
 
-def ids_of(folder: Path, text: str) -> list[int]:
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    ids: list[int] = tokenizer.encode(text).ids
-    assert len(ids) <= 32, "longer than the folder allows"
-    return ids
-
-
 def published_vectors(folder: Path, tiny: TinyGte) -> Rows:
     """(texts, hidden), pooled and normalised as the folder says."""
-    states = [published_forward(folder, text) for text in TEXTS]
-    is_cls = "pooling_mode_cls_token" in (tiny.pooling or {})
-    rows = torch.stack([state[0] if is_cls else state.mean(0) for state in states])
-    vectors: Rows = (normalize(rows) if tiny.normalize else rows).numpy()
-    return vectors
+    return pooled([published_forward(folder, text) for text in TEXTS], tiny)
 
 
-@each
-def test_vectors_equal_the_published_description(name: str, tmp_path: Path) -> None:
+def test_vectors_equal_the_published_description(written: Written[TinyGte]) -> None:
     """Guards: ``ntk`` passed by, halves of the feed-forward part swapped, the row of the token type left out."""
-    tiny = PUBLISHED[name]
-    folder = tiny.write(tmp_path)
-    embedder = embedder_of(folder)
-    assert embedder.model.facts.family == "gte"
-    check_family(embedder, published_vectors(folder, tiny))
+    check_family(written.embedder, published_vectors(written.folder, written.tiny))
 
 
-@each
-def test_vectors_equal_the_library_where_the_config_is_rewritten_for_it(name: str, tmp_path: Path) -> None:
+def test_vectors_equal_the_library_where_the_config_is_rewritten_for_it(
+    written: Written[TinyGte], tmp_path: Path
+) -> None:
     """The library knows no ``new`` and no ``ntk``: a copy of the folder says the same in its words."""
-    tiny = PUBLISHED[name]
-    ours = tiny.write(tmp_path / "ours")
+    tiny = written.tiny
     config = tiny._config()
     s, dim = (config["rope_scaling"] or {}).get("factor", 1.0), tiny.hidden // tiny.heads
     rope = {"rope_type": "linear", "rope_theta": tiny.theta * s, "factor": s ** (2 / dim)}
     del config["auto_map"], config["rope_scaling"], config["rope_theta"]
-    theirs = tiny.write(tmp_path / "theirs")
+    theirs = tiny.write(tmp_path)
     rewritten = {**config, "model_type": "gte", "architectures": ["GteModel"], "rope_parameters": rope}
     (theirs / "config.json").write_text(json.dumps(rewritten))
     expected = reference(theirs, TEXTS)
-    check_family(embedder_of(ours), expected)
+    check_family(written.embedder, expected)
     check_family(embedder_of(theirs), expected)
 
 
+def forget_token_types(tensors: Tensors) -> None:
+    name = "new.embeddings.token_type_embeddings.weight"
+    tensors[name] = np.zeros_like(tensors[name])
+
+
+TRAPPED = TinyGte(prefix="new.")
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """Vectors of ``TRAPPED`` as it is."""
+    return published_vectors(TRAPPED.write(tmp_path_factory.mktemp("right")), TRAPPED)
+
+
 @pytest.mark.parametrize("change", ["ntk", "halves", "token type", "theta"])
-def test_trap_would_be_noticed(change: str, tmp_path: Path) -> None:
+def test_trap_would_be_noticed(change: str, right: Rows, tmp_path: Path) -> None:
     """What the three traps do to the vectors is far above the tolerance of the tests above."""
-    tiny = TinyGte(prefix="new.")
-    folder = tiny.write(tmp_path / "right")
-    expected = published_vectors(folder, tiny)
-    if change in {"ntk", "theta"}:
-        trapped = replace(tiny, scaling=None) if change == "ntk" else replace(tiny, theta=10000.0)
-        wrong = published_vectors(trapped.write(tmp_path / "wrong"), tiny)
-    else:
-        tensors = load_file(folder / "model.safetensors")
-        for name, values in tensors.items():
-            if change == "halves" and "up_gate" in name:
-                tensors[name] = np.concatenate(np.split(values, 2)[::-1])
-            if change == "token type" and "token_type" in name:
-                tensors[name] = np.zeros_like(values)
-        save_weights(folder / "model.safetensors", tensors)
-        wrong = published_vectors(folder, tiny)
-    assert np.abs(wrong - expected).max() > 1e-2
+    others = {"ntk": replace(TRAPPED, scaling=None), "theta": replace(TRAPPED, theta=10000.0)}
+    folder = others.get(change, TRAPPED).write(tmp_path)
+    if change == "halves":
+        exchange_halves(folder, "up_gate")
+    if change == "token type":
+        alter_weights(folder, forget_token_types)
+    assert np.abs(published_vectors(folder, TRAPPED) - right).max() > 1e-2
 
 
 @pytest.mark.parametrize(("heads", "factor"), [(4, 2.0), (2, 8.0), (1, 3.5)])
@@ -157,37 +142,3 @@ def test_option_that_is_not_computed_is_refused_by_name(config: dict[str, Any], 
 def test_angles_that_the_config_does_not_tell_are_not_assumed(config: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(CorruptModel, match=r"rope|factor"):
         embedder_of(TinyGte(config=config).write(tmp_path))
-
-
-@each
-def test_card_has_the_sizes_that_memory_follows_from(name: str, tmp_path: Path) -> None:
-    tiny = PUBLISHED[name]
-    embedder = embedder_of(tiny.write(tmp_path))
-    card = embedder.card
-    assert (card.hidden, card.layers, card.attention_heads) == (tiny.hidden, tiny.layers, tiny.heads)
-    assert (card.key_value_heads, card.intermediate, card.gated) == (tiny.heads, tiny.intermediate, True)
-    assert (card.vocabulary, card.is_causal, card.max_tokens) == (tiny.words, False, 32)
-    assert embedder.model.facts.parameters == card.parameters
-
-
-@each
-def test_bfloat16_stays_near_float32(name: str, tmp_path: Path) -> None:
-    folder = PUBLISHED[name].write(tmp_path)
-    assert cosines(embedder_of(folder).embed(TEXTS), embedder_of(folder, "bfloat16").embed(TEXTS)).min() > 0.99
-
-
-@pytest.mark.parametrize("change", ["missing", "left over", "not divisible"])
-@pytest.mark.parametrize("part", ["attention.qkv_proj.weight", "mlp.up_gate_proj.weight"])
-def test_tensor_that_does_not_fit_is_refused(part: str, change: str, tmp_path: Path) -> None:
-    path = TinyGte(prefix="new.").write(tmp_path) / "model.safetensors"
-    tensors = load_file(path)
-    name = f"new.encoder.layer.1.{part}"
-    if change == "left over":
-        tensors[f"new.encoder.layer.7.{part}"] = tensors[name]
-    elif change == "not divisible":
-        tensors[name] = tensors[name][1:].copy()
-    else:
-        del tensors[name]
-    save_weights(path, tensors)
-    with pytest.raises(CorruptModel, match="layers"):
-        embedder_of(tmp_path)

@@ -10,29 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
-from tokenizers import Tokenizer
-from torch.nn.functional import gelu, layer_norm, linear, normalize, softmax
+from torch.nn.functional import gelu, layer_norm, linear, softmax
 
 from embeddaemon.errors import CorruptModel, UnsupportedModel
 from embeddaemon.workers.engines import Rows
-from tests.support.checkpoints import save_weights
-from tests.support.embedding import cosines, embedder_of
+from tests.support.embedding import embedder_of
 from tests.support.families.modernbert import PUBLISHED, TinyModernBert
-from tests.support.family_checks import TEXTS, check_family, reference
-
-each = pytest.mark.parametrize("name", PUBLISHED)
+from tests.support.families.plain import angles_of, ids_of, pooled, turned
+from tests.support.family_checks import TEXTS, check_family, exchange_halves
 
 
 def published_forward(folder: Path, text: str) -> torch.Tensor:
     """The published description: one text to its last hidden state (tokens, hidden)."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     weights = {n.removeprefix("model."): t.float() for n, t in load_tensors(folder / "model.safetensors").items()}
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    ids, heads = tokenizer.encode(text).ids, config["num_attention_heads"]
+    ids, heads = ids_of(folder, text), config["num_attention_heads"]
     dim, places = config["hidden_size"] // heads, torch.arange(len(ids))
     thetas = config["global_rope_theta"], config["local_rope_theta"] or config["global_rope_theta"]
 
@@ -42,15 +35,10 @@ def published_forward(folder: Path, text: str) -> torch.Tensor:
     x = norm(weights["embeddings.tok_embeddings.weight"][ids], "embeddings.norm")
     for number in range(config["num_hidden_layers"]):
         layer, is_near = f"layers.{number}", number % config["global_attn_every_n_layers"] != 0
-        angles = torch.outer(places, thetas[is_near] ** (-torch.arange(0, dim, 2) / dim)).repeat(1, 2)
-
-        def turned(x: torch.Tensor, angles: torch.Tensor = angles) -> torch.Tensor:  # (heads, tokens, dim)
-            left, right = x.chunk(2, -1)
-            return x * angles.cos() + torch.cat([-right, left], -1) * angles.sin()
-
+        angles = angles_of(len(ids), thetas[is_near] ** (-torch.arange(0, dim, 2) / dim))
         qkv = linear(norm(x, f"{layer}.attn_norm") if number else x, weights[f"{layer}.attn.Wqkv.weight"])
         q, k, v = qkv.view(len(ids), 3, heads, dim).permute(1, 2, 0, 3)
-        scores = turned(q) @ turned(k).mT / dim**0.5
+        scores = turned(q, angles) @ turned(k, angles).mT / dim**0.5
         if is_near:
             far = (places - places[:, None]).abs() > config["local_attention"] // 2
             scores = scores.masked_fill(far, float("-inf"))
@@ -63,28 +51,13 @@ def published_forward(folder: Path, text: str) -> torch.Tensor:
 
 def published_vectors(folder: Path, tiny: TinyModernBert) -> Rows:
     """(texts, hidden), pooled and normalised as the folder says."""
-    states = [published_forward(folder, text) for text in TEXTS]
-    is_cls = "pooling_mode_cls_token" in (tiny.pooling or {})
-    rows = torch.stack([state[0] if is_cls else state.mean(0) for state in states])
-    vectors: Rows = (normalize(rows) if tiny.normalize else rows).numpy()
-    return vectors
+    return pooled([published_forward(folder, text) for text in TEXTS], tiny)
 
 
-@each
-def test_vectors_equal_the_published_description(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tiny", PUBLISHED.values(), ids=PUBLISHED.keys())
+def test_vectors_equal_the_published_description(tiny: TinyModernBert, tmp_path: Path) -> None:
     """Guards: the window left out or counted twice, one theta for both kinds of layers, halves swapped."""
-    tiny = PUBLISHED[name]
-    folder = tiny.write(tmp_path)
-    embedder = embedder_of(folder)
-    assert embedder.model.facts.family == "modernbert"
-    check_family(embedder, published_vectors(folder, tiny))
-
-
-@pytest.mark.parametrize("name", [name for name, tiny in PUBLISHED.items() if tiny.local_theta])
-def test_vectors_equal_the_library(name: str, tmp_path: Path) -> None:
-    """The library as it is cannot read a ``local_rope_theta`` of null."""
-    folder = PUBLISHED[name].write(tmp_path)
-    check_family(embedder_of(folder), reference(folder, TEXTS))
+    check_family(embedder_of(tiny.write(tmp_path)), published_vectors(tmp_path, tiny))
 
 
 def test_newer_config_is_the_same_model(tmp_path: Path) -> None:
@@ -113,22 +86,22 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
+TRAPPED = TinyModernBert(prefix="model.")
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """Vectors of ``TRAPPED`` as it is."""
+    return published_vectors(TRAPPED.write(tmp_path_factory.mktemp("right")), TRAPPED)
+
+
 @pytest.mark.parametrize("change", [*CHANGES, "halves"])
-def test_trap_would_be_noticed(change: str, tmp_path: Path) -> None:
+def test_trap_would_be_noticed(change: str, right: Rows, tmp_path: Path) -> None:
     """What the traps do to the vectors is far above the tolerance of the tests above."""
-    tiny = TinyModernBert(prefix="model.")
-    folder = tiny.write(tmp_path / "right")
-    expected = published_vectors(folder, tiny)
+    folder = replace(TRAPPED, **CHANGES.get(change, {})).write(tmp_path)
     if change == "halves":
-        tensors = load_file(folder / "model.safetensors")
-        for name, values in tensors.items():
-            if name.endswith("mlp.Wi.weight"):
-                tensors[name] = np.concatenate(np.split(values, 2)[::-1])
-        save_weights(folder / "model.safetensors", tensors)
-        wrong = published_vectors(folder, tiny)
-    else:
-        wrong = published_vectors(replace(tiny, **CHANGES[change]).write(tmp_path / "wrong"), tiny)
-    assert np.abs(wrong - expected).max() > 1e-2
+        exchange_halves(folder, "mlp.Wi.weight")
+    assert np.abs(published_vectors(folder, TRAPPED) - right).max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -154,35 +127,3 @@ def test_option_that_is_not_computed_is_refused_by_name(config: dict[str, Any], 
 def test_config_that_makes_no_model_is_corrupt(config: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(CorruptModel, match=r"local_attention|global_attn|rope_theta"):
         embedder_of(TinyModernBert(config=config).write(tmp_path))
-
-
-@each
-def test_card_has_the_sizes_that_memory_follows_from(name: str, tmp_path: Path) -> None:
-    tiny = PUBLISHED[name]
-    embedder = embedder_of(tiny.write(tmp_path))
-    card = embedder.card
-    assert (card.hidden, card.layers, card.attention_heads) == (tiny.hidden, tiny.layers, tiny.heads)
-    assert (card.key_value_heads, card.intermediate, card.gated) == (tiny.heads, tiny.intermediate, True)
-    assert (card.vocabulary, card.is_causal) == (tiny.words, False)
-    assert embedder.model.facts.parameters == card.parameters
-
-
-@each
-def test_bfloat16_stays_near_float32(name: str, tmp_path: Path) -> None:
-    folder = PUBLISHED[name].write(tmp_path)
-    assert cosines(embedder_of(folder).embed(TEXTS), embedder_of(folder, "bfloat16").embed(TEXTS)).min() > 0.99
-
-
-@pytest.mark.parametrize("change", ["missing", "left over", "first norm"])
-def test_tensor_that_does_not_fit_is_refused(change: str, tmp_path: Path) -> None:
-    path = TinyModernBert(prefix="model.").write(tmp_path) / "model.safetensors"
-    tensors = load_file(path)
-    if change == "missing":
-        del tensors["model.layers.1.attn_norm.weight"]
-    elif change == "left over":
-        tensors["model.layers.7.attn.Wqkv.weight"] = tensors["model.layers.1.attn.Wqkv.weight"]
-    else:
-        tensors["model.layers.0.attn_norm.weight"] = tensors["model.layers.1.attn_norm.weight"]
-    save_weights(path, tensors)
-    with pytest.raises(CorruptModel, match=r"layers\.\d|last one number 7"):
-        embedder_of(tmp_path)

@@ -7,43 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
-from embeddaemon.errors import CorruptModel, UnsupportedModel
-from embeddaemon.models.jsonfile import read_json
-from embeddaemon.workers.engines.torch_engine.attention import groups_of
-from embeddaemon.workers.engines.torch_engine.families import biased_attention, mpnet
+from embeddaemon.errors import UnsupportedModel
+from embeddaemon.workers.engines.torch_engine.families import biased_attention
 from embeddaemon.workers.engines.torch_engine.families.mpnet import buckets
-from tests.support.checkpoints import save_weights
-from tests.support.embedding import card_of, cosines, embedder_of
+from tests.support.checkpoints import Tensors
+from tests.support.embedding import cosines, embedder_of
 from tests.support.families.mpnet import TinyMPNet
-from tests.support.family_checks import TEXTS, check_family, reference
-
-TINY = {
-    "published": TinyMPNet(),
-    "with a head": TinyMPNet(prefix="mpnet.", heads=2, layers=3, intermediate=80, table_rows=200, old_names=True),
-}
-each = pytest.mark.parametrize("kind", TINY)
+from tests.support.family_checks import TEXTS, alter_weights, check_no_number_is_asked_for, reference, states_alone
 
 LONG = TinyMPNet(positions=514, sentence_config=None)
-
-
-@each
-def test_vectors_equal_the_reference(kind: str, tmp_path: Path) -> None:
-    folder = TINY[kind].write(tmp_path)
-    embedder = embedder_of(folder)
-    assert embedder.model.facts.family == "mpnet"
-    check_family(embedder, reference(folder, TEXTS))
-
-
-@each
-def test_card_has_the_sizes_that_memory_follows_from(kind: str, tmp_path: Path) -> None:
-    tiny = TINY[kind]
-    card = card_of(tiny.write(tmp_path))
-    assert (card.hidden, card.layers, card.attention_heads) == (tiny.hidden, tiny.layers, tiny.heads)
-    assert (card.key_value_heads, card.intermediate, card.gated) == (tiny.heads, tiny.intermediate, False)
-    assert (card.vocabulary, card.dim, card.is_causal) == (tiny.words, tiny.hidden, False)
 
 
 def test_every_distance_has_the_bucket_of_the_published_code() -> None:
@@ -67,12 +41,15 @@ def test_long_texts_equal_the_reference(tmp_path: Path) -> None:
 
 def test_other_bias_gives_other_vectors(tmp_path: Path) -> None:
     """Guards: a bias that is read and not used."""
-    path = TinyMPNet().write(tmp_path) / "model.safetensors"
-    expected = embedder_of(tmp_path).embed(TEXTS)
-    tensors = load_file(path)
-    tensors["encoder.relative_attention_bias.weight"] = tensors["encoder.relative_attention_bias.weight"][::-1].copy()
-    save_weights(path, tensors)
-    assert np.abs(embedder_of(tmp_path).embed(TEXTS) - expected)[1:].max(axis=1).min() > 1e-3
+    folder = TinyMPNet().write(tmp_path)
+    expected = embedder_of(folder).embed(TEXTS)
+
+    def turn(tensors: Tensors) -> None:
+        name = "encoder.relative_attention_bias.weight"
+        tensors[name] = tensors[name][::-1].copy()
+
+    alter_weights(folder, turn)
+    assert np.abs(embedder_of(folder).embed(TEXTS) - expected)[1:].max(axis=1).min() > 1e-3
 
 
 def test_padding_token_within_a_text_is_counted_as_the_reference_counts_it(tmp_path: Path) -> None:
@@ -88,36 +65,9 @@ def test_bfloat16_in_blocks_equals_float32_text_by_text(lengths: list[int], tmp_
     ids = np.arange(sum(lengths), dtype=np.int32) * 7 % 60 + 5
     sizes = np.array(lengths, dtype=np.int32)
     together = embedder_of(folder, "bfloat16").model.forward(ids, sizes, None)
-    exact = embedder_of(folder).model
-    starts = np.cumsum(sizes) - sizes
-    alone = [
-        exact.forward(ids[start : start + size], np.array([size]), None)
-        for start, size in zip(starts, sizes, strict=True)
-    ]
-    np.testing.assert_allclose(together, np.concatenate(alone), atol=0.06)
-    assert cosines(together, np.concatenate(alone)).min() > 0.999
-
-
-@each
-def test_bfloat16_stays_near_float32(kind: str, tmp_path: Path) -> None:
-    folder = TINY[kind].write(tmp_path)
-    assert cosines(embedder_of(folder).embed(TEXTS), embedder_of(folder, "bfloat16").embed(TEXTS)).min() > 0.999
-
-
-@pytest.mark.parametrize("change", ["missing", "left over", "of another shape"])
-def test_tensor_that_does_not_fit_is_refused(change: str, tmp_path: Path) -> None:
-    path = TinyMPNet().write(tmp_path) / "model.safetensors"
-    tensors = load_file(path)
-    name = "encoder.layer.1.attention.attn.o.weight"
-    if change == "left over":
-        tensors["encoder.layer.1.attention.attn.p.weight"] = tensors[name]
-    elif change == "of another shape":
-        tensors[name] = tensors[name][1:].copy()
-    else:
-        del tensors[name]
-    save_weights(path, tensors)
-    with pytest.raises(CorruptModel, match=r"attention\.attn\.[op]"):
-        embedder_of(tmp_path)
+    alone = states_alone(embedder_of(folder).model, ids, sizes)
+    np.testing.assert_allclose(together, alone, atol=0.06)
+    assert cosines(together, alone).min() > 0.999
 
 
 @pytest.mark.parametrize(
@@ -135,10 +85,5 @@ def test_int8_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("room_bytes", [0, 2**30])
 def test_forward_asks_a_device_for_no_number(room_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards: waiting for the device between layers. A device without memory has no numbers to give."""
     monkeypatch.setattr(biased_attention, "WHOLE_BIAS_BYTES", room_bytes)
-    card = card_of(TinyMPNet().write(tmp_path))
-    weights = mpnet.build(read_json(tmp_path / "config.json").values, card, torch.float32).to("meta")
-    ids = torch.zeros(30, dtype=torch.long, device="meta")
-    states = mpnet.functional(weights)(ids, ids, groups_of([3, 3, 5, 19]))
-    assert (states.shape, states.device.type) == ((30, card.hidden), "meta")
+    check_no_number_is_asked_for(TinyMPNet().write(tmp_path))

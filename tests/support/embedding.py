@@ -37,12 +37,13 @@ class Embedder:
         task: str | None = None,
         normalize: bool | None = None,
         dimensions: int | None = None,
+        token_budget: int | None = None,
     ) -> Rows:
         """(texts, dim of the head), packed within the token budget, in the order of the texts."""
         prompt = self.card.prompts[task] if task else ""
         encoded = self.model.tokenize(texts, prompt=prompt, max_tokens=self.card.max_tokens)
         rows = np.empty((len(texts), self.card.pooled_dim), dtype=np.float32)
-        for batch in packing.plan([len(text.ids) for text in encoded], self._token_budget):
+        for batch in packing.plan([len(text.ids) for text in encoded], token_budget or self._token_budget):
             chosen = [encoded[index] for index in batch.indices]
             ids = np.concatenate([np.array(text.ids, dtype=np.int32) for text in chosen])
             lengths = np.array([len(text.ids) for text in chosen], dtype=np.int32)

@@ -132,3 +132,11 @@ class TinyDeberta(TinyBert):
             **self.tokenizer_config,
         }
         write_json(folder / "tokenizer_config.json", settings)
+
+
+PUBLISHED: dict[str, TinyDeberta] = {
+    "v3": TinyDeberta(),
+    "v3 with heads": TinyDeberta(has_head=True, heads=2, layers=3, intermediate=80, table_rows=300),
+    "v2 xlarge": TinyDeberta(prefix="", convolves=True, shares_keys=False, has_positions=True, buckets=6),
+}
+"""What the models of the family look like, by name."""

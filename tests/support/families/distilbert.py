@@ -91,3 +91,12 @@ class TinyElectra(TinyBert):
         config = super()._config()
         config |= {"model_type": "electra", "architectures": ["ElectraModel"], "embedding_size": self.embedding}
         return {**config, "summary_type": "first", **self.config}
+
+
+PUBLISHED: dict[str, TinyDistilbert | TinyElectra] = {
+    "distilbert": TinyDistilbert(),
+    "distilbert-head": TinyDistilbert(prefix="distilbert.", has_head=True, heads=2, layers=3, intermediate=80),
+    "electra": TinyElectra(),
+    "electra-head": TinyElectra(prefix="electra.", has_head=True, old_names=True, embedding=32, heads=2, layers=3),
+}
+"""What the models of the family look like, by name."""

@@ -40,3 +40,11 @@ class TinyEuroBert(TinyDecoder):
         names = ["input_ids", "attention_mask"]
         tokens = {"bos_token": BEGIN, "eos_token": END, "pad_token": END}
         return {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names, **tokens}
+
+
+PUBLISHED: dict[str, TinyEuroBert] = {
+    "EuroBERT-210m": TinyEuroBert(key_value_heads=4),
+    "EuroBERT-610m": TinyEuroBert(heads=6, key_value_heads=2, hidden=48, intermediate=80, layers=3, bfloat16=True),
+    "without a prefix": TinyEuroBert(prefix="", has_lm_head=False, architecture="EuroBertModel"),
+}
+"""What the models of the family look like, by name."""

@@ -81,3 +81,12 @@ class TinyJina(TinyBert):
             self._pairs()._write_tokenizer(folder)
         else:
             super()._write_tokenizer(folder)
+
+
+PUBLISHED: dict[str, TinyJina] = {
+    "text": TinyJina(),
+    "code": TinyJina(is_code=True),
+    "text-masked-lm": TinyJina(prefix="bert.", heads=8, hidden=32, layers=3, intermediate=40, normalize=True),
+    "code-masked-lm": TinyJina(prefix="bert.", heads=6, hidden=48, is_code=True, has_pooler=False, table_rows=400),
+}
+"""What the models of the family look like, by name."""

@@ -31,10 +31,15 @@ class TinyJinaV3(TinyRoberta):
         super().__post_init__()
         self.config |= {"model_type": "jina_embeddings_v3", "architectures": ["JinaEmbeddingsV3Model"]}
 
+    @property
+    def words(self) -> int:
+        """Rows of the table of words."""
+        return int(self.config["vocab_size"])
+
     def _shapes(self) -> Shapes:
         hidden, ours = self.hidden, self.has_class_names
         shapes: Shapes = {
-            "embeddings.word_embeddings.weight": (self.config["vocab_size"], hidden),
+            "embeddings.word_embeddings.weight": (self.words, hidden),
             "embeddings.token_type_embeddings.weight": (1, hidden),
             **norm("embeddings.LayerNorm" if ours else "emb_ln", hidden),
         }
@@ -87,3 +92,10 @@ class TinyJinaV3WithAdapters(TinyJinaV3):
             parts[f"{under}.0.lora_A"] = np.zeros((4, 4, columns), dtype=np.float32)
             parts[f"{under}.0.lora_B"] = np.zeros((4, rows, 4), dtype=np.float32)
         return parts
+
+
+PUBLISHED: dict[str, TinyJinaV3] = {
+    "published names": TinyJinaV3(prefix="roberta.", has_pooler=True),
+    "names of the class": TinyJinaV3(has_class_names=True, heads=2, layers=3, intermediate=80, dtype="float16"),
+}
+"""What the models of the family look like, by name."""

@@ -108,3 +108,10 @@ def mpnet_tokenizer() -> Tokenizer:
         ("</s>", ids["</s>"]), ("<s>", ids["<s>"]), trim_offsets=True, add_prefix_space=False
     )
     return tokenizer
+
+
+PUBLISHED: dict[str, TinyMPNet] = {
+    "published": TinyMPNet(),
+    "with a head": TinyMPNet(prefix="mpnet.", heads=2, layers=3, intermediate=80, table_rows=200, old_names=True),
+}
+"""What the models of the family look like, by name."""

@@ -151,3 +151,20 @@ class TinyNomicMoe(TinyNomic):
 
     def _write_tokenizer(self, folder: Path) -> None:
         TinyRoberta(family="xlm-roberta", positions=512)._write_tokenizer(folder)
+
+
+PUBLISHED: dict[str, TinyNomic] = {
+    "v1.5": TinyNomic(),
+    "arctic-embed-m-long": TinyNomic(
+        theta=8000.0, eps=1e-3, heads=2, layers=3, pooling={"pooling_mode_cls_token": True}
+    ),
+    "with a head": TinyNomic(prefix="bert.", has_head=True, hidden=48, intermediate=40, config={"pad_token_id": 0}),
+}
+"""What the models of the family look like, by name."""
+
+
+WITH_EXPERTS: dict[str, TinyNomicMoe] = {
+    "as published": TinyNomicMoe(),
+    "three of five": TinyNomicMoe(experts=5, chosen=3, layers=3, heads=2, hidden=48, intermediate=40, eps=1e-3),
+}
+"""The same, of models with experts."""
