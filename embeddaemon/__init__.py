@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from embeddaemon.errors import BackingOff as BackingOff
     from embeddaemon.errors import BadOutput as BadOutput
     from embeddaemon.errors import Busy as Busy
+    from embeddaemon.errors import Cancelled as Cancelled
     from embeddaemon.errors import ConfigError as ConfigError
     from embeddaemon.errors import CorruptModel as CorruptModel
     from embeddaemon.errors import DaemonUnreachable as DaemonUnreachable
@@ -44,13 +45,16 @@ if TYPE_CHECKING:
     from embeddaemon.errors import ModelGated as ModelGated
     from embeddaemon.errors import ModelNotFound as ModelNotFound
     from embeddaemon.errors import NoHeadroom as NoHeadroom
+    from embeddaemon.errors import Poisoned as Poisoned
     from embeddaemon.errors import ProtocolError as ProtocolError
+    from embeddaemon.errors import Quarantined as Quarantined
     from embeddaemon.errors import Refused as Refused
     from embeddaemon.errors import RequestError as RequestError
     from embeddaemon.errors import TextTooLong as TextTooLong
     from embeddaemon.errors import UnknownDimensions as UnknownDimensions
     from embeddaemon.errors import UnknownModel as UnknownModel
     from embeddaemon.errors import UnknownTask as UnknownTask
+    from embeddaemon.errors import UnsafeModel as UnsafeModel
     from embeddaemon.errors import UnsupportedModel as UnsupportedModel
     from embeddaemon.errors import UnsupportedVersion as UnsupportedVersion
     from embeddaemon.errors import WorkerCrashed as WorkerCrashed
@@ -58,11 +62,11 @@ if TYPE_CHECKING:
     __version__: str
 
 _ERRORS = (
-    *("BackingOff", "BadOutput", "Busy", "ConfigError", "CorruptModel", "DaemonUnreachable", "Draining"),
+    *("BackingOff", "BadOutput", "Busy", "Cancelled", "ConfigError", "CorruptModel", "DaemonUnreachable", "Draining"),
     *("EmbedDaemonError", "Expired", "Failed", "FailedLoad", "Forbidden", "HubUnreachable", "InputTooLarge"),
     *("InternalError", "Invalid", "InvalidInput", "ModelChanged", "ModelGated", "ModelNotFound", "NoHeadroom"),
-    *("ProtocolError", "Refused", "RequestError", "TextTooLong", "UnknownDimensions", "UnknownModel", "UnknownTask"),
-    *("UnsupportedModel", "UnsupportedVersion", "WorkerCrashed"),
+    *("Poisoned", "ProtocolError", "Quarantined", "Refused", "RequestError", "TextTooLong", "UnknownDimensions"),
+    *("UnknownModel", "UnknownTask", "UnsafeModel", "UnsupportedModel", "UnsupportedVersion", "WorkerCrashed"),
 )
 
 _HOMES = {

@@ -10,7 +10,9 @@ send.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Self
@@ -149,6 +151,20 @@ class _Connection:
                 waiter.set_exception(ClientClosed())
 
 
+def _retire(connection: _Connection) -> None:
+    """Nobody has its client any more, and nobody closed it.
+
+    Left to the garbage collector, libzmq's context would wait for ever for a socket that is collected with it.
+    """
+    if connection.is_closed or connection.pid != os.getpid():
+        return
+    if connection.loop.is_running():
+        with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+            connection.loop.call_soon_threadsafe(connection.close)
+            return
+    connection.close()
+
+
 async def _next(source: Iterator[Piece] | AsyncIterator[Piece]) -> Piece | None:
     if isinstance(source, AsyncIterator):
         return await anext(source, None)
@@ -199,6 +215,7 @@ class AsyncClient(AsyncSentenceTransformerMethods):
         loop = asyncio.get_running_loop()
         if self._connection is None:
             self._connection = _Connection(loop, self._target, self._patience)
+            weakref.finalize(self, _retire, self._connection)
         if self._connection.loop is not loop or self._connection.pid != os.getpid():
             raise RuntimeError("this AsyncClient belongs to another event loop or process: make one for each")
         return self._connection

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -243,3 +245,34 @@ def test_embeds_are_sent_once(daemon: FakeDaemon) -> None:
 
     asyncio.run(ask())
     assert sum(isinstance(request, Embed) for request in daemon.requests) == 100
+
+
+LEFT_OPEN = """
+import asyncio, gc, sys
+from embeddaemon import AsyncClient
+
+async def once():
+    client = AsyncClient(sys.argv[1])
+    assert (await client.embed("a")).shape
+    if sys.argv[2] == "keep":
+        kept.append(client)
+
+kept = []
+for _ in range(3):
+    asyncio.run(once())
+    gc.collect()
+
+async def many():
+    for _ in range(3):
+        await once()
+        gc.collect()
+
+asyncio.run(many())
+"""
+
+
+@pytest.mark.parametrize("fate", ["drop", "keep"])
+def test_clients_that_nobody_closes_keep_no_process_from_going_on(daemon: FakeDaemon, fate: str) -> None:
+    program = [sys.executable, "-c", LEFT_OPEN, daemon.endpoint, fate]
+    done = subprocess.run(program, timeout=seconds(20), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
