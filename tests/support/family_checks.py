@@ -1,6 +1,6 @@
-"""What every family has to hold: the reference's vectors, however texts lie in a row; nothing made up.
+"""What tests of families share: that vectors are the reference's however texts lie in a row, and changed checkpoints.
 
-A family's own tests say what its checkpoints look like and what is right, and have its silent traps.
+What holds for every family is in tests/model/test_families.py; a family's own tests have its references and its traps.
 """
 
 from __future__ import annotations
