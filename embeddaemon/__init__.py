@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from embeddaemon.client._actions import Patience as Patience
     from embeddaemon.client._connection import ClientClosed as ClientClosed
     from embeddaemon.client.aio import AsyncClient as AsyncClient
     from embeddaemon.client.local import local as local
@@ -77,6 +78,7 @@ _HOMES = {
     "Health": "embeddaemon.client.results",
     "ModelInfo": "embeddaemon.client.results",
     "ServerInfo": "embeddaemon.client.results",
+    "Patience": "embeddaemon.client._actions",
     "local": "embeddaemon.client.local",
 } | dict.fromkeys(_ERRORS, "embeddaemon.errors")
 

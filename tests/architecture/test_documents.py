@@ -1,16 +1,21 @@
-"""README.md and docs/: commands that exist, links that lead somewhere."""
+"""README.md and docs/: commands that exist, links that lead somewhere, Python that compiles (tests/e2e runs it)."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 
 import pytest
 from click.exceptions import NoArgsIsHelpError
 
+import embeddaemon
+from embeddaemon import AsyncClient, Client
 from tests.support.manifests import ROOT, check_command
+from tests.support.snippets import PAGES as PAGES_WITH_PYTHON
+from tests.support.snippets import Snippet, snippets
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 PLACEHOLDERS = {"NUMBER": "1", "FILE": "pyproject.toml", "PUBLIC": "x"}
@@ -65,3 +70,35 @@ def test_every_link_to_a_file_of_ours_leads_there(page: Path) -> None:
         if not path.exists() or (anchor and anchor not in anchors(path)):
             wrong.append(target)
     assert wrong == []
+
+
+SNIPPETS = [snippet for page in PAGES_WITH_PYTHON for snippet in snippets(page)]
+
+
+def test_python_of_the_documents_is_found() -> None:
+    fences = sum(page.read_text(encoding="utf-8").count("```python") for page in PAGES_WITH_PYTHON)
+    assert len(SNIPPETS) == fences > 10
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: f"{snippet.page.name}:{snippet.line}")
+def test_python_of_a_document_compiles(snippet: Snippet) -> None:
+    compile(snippet.code, f"{snippet.page.name}:{snippet.line}", "exec")
+
+
+@pytest.mark.parametrize("name", [name for name in embeddaemon.__all__ if not name.startswith("_")])
+def test_every_public_name_is_on_the_page_of_the_python_api(name: str) -> None:
+    page = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
+    assert re.search(rf"`(embeddaemon\.)?{name}\b", page)
+
+
+METHODS = sorted(
+    {name for kind in (Client, AsyncClient) for name in dir(kind) if not name.startswith("_")} - {"endpoint", "timeout"}
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_of_the_clients_is_on_the_page_of_the_python_api(method: str) -> None:
+    page = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
+    assert re.search(rf"`{method}\(", page)
+    options = {*signature(getattr(Client, method)).parameters} - {"self"}
+    assert [option for option in options if not re.search(rf"\b{option}\b", page)] == []
