@@ -1,4 +1,4 @@
-"""One thread's connection: waits on its wire until the pieces of a call are answered. sync.py gives each thread one."""
+"""One connection, of one call at a time: waits on its wire until the pieces are answered. sync.py says whose it is."""
 
 from __future__ import annotations
 
@@ -37,9 +37,11 @@ class Connection:
     ) -> None:
         """``bell`` becomes readable when the client is closed by another thread."""
         self.is_closed = False
+        self.is_taken = False
+        """Whether a call of the thread that it belongs to is under way on it."""
         self._is_at_rest = False
         """Whether its thread waits in the middle of a step: nothing is half done then."""
-        # Held by its thread in every step and by whoever closes the client: contended only then. Reentrant for the
+        # Held by whoever asks in every step and by whoever closes the client: contended only then. Reentrant for the
         # sake of a signal handler that closes the client in the middle of a step.
         self._lock = threading.RLock()
         self._poller = zmq.Poller()
@@ -69,16 +71,20 @@ class Connection:
         return core.server.limits
 
     def _exchange(self, pieces: Iterator[Piece], call: Call) -> Generator[Answered, None, None]:
-        next_piece = next(pieces, None)
+        has_more = True
         try:
-            while next_piece is not None or not call.is_over:
-                while next_piece is not None and call.has_room:
-                    self._submit(call, next_piece)
-                    next_piece = next(pieces, None)
+            while True:
                 while (answered := call.take()) is not None:
                     yield answered
-                if not call.is_over and not (next_piece is not None and call.has_room):
+                if not (has_more and call.has_room):
+                    if call.is_over:
+                        return
                     self._step()
+                elif call.is_over or not self._look():  # the source may be slow: what is there is not kept waiting
+                    if (piece := next(pieces, None)) is not None:
+                        self._submit(call, piece)
+                    else:
+                        has_more = False
         finally:
             self._abandon(call)
 
@@ -102,8 +108,17 @@ class Connection:
             self._is_at_rest = False
             if self.is_closed:
                 raise ClientClosed
-            self._wire.receive_all()
-            self._wire.execute(self._wire.core.tick(time.monotonic()))
+            self._advance()
+
+    def _look(self) -> bool:
+        """Do what has arrived or is due, without waiting; whether the call has a new outcome."""
+        with self._stepping():
+            return self._advance()
+
+    def _advance(self) -> bool:
+        woken = self._wire.receive_all()
+        woken += self._wire.execute(self._wire.core.tick(time.monotonic()))
+        return bool(woken)
 
     @contextlib.contextmanager
     def _stepping(self) -> Iterator[None]:

@@ -171,7 +171,10 @@ class Methods(abc.ABC):
     ) -> Generator[NumberArray, None, None]:
         """Any number of texts to their vectors, piece by piece: arrays (texts, dim), in order, in constant memory.
 
-        ``texts`` is read as answers come, some pieces ahead. ``timeout`` bounds the wait for each piece. Errors as in
+        ``texts`` is read in ``next`` only, some pieces ahead of the answers, but never while one is there to be given.
+        So a source that is slow holds back no answer that had come before it was asked for the texts of one more piece
+        (64, or fewer that are long), and one that comes meanwhile no longer than until it has given those. The stream
+        may be read by any thread, by one at a time. ``timeout`` bounds the wait for each piece. Errors as in
         ``embed``, raised where the stream reaches them; their ``details["index"]`` counts from the first text of the
         stream, and so does the index that ``on_truncated`` is told of each text that was cut, and ``on_refused``, with
         ``on_poisoned="nan"``, of each whose row is no vector, both before the array with its row. ``on_ranges`` is told

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,24 @@ def test_stream_reads_only_some_pieces_ahead(client: Client) -> None:
     assert read <= 64 * 18
     stream.close()
     assert client.embed("after it").shape == (DIM,)
+
+
+def test_stream_gives_what_is_there_before_it_asks_a_slow_source_again(client: Client) -> None:
+    given = 0
+    given_at_pull: list[int] = []
+
+    def source() -> Iterator[str]:
+        for number in range(4 * 64):  # no more than the window of a new call takes at once
+            if number % 64 == 0:
+                client.embed("between")  # answered behind what the stream had asked for
+                given_at_pull.append(given)
+            yield str(number)
+
+    for part in client.embed_stream(source()):
+        given += len(part)
+    assert given == 4 * 64
+    assert given_at_pull[:2] == [0, 0]
+    assert given_at_pull[3] >= 64
 
 
 def test_another_call_may_be_made_while_a_stream_is_open(client: Client) -> None:
@@ -481,6 +500,84 @@ def test_threads_share_a_client_and_get_their_own_answers(client: Client) -> Non
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_stream_is_read_by_another_thread_while_its_own_uses_the_client(client: Client) -> None:
+    texts = [f"text {number}" for number in range(64 * 40)]
+    stream = client.embed_stream(texts, normalize=False)
+    parts, ended = [next(stream)], threading.Event()
+
+    def read() -> None:
+        try:
+            parts.extend(stream)
+        finally:
+            ended.set()
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    while not ended.is_set():
+        np.testing.assert_array_equal(client.embed("between", normalize=False), vector_of("between"))
+    reading.join()
+    np.testing.assert_array_equal(np.concatenate(parts), expected(texts))
+
+
+def test_stream_outlives_the_thread_that_started_it(client: Client) -> None:
+    texts = [f"text {number}" for number in range(64 * 20)]
+    stream = client.embed_stream(texts, normalize=False)
+    parts: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = []
+    for _ in range(20):
+        reading = threading.Thread(target=lambda: parts.append(next(stream)))
+        reading.start()
+        reading.join()
+    assert next(stream, None) is None
+    np.testing.assert_array_equal(np.concatenate(parts), expected(texts))
+
+
+def test_streams_leave_few_connections_behind(client: Client, daemon: FakeDaemon) -> None:
+    streams = [client.embed_stream(["a"] * 65) for _ in range(10)]
+    for stream in streams:
+        next(stream)
+    for stream in streams:
+        stream.close()
+    left = len(client._process._connections)
+    assert 1 <= left < 10
+    hellos = sum(isinstance(request, Hello) for request in daemon.requests)
+    assert [len(part) for part in client.embed_stream(["a"] * 65)] == [64, 1]
+    assert len(client._process._connections) == left
+    assert sum(isinstance(request, Hello) for request in daemon.requests) == hellos
+
+
+def test_call_in_a_signal_handler_does_not_hold_up_the_call_that_it_interrupts(daemon: FakeDaemon) -> None:
+    daemon.behaviour = _only_hello(Hold())
+    client = Client(daemon.endpoint, timeout=seconds(30), patience=Patience(silence=seconds(20)))
+    inner: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = []
+
+    def ring() -> None:
+        wait_until(lambda: daemon.embeds, describe=lambda: daemon.requests)
+        daemon.behaviour = obliging
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    def ask(_signal: int, _frame: object) -> None:
+        daemon.release()  # the answer to the outer call comes first
+        inner.append(client.embed("inner", normalize=False))
+
+    previous = signal.signal(signal.SIGUSR1, ask)
+    ringing = threading.Thread(target=ring)
+    try:
+        with client:
+            ringing.start()
+            began = time.monotonic()
+            np.testing.assert_array_equal(client.embed("outer", normalize=False), vector_of("outer"))
+            assert time.monotonic() - began < seconds(10)
+    finally:
+        ringing.join()
+        signal.signal(signal.SIGUSR1, previous)
+    np.testing.assert_array_equal(inner[0], vector_of("inner"))
+
+
+def test_client_that_is_given_to_a_process_pool_says_what_to_do(client: Client) -> None:
+    with pytest.raises(TypeError, match="make one in each process"):
+        ForkingPickler.dumps(client)
 
 
 def test_connection_of_an_ended_thread_is_closed(client: Client) -> None:
