@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from typing import TypeGuard
 
 import numpy as np
 
@@ -26,28 +27,40 @@ _MAX_OPTION_BYTES = MAX_HEADER_BYTES // 4
 
 Pieces = Callable[[Limits], Iterator[Piece]]
 """The pieces of a call, made one by one as the window takes them, within the daemon's limits."""
-AsyncPieces = Callable[[Limits], AsyncIterator[Piece]]
+AsyncPieces = Callable[[Limits], AsyncGenerator[Piece, None]]
 
 
 def as_texts(texts: object) -> list[str]:
-    """A list of strings out of whatever holds strings in an order: list, tuple, generator, array, series."""
-    if isinstance(texts, np.ndarray):
-        texts = texts.tolist()
-    if isinstance(texts, bytes | bytearray | memoryview | Mapping | AbstractSet) or not isinstance(texts, Iterable):
-        raise InvalidInput(f"texts must be a string or a list of strings, not {type(texts).__name__}")
-    listed = list(texts)
-    for index, text in enumerate(listed):
-        _check_text(text, index)
-    return listed
+    """A list of strings out of whatever holds strings in an order: list, tuple, generator, array, series, keys."""
+    if isinstance(texts, str) or not _is_ordered(texts):
+        raise InvalidInput(f"texts must be a string or a list of strings, not {_kind(texts)}")
+    listed: Iterable[object] = texts.tolist() if isinstance(texts, np.ndarray) else texts
+    return [_check_text(text, index) for index, text in enumerate(listed)]
 
 
 def as_stream(texts: object) -> Iterable[object]:
     """Anything that gives strings in an order, unread."""
-    if isinstance(texts, str | bytes | bytearray | memoryview | Mapping | AbstractSet) or not isinstance(
-        texts, Iterable
-    ):
-        raise InvalidInput(f"texts must be an iterable of strings, not {type(texts).__name__}")
+    if isinstance(texts, str) or not _is_ordered(texts):
+        raise InvalidInput(f"texts must be an iterable of strings, not {_kind(texts)}")
     return texts
+
+
+def _is_ordered(texts: object) -> TypeGuard[Iterable[object]]:
+    """Whether it gives things in an order. A dictionary would lose its values; its keys are as it was filled."""
+    if isinstance(texts, bytes | bytearray | memoryview | Mapping):
+        return False
+    if isinstance(texts, np.ndarray):
+        return texts.ndim > 0
+    return isinstance(texts, Iterable) and (isinstance(texts, KeysView) or not isinstance(texts, AbstractSet))
+
+
+def _kind(given: object) -> str:
+    name = type(given).__name__
+    if isinstance(given, np.ndarray) and given.ndim == 0:
+        return "an array of no dimension: its .item() is what it holds"
+    if isinstance(given, AsyncIterable):
+        return f"{name}: AsyncClient.embed_stream takes texts that are waited for"
+    return name
 
 
 def checked_texts(texts: Iterable[object]) -> Iterator[str]:
@@ -64,8 +77,8 @@ def _check_text(text: object, index: int) -> str:
 
 def as_ids(ids: object) -> list[list[int]]:
     """Token ids, one list per text."""
-    if isinstance(ids, str | bytes | Mapping | AbstractSet) or not isinstance(ids, Iterable):
-        raise InvalidInput(f"ids must be a list of lists of integers, not {type(ids).__name__}")
+    if isinstance(ids, str) or not _is_ordered(ids):
+        raise InvalidInput(f"ids must be a list of lists of integers, not {_kind(ids)}")
     return [_ids_of_text(text, index) for index, text in enumerate(ids)]
 
 
@@ -202,8 +215,12 @@ def _lane(lane: str | Lane | None) -> Lane:
 
 def wait_seconds(timeout: object) -> float:
     """A time-out in seconds. Infinity is allowed, and is the daemon's longest."""
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout):
+    if timeout is None:
+        raise InvalidInput('timeout must be a number of seconds, not None: give float("inf") to set no bound')
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float | np.integer | np.floating):
         raise InvalidInput(f"timeout must be a number of seconds, not {timeout!r}")
+    if math.isnan(timeout):
+        raise InvalidInput("timeout must be a number of seconds, not one that is none (nan)")
     return float(timeout)
 
 
@@ -235,7 +252,7 @@ def text_pieces(request: ModelRequest, texts: Iterable[str]) -> Pieces:
 def async_text_pieces(request: ModelRequest, texts: AsyncIterable[object]) -> AsyncPieces:
     """The same for texts that are waited for."""
 
-    async def pieces(limits: Limits) -> AsyncIterator[Piece]:
+    async def pieces(limits: Limits) -> AsyncGenerator[Piece, None]:
         cutter = Cutter(max_texts=min(PIECE_TEXTS, limits.max_texts))
         index = number = offset = 0
         async for text in texts:

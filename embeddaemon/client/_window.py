@@ -64,7 +64,7 @@ Outcome = Answered | Ended
 
 
 class Cutter:
-    """Gathers texts until the next one would make the piece too large."""
+    """Gathers texts until a piece has as many as it may, or the next one would make it too large."""
 
     def __init__(self, *, max_texts: int = PIECE_TEXTS, max_characters: int = PIECE_CHARACTERS) -> None:
         self._max_texts = max_texts
@@ -79,7 +79,7 @@ class Cutter:
             full = self.rest()
         self._texts.append(text)
         self._characters += len(text)
-        return full
+        return full or (self.rest() if len(self._texts) >= self._max_texts else [])
 
     def rest(self) -> list[str]:
         """What is left for the last piece."""

@@ -1,6 +1,7 @@
 """encoding.py with ``await``."""
 
 # ruff: noqa: FBT001, FBT002, PLR0917 - the signatures of sentence-transformers
+# ruff: noqa: ASYNC109 - a time-out travels with the request; asyncio.timeout may be put around it as well
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
     the client has no torch. Empty texts are embedded, not refused. ``truncate_dim`` may be any length, and goes before
     that of the model's folder: the default vector is cut, then normalised. Of a model with a head for each size
     (Stella) that is the beginning of the default head's vector, as there; ``embed(dimensions=...)`` asks the head.
-    ``model`` and ``on_poisoned`` are ours, as in ``embed``.
+    ``model``, ``timeout`` and ``on_poisoned`` are ours, as in ``embed``.
     """
 
     async def encode(
@@ -42,6 +43,7 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
         truncate_dim: int | None = None,
         *,
         model: str | None = None,
+        timeout: float | None = None,
         on_poisoned: str = "raise",
     ) -> Encoded:
         """Sentences to vectors: float32 (sentences, dim), (dim,) for a string; a list if not ``convert_to_numpy``."""
@@ -58,7 +60,7 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
             truncate_dim=truncate_dim,
             on_poisoned=on_poisoned,
         )
-        return await self._encode(sentences, options, is_bar_shown=bool(show_progress_bar))
+        return await self._encode(sentences, options, timeout, is_bar_shown=bool(show_progress_bar))
 
     async def encode_query(
         self,
@@ -76,6 +78,7 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
         truncate_dim: int | None = None,
         *,
         model: str | None = None,
+        timeout: float | None = None,
         on_poisoned: str = "raise",
     ) -> Encoded:
         """As ``encode``, with the model's task "query" where it has one."""
@@ -92,7 +95,7 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
             truncate_dim=truncate_dim,
             on_poisoned=on_poisoned,
         )
-        return await self._encode(sentences, options, is_bar_shown=bool(show_progress_bar))
+        return await self._encode(sentences, options, timeout, is_bar_shown=bool(show_progress_bar))
 
     async def encode_document(
         self,
@@ -110,6 +113,7 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
         truncate_dim: int | None = None,
         *,
         model: str | None = None,
+        timeout: float | None = None,
         on_poisoned: str = "raise",
     ) -> Encoded:
         """As ``encode``, with the first of the tasks document, passage and corpus that the model has."""
@@ -126,12 +130,14 @@ class AsyncSentenceTransformerMethods(AsyncMethods):
             truncate_dim=truncate_dim,
             on_poisoned=on_poisoned,
         )
-        return await self._encode(sentences, options, is_bar_shown=bool(show_progress_bar))
+        return await self._encode(sentences, options, timeout, is_bar_shown=bool(show_progress_bar))
 
     async def get_sentence_embedding_dimension(self, model: str | None = None) -> int:
         """The length of a model's vectors."""
         return await self._run(operations.dimension(model))
 
-    async def _encode(self, sentences: str | Iterable[str], options: EncodeOptions, *, is_bar_shown: bool) -> Encoded:
+    async def _encode(
+        self, sentences: str | Iterable[str], options: EncodeOptions, timeout: float | None, *, is_bar_shown: bool
+    ) -> Encoded:
         with reporting(is_bar_shown, sentences) as report:
-            return await self._run(operations.encode(sentences, options, report=report))
+            return await self._run(operations.encode(sentences, options, report=report), timeout)

@@ -23,7 +23,7 @@ class SentenceTransformerMethods(Methods):
     the client has no torch. Empty texts are embedded, not refused. ``truncate_dim`` may be any length, and goes before
     that of the model's folder: the default vector is cut, then normalised. Of a model with a head for each size
     (Stella) that is the beginning of the default head's vector, as there; ``embed(dimensions=...)`` asks the head.
-    ``model`` and ``on_poisoned`` are ours, as in ``embed``.
+    ``model``, ``timeout`` and ``on_poisoned`` are ours, as in ``embed``.
     """
 
     def encode(
@@ -42,6 +42,7 @@ class SentenceTransformerMethods(Methods):
         truncate_dim: int | None = None,
         *,
         model: str | None = None,
+        timeout: float | None = None,
         on_poisoned: str = "raise",
     ) -> Encoded:
         """Sentences to vectors: float32 (sentences, dim), (dim,) for a string; a list if not ``convert_to_numpy``."""
@@ -58,7 +59,7 @@ class SentenceTransformerMethods(Methods):
             truncate_dim=truncate_dim,
             on_poisoned=on_poisoned,
         )
-        return self._encode(sentences, options, is_bar_shown=bool(show_progress_bar))
+        return self._encode(sentences, options, timeout, is_bar_shown=bool(show_progress_bar))
 
     def encode_query(
         self,
@@ -76,6 +77,7 @@ class SentenceTransformerMethods(Methods):
         truncate_dim: int | None = None,
         *,
         model: str | None = None,
+        timeout: float | None = None,
         on_poisoned: str = "raise",
     ) -> Encoded:
         """As ``encode``, with the model's task "query" where it has one."""
@@ -92,7 +94,7 @@ class SentenceTransformerMethods(Methods):
             truncate_dim=truncate_dim,
             on_poisoned=on_poisoned,
         )
-        return self._encode(sentences, options, is_bar_shown=bool(show_progress_bar))
+        return self._encode(sentences, options, timeout, is_bar_shown=bool(show_progress_bar))
 
     def encode_document(
         self,
@@ -110,6 +112,7 @@ class SentenceTransformerMethods(Methods):
         truncate_dim: int | None = None,
         *,
         model: str | None = None,
+        timeout: float | None = None,
         on_poisoned: str = "raise",
     ) -> Encoded:
         """As ``encode``, with the first of the tasks document, passage and corpus that the model has."""
@@ -126,12 +129,14 @@ class SentenceTransformerMethods(Methods):
             truncate_dim=truncate_dim,
             on_poisoned=on_poisoned,
         )
-        return self._encode(sentences, options, is_bar_shown=bool(show_progress_bar))
+        return self._encode(sentences, options, timeout, is_bar_shown=bool(show_progress_bar))
 
     def get_sentence_embedding_dimension(self, model: str | None = None) -> int:
         """The length of a model's vectors."""
         return self._run(operations.dimension(model))
 
-    def _encode(self, sentences: str | Iterable[str], options: EncodeOptions, *, is_bar_shown: bool) -> Encoded:
+    def _encode(
+        self, sentences: str | Iterable[str], options: EncodeOptions, timeout: float | None, *, is_bar_shown: bool
+    ) -> Encoded:
         with reporting(is_bar_shown, sentences) as report:
-            return self._run(operations.encode(sentences, options, report=report))
+            return self._run(operations.encode(sentences, options, report=report), timeout)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from embeddaemon.client._actions import Patience
+from embeddaemon.client._requests import wait_seconds
 from embeddaemon.client.sync import Client
 from embeddaemon.errors import ConfigError, DaemonUnreachable
 
@@ -41,6 +42,7 @@ def local(models: Models = None, *, memory_budget: str | None = None, timeout: f
     client of their own for it (``Client(client.endpoint)``), and do not end it. Raises DaemonUnreachable, with the end
     of its log, when it does not start, and ConfigError for models that are none or where no folder can be made.
     """
+    timeout = wait_seconds(timeout)
     arguments = [part for model in _named(models) for part in ("--model", model)]
     if memory_budget is not None:
         arguments += ["--memory-budget", memory_budget]

@@ -346,6 +346,13 @@ def test_time_out_repeats_what_the_daemon_said_the_request_waits_for(client: Cli
         client.embed("a", timeout=0.3)
 
 
+def test_encode_has_a_time_out_of_its_own(client: Client, daemon: FakeDaemon) -> None:
+    daemon.behaviour = _only_hello(Silence())
+    for encode in (client.encode, client.encode_query, client.encode_document):
+        with pytest.raises(Expired, match=r"no answer within 0\.1 s"):
+            encode("a", prompt="", timeout=0.1)
+
+
 def test_late_answer_is_not_taken_for_another(client: Client, daemon: FakeDaemon) -> None:
     daemon.behaviour = _only_hello(Hold())
     with pytest.raises(Expired):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,15 @@ OPTIONS: dict[str, Any] = {
 
 @pytest.mark.parametrize(
     "texts",
-    [["a", "b"], ("a", "b"), iter(["a", "b"]), np.array(["a", "b"]), np.array(["a", "b"], dtype=object)],
-    ids=["list", "tuple", "iterator", "array", "object array"],
+    [
+        ["a", "b"],
+        ("a", "b"),
+        iter(["a", "b"]),
+        np.array(["a", "b"]),
+        np.array(["a", "b"], dtype=object),
+        {"a": 1, "b": 2}.keys(),
+    ],
+    ids=["list", "tuple", "iterator", "array", "object array", "keys"],
 )
 def test_anything_that_holds_strings_in_order_is_a_list_of_texts(texts: object) -> None:
     assert requests.as_texts(texts) == ["a", "b"]
@@ -38,8 +45,8 @@ def test_anything_that_holds_strings_in_order_is_a_list_of_texts(texts: object) 
 
 @pytest.mark.parametrize(
     "texts",
-    [b"bytes", bytearray(b"x"), 7, None, {"a": 1}, {"a", "b"}, 1.5, object()],
-    ids=["bytes", "bytearray", "int", "None", "dict", "set", "float", "object"],
+    [b"bytes", bytearray(b"x"), 7, None, {"a": 1}, {"a", "b"}, {"a": 1}.items(), 1.5, object(), np.array("a text")],
+    ids=["bytes", "bytearray", "int", "None", "dict", "set", "items", "float", "object", "array of no dimension"],
 )
 def test_what_is_no_list_of_strings_is_refused(texts: object) -> None:
     with pytest.raises(InvalidInput, match="must be a string or a list of strings"):
@@ -51,6 +58,15 @@ def test_element_that_is_no_string_is_refused_with_its_index(bad: object) -> Non
     with pytest.raises(InvalidInput, match="text 2 is") as caught:
         requests.as_texts(["a", "b", bad])
     assert caught.value.details["index"] == 2
+
+
+def test_texts_that_are_waited_for_are_refused_with_the_method_that_takes_them() -> None:
+    async def source() -> AsyncIterator[str]:
+        yield "a"
+
+    for take in (requests.as_texts, requests.as_stream):
+        with pytest.raises(InvalidInput, match=r"not async_generator: AsyncClient\.embed_stream takes"):
+            take(source())
 
 
 def test_two_dimensional_array_is_refused() -> None:
@@ -100,7 +116,18 @@ def test_lane_that_does_not_exist_is_refused() -> None:
         requests.embed_request(**(OPTIONS | {"lane": "fast"}))
 
 
-@pytest.mark.parametrize("timeout", ["5", None, True, float("nan")])
+@pytest.mark.parametrize("timeout", [5, 5.0, np.int64(5), np.float32(5), np.float64(5)])
+def test_time_out_is_any_number(timeout: object) -> None:
+    seconds = requests.wait_seconds(timeout)
+    assert (seconds, type(seconds)) == (5.0, float)
+
+
+def test_time_out_that_is_none_is_refused_with_what_to_give_instead() -> None:
+    with pytest.raises(InvalidInput, match=r'not None: give float\("inf"\)'):
+        requests.wait_seconds(None)
+
+
+@pytest.mark.parametrize("timeout", ["5", None, True, np.True_, float("nan"), np.float32("nan")])
 def test_time_out_that_is_no_number_is_refused(timeout: object) -> None:
     with pytest.raises(InvalidInput, match="timeout"):
         requests.wait_seconds(timeout)
@@ -121,7 +148,9 @@ def test_small_call_of_one_piece_goes_first(sizes: list[int], lane: Lane) -> Non
     assert requests.in_lane_for(request, sizes, largest=PIECE_CHARACTERS).lane is lane
 
 
-@pytest.mark.parametrize("ids", ["text", b"x", 7, None, [1, 2], [["a"]], [[1.5]], [[-1]], [[2**31]], [None]])
+@pytest.mark.parametrize(
+    "ids", ["text", b"x", 7, None, [1, 2], [["a"]], [[1.5]], [[-1]], [[2**31]], [None], np.array(1)]
+)
 def test_ids_that_are_none_are_refused(ids: object) -> None:
     with pytest.raises(InvalidInput):
         requests.as_ids(ids)
@@ -154,11 +183,11 @@ def test_stream_reads_no_more_than_it_must() -> None:
     body = bodies.decode_body(next(pieces).body, Limits())
     assert isinstance(body, Texts)
     assert len(body.texts) == PIECE_TEXTS
-    assert len(read) == PIECE_TEXTS + 1
+    assert len(read) == PIECE_TEXTS
 
 
 def test_stream_refuses_what_is_no_stream_of_strings() -> None:
-    for texts in ("one string", b"bytes", 7, None):
+    for texts in ("one string", b"bytes", 7, None, np.array("a text")):
         with pytest.raises(EmbedDaemonError):
             requests.as_stream(texts)
     with pytest.raises(InvalidInput, match="text 1 is int"):
