@@ -13,15 +13,16 @@ import asyncio
 import contextlib
 import os
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import zmq
 
 from embeddaemon.client._actions import Action, Patience
 from embeddaemon.client._connection import ClientClosed
 from embeddaemon.client._requests import AsyncPieces, Pieces, call_for, single, wait_seconds
+from embeddaemon.client._source import source_of
 from embeddaemon.client._target import Target, target_of
 from embeddaemon.client._window import Answered, Call, Piece
 from embeddaemon.client._wire import DealerSocket, Wire
@@ -58,19 +59,18 @@ class _Connection:
         if core.server is None:
             await self._greet(call)
         assert core.server is not None, "a request was answered before HELLO: bug"
-        source = pieces(core.server.limits)
-        next_piece = await _next(source)
+        source = source_of(pieces(core.server.limits), changed=lambda: self._wake([call]))
         try:
-            while next_piece is not None or not call.is_over:
-                while next_piece is not None and call.has_room:
-                    self._submit(call, next_piece)
-                    next_piece = await _next(source)
+            while not (source.is_over and call.is_over):
                 while (answered := call.take()) is not None:
                     yield answered
-                if not call.is_over and not (next_piece is not None and call.has_room):
+                if call.has_room and (piece := source.take()) is not None:
+                    self._submit(call, piece)
+                elif not (source.is_over and call.is_over):
                     await self._outcome(call)
         finally:
             self._abandon(call)
+            await source.close()
 
     async def _greet(self, call: Call) -> None:
         greeting = Call(wait_seconds=call.deadline(self.loop.time()) - self.loop.time())
@@ -93,7 +93,7 @@ class _Connection:
             self._advance()
 
     async def _outcome(self, call: Call) -> None:
-        """Until the call has a new outcome. Nothing is awaited between looking for one and coming here."""
+        """Until the call has an outcome, or its source a piece. Nothing is awaited between looking and coming here."""
         if self.is_closed:
             raise ClientClosed
         waiter = self._waiters[call] = self.loop.create_future()
@@ -165,12 +165,6 @@ def _retire(connection: _Connection) -> None:
     connection.close()
 
 
-async def _next(source: Iterator[Piece] | AsyncIterator[Piece]) -> Piece | None:
-    if isinstance(source, AsyncIterator):
-        return await anext(source, None)
-    return next(source, None)
-
-
 class AsyncClient(AsyncSentenceTransformerMethods):
     """Asks the daemon for embeddings from asyncio: the methods of ``Client``, awaited.
 
@@ -225,6 +219,9 @@ class AsyncClient(AsyncSentenceTransformerMethods):
         self._is_closed = True
         if self._connection is not None:
             self._connection.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an AsyncClient cannot be pickled or copied: make one in each process")
 
     async def __aenter__(self) -> Self:
         return self

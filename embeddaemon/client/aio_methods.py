@@ -178,13 +178,15 @@ class AsyncMethods(abc.ABC):
     ) -> AsyncGenerator[NumberArray, None]:
         """Any number of texts to their vectors, piece by piece: arrays (texts, dim), in order, in constant memory.
 
-        ``texts`` may be asynchronous. It is read as answers come, some pieces ahead. ``timeout`` bounds the wait for
-        each piece. Errors as in ``embed``, raised where the stream reaches them; their ``details["index"]`` counts
-        from the first text of the stream, and so does the index that ``on_truncated`` is told of each text that was
-        cut, and ``on_refused``, with ``on_poisoned="nan"``, of each whose row is no vector, both before the array with
-        its row. ``on_ranges`` is told once what the numbers of int8 and uint8 stand for (``Embeddings.ranges``). Where
-        the model changes meanwhile the stream ends with ModelChanged; its ``details["given"]`` says of how many texts
-        it gave vectors.
+        ``texts`` may be asynchronous, and is read by a task of its own then, some pieces (64 texts, or fewer that are
+        long) ahead of the answers: however slow it is, an answer is given as soon as it comes. One that is not
+        asynchronous is read while no answer is there, and holds up the event loop meanwhile. ``timeout`` bounds the
+        wait for each piece. Errors as in ``embed``, raised where the stream reaches them; their ``details["index"]``
+        counts from the first text of the stream, and so does the index that ``on_truncated`` is told of each text that
+        was cut, and ``on_refused``, with ``on_poisoned="nan"``, of each whose row is no vector, both before the array
+        with its row. ``on_ranges`` is told once what the numbers of int8 and uint8 stand for (``Embeddings.ranges``).
+        Where the model changes meanwhile the stream ends with ModelChanged; its ``details["given"]`` says of how many
+        texts it gave vectors.
         """
         request = requests.embed_request(
             model=model,

@@ -13,7 +13,7 @@ PACKAGES = (ROOT / "embeddaemon", ROOT / "governor", ROOT / "workers")
 
 # The files that do I/O. Everything else in these folders decides, and takes the event and the time as arguments.
 SHELLS: dict[str, set[str]] = {
-    "embeddaemon/client": {"__init__", "_connection", "_target", "_wire", "aio", "local", "sync"},
+    "embeddaemon/client": {"__init__", "_connection", "_source", "_target", "_wire", "aio", "local", "sync"},
     "embeddaemon/supervisor": {"execution", "loop", "reading"},
     "embeddaemon/supervisor/changes": {"configuration", "file_looks", "folder_reads"},
     "embeddaemon/supervisor/connections": {

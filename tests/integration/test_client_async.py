@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,98 @@ def test_stream_takes_both_kinds_of_iterables(daemon: FakeDaemon) -> None:
                 np.testing.assert_array_equal(np.concatenate(parts), expected(texts))
             with pytest.raises(InvalidInput, match="text 64 is empty"):
                 [part async for part in client.embed_stream(["a"] * 64 + [""])]
+
+    asyncio.run(ask())
+
+
+def test_stream_gives_an_answer_while_its_source_is_waited_for(daemon: FakeDaemon) -> None:
+    async def ask() -> None:
+        given = asyncio.Event()
+
+        async def source() -> AsyncIterator[str]:
+            async with asyncio.timeout(seconds(10)):  # one task reads all of it
+                for number in range(3 * 64):
+                    if number % 64 == 0 and number > 0:
+                        await given.wait()
+                        given.clear()
+                    yield str(number)
+
+        async with connect(daemon) as client:
+            parts = []
+            async for part in client.embed_stream(source(), normalize=False):
+                parts.append(part)
+                given.set()
+            np.testing.assert_array_equal(np.concatenate(parts), expected([str(number) for number in range(192)]))
+
+    asyncio.run(ask())
+
+
+def test_error_of_the_source_ends_the_stream(daemon: FakeDaemon) -> None:
+    async def source() -> AsyncIterator[str]:
+        for number in range(70):
+            yield str(number)
+        raise ZeroDivisionError
+
+    async def ask() -> None:
+        async with connect(daemon) as client:
+            with pytest.raises(ZeroDivisionError):
+                [part async for part in client.embed_stream(source())]
+            assert (await client.embed("after")).shape == (DIM,)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("how", ["left", "cancelled", "client closed"])
+def test_stream_that_ends_early_ends_the_wait_for_its_source(daemon: FakeDaemon, how: str) -> None:
+    async def ask() -> None:
+        ended = asyncio.Event()
+
+        async def source() -> AsyncIterator[str]:
+            try:
+                for number in range(64):
+                    yield str(number)
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        async def read(stream: AsyncIterator[object]) -> None:
+            async for _ in stream:
+                first.set()
+
+        first = asyncio.Event()
+        async with connect(daemon) as client:
+            stream = client.embed_stream(source())
+            if how == "left":
+                await anext(stream)
+                await stream.aclose()
+            else:
+                reading = asyncio.create_task(read(stream))
+                await first.wait()
+                if how == "cancelled":
+                    reading.cancel()
+                else:
+                    await client.close()
+                with pytest.raises(asyncio.CancelledError if how == "cancelled" else ClientClosed):
+                    await reading
+            assert ended.is_set()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(ask())
+
+
+def test_client_that_is_given_to_a_process_pool_says_what_to_do(daemon: FakeDaemon) -> None:
+    with pytest.raises(TypeError, match="make one in each process"):
+        ForkingPickler.dumps(connect(daemon))
+
+
+def test_encode_has_a_time_out_of_its_own(daemon: FakeDaemon) -> None:
+    daemon.behaviour = silent
+
+    async def ask() -> None:
+        async with connect(daemon) as client:
+            for encode in (client.encode, client.encode_query, client.encode_document):
+                with pytest.raises(Expired, match=r"no answer within 0\.1 s"):
+                    await encode("a", prompt="", timeout=0.1)
 
     asyncio.run(ask())
 
