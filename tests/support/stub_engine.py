@@ -9,6 +9,7 @@ A text that begins with one of these words is a command, carried out in the forw
     nan / zero       a bad vector for that text     raise [memory]   an exception
     die              a BaseException in the thread  tokenizer fails  an exception from ``tokenize``
     spoil            nan from now on                drift            wrong vectors from now on
+    lost file N      SIGBUS for N times in all, as of a mapped file that was cut short; a vector after
 
 How loading goes is told by ``stub.json`` in the model's folder:
 ``{"load": "ok" | "fail" | "raise" | "crash" | "slow S" | "thread" | "nan" | "eat NMiB" | "streams"}``; with "streams"
@@ -23,7 +24,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import mmap
 import os
+import tempfile
 import threading
 import time
 import zlib
@@ -40,7 +43,21 @@ from embeddaemon.protocol.limits import Limits
 from embeddaemon.workers.engines import Encoded, EngineFacts, Ids, Rows
 from embeddaemon.workers.program import EngineProgram
 
-COMMANDS = ("crash", "segv", "exit ", "stall ", "hold gil ", "eat ", "nan", "zero", "raise", "die", "spoil", "drift")
+COMMANDS = (
+    "crash",
+    "segv",
+    "exit ",
+    "stall ",
+    "hold gil ",
+    "eat ",
+    "nan",
+    "zero",
+    "raise",
+    "die",
+    "spoil",
+    "drift",
+    "lost",
+)
 START, END = 0, 1
 _RESERVED = 200
 """Ids at the top of the vocabulary that stand for commands."""
@@ -126,6 +143,10 @@ class StubModel:
                 self._bad = True
             case ["drift", *_]:
                 self._drifts = True
+            case ["lost", "file", times]:
+                obeyed = (self._folder / "stub_obeyed.txt").read_text().splitlines()
+                if obeyed.count(command) <= int(times):
+                    read_lost_file()
             case _:
                 obey(command, row)
 
@@ -186,6 +207,15 @@ def obey(command: str, row: Rows) -> None:
             raise Death("told to")
         case _:
             raise AssertionError(f"no such command: {command}")
+
+
+def read_lost_file() -> None:
+    """What a worker does whose weights were cut short under their mapping: SIGBUS, by the kernel's own hand."""
+    with tempfile.TemporaryFile() as file:
+        file.truncate(mmap.PAGESIZE)
+        mapped = mmap.mmap(file.fileno(), 0)
+        file.truncate(0)
+        mapped[0]
 
 
 def _eat(size: str) -> None:
