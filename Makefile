@@ -15,7 +15,6 @@ FAST_TESTS := tests/unit tests/property tests/contract tests/architecture tests/
 help:
 	@echo "make quickstart   install into .venv, serve the bundled model, run a small semantic search"
 	@echo "make test         lint, types, import arrows and every test except soak"
-	@echo "make test-halves  the same, in less time: what computes runs beside what waits"
 	@echo "make check        lint, types, import arrows and the fast tests: before every commit"
 	@echo "make serve        run the daemon in the foreground (ARGS='--model name=path:DIR')"
 	@echo "make bench        every benchmark with its peers, quick form, one table (bench-full: the form to quote)"
@@ -92,12 +91,9 @@ bench-governor: $(BIN)/.tools
 
 # ---- Checking ----
 
-.PHONY: test test-halves test-gpu check soak chaos lint types arrows format
+.PHONY: test test-gpu check soak chaos lint types arrows format
 test: lint types arrows
 	@$(BIN)/python -m pytest -q -m "not soak" $(ARGS)
-
-test-halves: lint types arrows
-	@$(BIN)/python -m tests.support.halves -q -m "not soak" $(ARGS)
 
 check: lint types arrows
 	@$(BIN)/python -m pytest -q -m "not soak and not slow" $(wildcard $(FAST_TESTS)) $(ARGS)
