@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import embeddaemon
-from embeddaemon import ConfigError, DaemonUnreachable
+from embeddaemon import ConfigError, DaemonUnreachable, InvalidInput
 from embeddaemon.client import local as local_module
 from tests.support.waiting import seconds, wait_until
 
@@ -56,6 +56,14 @@ def fake(*, obeys: bool = True) -> str:
 
 def folders() -> set[Path]:
     return {folder for folder in Path("/tmp").glob("embeddaemon-*") if (folder / "s.arguments").exists()}
+
+
+def test_time_out_that_is_none_is_refused_before_anything_is_started() -> None:
+    with (
+        pytest.raises(InvalidInput, match=r'not None: give float\("inf"\)'),
+        embeddaemon.local(timeout=None),  # type: ignore[arg-type]  # the mistake under test
+    ):
+        pass
 
 
 def test_private_daemon_answers_and_is_gone_afterwards(fake_package: Path) -> None:
