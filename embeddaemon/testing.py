@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Generator, Mapping
 from types import TracebackType
 from typing import Any, Self, assert_never
@@ -108,6 +109,9 @@ class MockClient(SentenceTransformerMethods):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _now(self) -> float:
+        return time.monotonic()
 
     def _answers(
         self,

@@ -191,6 +191,9 @@ class AsyncClient(AsyncSentenceTransformerMethods):
         self._connection: _Connection | None = None
         self._is_closed = False
 
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
     async def _answers(
         self, pieces: Pieces | AsyncPieces, timeout: float | None, *, bounds_piece: bool = False
     ) -> AsyncGenerator[Answered, None]:

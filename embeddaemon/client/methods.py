@@ -13,7 +13,7 @@ from embeddaemon.client._answers import Listeners, OnRanges, OnRefused, OnTrunca
 from embeddaemon.client._operations import Operation
 from embeddaemon.client._options import EmbedOptions, IdOptions, StreamOptions
 from embeddaemon.client._progress import Progress, reporting
-from embeddaemon.client._requests import Pieces
+from embeddaemon.client._requests import Pieces, wait_seconds
 from embeddaemon.client._window import Answered
 from embeddaemon.client.results import Embeddings, FloatArray, Health, IdArray, ModelInfo, NumberArray, ServerInfo
 from embeddaemon.errors import EmbedDaemonError
@@ -37,13 +37,19 @@ class Methods(abc.ABC):
     ) -> Generator[Answered, None, None]:
         """The answers to the pieces, in their order. Raises the first error."""
 
+    @abc.abstractmethod
+    def _now(self) -> float:
+        """Seconds of the clock that bounds calls."""
+
     def _run(self, operation: Operation[T], timeout: float | None = None) -> T:
+        left, until = timeout, None if timeout is None else self._now() + wait_seconds(timeout)
         try:
             while True:
                 exchange = next(operation)
-                with contextlib.closing(self._answers(exchange.pieces, timeout)) as answers:
+                with contextlib.closing(self._answers(exchange.pieces, left)) as answers:
                     for answered in answers:
                         exchange.take(answered)
+                left = None if until is None else max(0.0, until - self._now())
         except StopIteration as stop:
             result: T = stop.value
             return result

@@ -171,6 +171,9 @@ class Client(SentenceTransformerMethods):
         self._process = _Process(self._target, self._patience)
         _CLIENTS.add(self)
 
+    def _now(self) -> float:
+        return time.monotonic()
+
     def _answers(
         self, pieces: Pieces, timeout: float | None, *, bounds_piece: bool = False
     ) -> Generator[Answered, None, None]:

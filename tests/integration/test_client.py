@@ -32,7 +32,19 @@ from embeddaemon import (
 from embeddaemon.client._actions import Patience
 from embeddaemon.protocol import codec
 from embeddaemon.protocol.limits import Limits
-from embeddaemon.protocol.messages import Body, Document, Embed, Health, Hello, Lane, Request, Texts, Vectors, Waiting
+from embeddaemon.protocol.messages import (
+    Body,
+    Document,
+    Embed,
+    Health,
+    Hello,
+    Lane,
+    Models,
+    Request,
+    Texts,
+    Vectors,
+    Waiting,
+)
 from tests.support.fake_daemon import DIM, Answer, Behaviour, Fail, FakeDaemon, Hold, Silence, obliging, vector_of
 from tests.support.waiting import seconds, wait_until
 
@@ -236,6 +248,18 @@ def test_encode_query_and_document_choose_the_models_tasks(client: Client, daemo
         (None, "p: "),
         ("query", None),
     ]
+
+
+def test_time_out_bounds_a_call_of_two_requests_as_a_whole(client: Client, daemon: FakeDaemon) -> None:
+    def slow_about_models(request: Request, _body: Body | None) -> None:
+        if isinstance(request, Models):
+            threading.Event().wait(0.2)
+
+    daemon.behaviour = slow_about_models
+    client.encode_query("a", timeout=seconds(10))
+    (embed,) = daemon.embeds
+    assert embed.deadline_ms is not None
+    assert embed.deadline_ms <= 1000 * (seconds(10) - 0.2)
 
 
 def test_dimension_of_the_model(client: Client) -> None:

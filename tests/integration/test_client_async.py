@@ -15,7 +15,7 @@ import pytest
 
 from embeddaemon import AsyncClient, ClientClosed, DaemonUnreachable, Expired, InvalidInput, UnknownTask
 from embeddaemon.client._actions import Patience
-from embeddaemon.protocol.messages import Body, Embed, Hello, Request
+from embeddaemon.protocol.messages import Body, Embed, Hello, Models, Request
 from tests.support.fake_daemon import DIM, FakeDaemon, Hold, Silence, obliging, vector_of
 from tests.support.waiting import seconds, wait_until
 
@@ -338,6 +338,22 @@ def test_embeds_are_sent_once(daemon: FakeDaemon) -> None:
 
     asyncio.run(ask())
     assert sum(isinstance(request, Embed) for request in daemon.requests) == 100
+
+
+def test_time_out_bounds_a_call_of_two_requests_as_a_whole(daemon: FakeDaemon) -> None:
+    def slow_about_models(request: Request, _body: Body | None) -> None:
+        if isinstance(request, Models):
+            threading.Event().wait(0.2)
+
+    async def ask() -> None:
+        async with connect(daemon) as client:
+            daemon.behaviour = slow_about_models
+            await client.encode_query("a", timeout=seconds(10))
+
+    asyncio.run(ask())
+    (embed,) = daemon.embeds
+    assert embed.deadline_ms is not None
+    assert embed.deadline_ms <= 1000 * (seconds(10) - 0.2)
 
 
 LEFT_OPEN = """
