@@ -50,8 +50,10 @@ DEATHS = {
     "fork ed-fork-server": 1.0,
     "freeze ed-worker": 1.0,
 }
-QUICK_DEATHS = {name: weight for name, weight in DEATHS.items() if "fork-server" not in name}
-"""Without those after which everything is imported again: seconds each, with torch."""
+SLOW = ("fork-server", "stage starting", "stage loading")
+QUICK_DEATHS = {name: weight for name, weight in DEATHS.items() if not name.endswith(SLOW)}
+"""Without those after which everything is imported again, seconds each with torch; and without those that hit a model
+before it serves: some in a row, and it backs off for longer than a short storm lasts."""
 PATIENCE = {"restart_limit": 10_000, "canary_seconds": 5.0, "load_timeout_seconds": 30.0}
 """Nobody is put into quarantine for what we do to it; idle workers are asked often if they still compute right."""
 TEXTS = {
