@@ -18,7 +18,7 @@ SHELLS: dict[str, set[str]] = {
     "embeddaemon/supervisor/changes": {"configuration", "file_looks", "folder_reads"},
     "embeddaemon/supervisor/connections": {
         *("accepted", "clients", "connection", "descriptors", "door", "folder", "front", "listener", "network"),
-        *("peers", "worker_link", "zap"),
+        *("notes", "peers", "worker_link", "zap"),
     },
     "embeddaemon/supervisor/memory": {"budgets", "footprint_file", "hard_limits", "stalls", "worker_cgroups"},
     "embeddaemon/supervisor/processes": {"journals", "living", "process"},

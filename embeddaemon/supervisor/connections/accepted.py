@@ -12,21 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import socket
 import struct
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from embeddaemon.telemetry.logs import fields
-
-log = logging.getLogger(__name__)
+from embeddaemon.supervisor.connections.notes import Notes
 
 LOOK_SECONDS = 0.1
 """Between two looks at what peers have sent without ending it; only while there are some."""
@@ -40,7 +36,6 @@ _BYTES_RECEIVED = struct.Struct("=128xQ")
 _EVENTS_PER_TURN = 512
 _UNREAD_EVENTS = 1
 """On our side of libzmq's queue; on its own it has a thousand, which cannot be changed."""
-_LOG_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -69,17 +64,16 @@ class Accepted:
         *,
         most: int,
         most_unfinished_bytes: int,
-        counts: Counter[str],
+        notes: Notes,
     ) -> None:
         """Before the ROUTER is bound."""
         self._endpoint = endpoint
         self._port = int(endpoint.rpartition(":")[2])
         self._most = most
         self._most_unfinished_bytes = most_unfinished_bytes
-        self._counts = counts
+        self._notes = notes
         self._router = router
         self._connections: dict[int, _Connection] = {}
-        self._told_at = float("-inf")
         self.next_look = float("inf")
         """When ``look`` is due."""
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -140,7 +134,7 @@ class Accepted:
                 connection.shutdown(socket.SHUT_RDWR)
             connection.detach()
         os.dup2(self._null, self._slot, inheritable=False)
-        self._note("refused_connection", connections=len(self._connections))
+        self._notes.note("refused_connection", endpoint=self._endpoint, connections=len(self._connections))
 
     def _of_ours(self, descriptor: int) -> socket.socket | None:
         """None when the number is of something else by now: libzmq has closed what it told us of."""
@@ -178,7 +172,7 @@ class Accepted:
         try:
             unfinished_bytes = connection.received_bytes() - connection.delivered_bytes
             if unfinished_bytes > self._most_unfinished_bytes:
-                self._note("message_unfinished", bytes=unfinished_bytes)
+                self._notes.note("message_unfinished", endpoint=self._endpoint, bytes=unfinished_bytes)
                 connection.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             return 0  # it has gone; its event follows
@@ -190,14 +184,6 @@ class Accepted:
             if connection.key not in keys:
                 with contextlib.suppress(OSError):
                     connection.socket.shutdown(socket.SHUT_RDWR)
-
-    def _note(self, what: str, **facts: object) -> None:
-        """Count it; in the log once a second."""
-        self._counts[what] += 1
-        now = time.monotonic()
-        if now - self._told_at >= _LOG_SECONDS:
-            self._told_at = now
-            log.warning(fields(what, endpoint=self._endpoint, count=self._counts[what], **facts))
 
     def close(self) -> None:
         """Before the ROUTER is closed."""

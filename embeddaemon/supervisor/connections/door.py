@@ -4,43 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import selectors
 import socket
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from embeddaemon.supervisor.connections import zmtp
 from embeddaemon.supervisor.connections.authorisation import Access, Peer, User
+from embeddaemon.supervisor.connections.notes import Notes
 from embeddaemon.supervisor.connections.peers import peer_of
 from embeddaemon.supervisor.connections.quotas import Room
-from embeddaemon.telemetry.logs import fields
-
-log = logging.getLogger(__name__)
 
 _ACCEPTS_PER_TURN = 64
 _PAUSE_SECONDS = 0.1
 """Without accepting, after the system had no descriptor for us."""
-
-_LOG_SECONDS = 1.0
-
-
-class Notes:
-    """What befalls connections: counted always; in the log once a second of each kind."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.counts: Counter[str] = Counter()
-        self._clock = clock
-        self._told_at: dict[str, float] = {}
-
-    def note(self, what: str, **facts: object) -> None:
-        """Count it, and perhaps tell."""
-        self.counts[what] += 1
-        now = self._clock()
-        if now - self._told_at.get(what, float("-inf")) >= _LOG_SECONDS:
-            self._told_at[what] = now
-            log.warning(fields(what, count=self.counts[what], **facts))
 
 
 @dataclass(frozen=True, slots=True)

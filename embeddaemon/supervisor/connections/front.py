@@ -20,7 +20,8 @@ from typing import Any
 from embeddaemon.supervisor.connections import zmtp
 from embeddaemon.supervisor.connections.authorisation import Access, User
 from embeddaemon.supervisor.connections.connection import Connection
-from embeddaemon.supervisor.connections.door import Door, Notes, Visitor
+from embeddaemon.supervisor.connections.door import Door, Visitor
+from embeddaemon.supervisor.connections.notes import Notes
 from embeddaemon.supervisor.connections.quotas import Room
 
 log = logging.getLogger(__name__)

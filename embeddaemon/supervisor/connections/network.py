@@ -6,7 +6,7 @@ What libzmq does not bound, how many connections it takes and what they send, is
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from embeddaemon.supervisor.connections.accepted import Accepted
 from embeddaemon.supervisor.connections.authorisation import user_of_key
 from embeddaemon.supervisor.connections.front import Arrived, Undelivered
 from embeddaemon.supervisor.connections.listener import set_options
+from embeddaemon.supervisor.connections.notes import Notes
 from embeddaemon.supervisor.connections.zap import KeyKeeper
 from embeddaemon.supervisor.connections.zmtp import Message
 from embeddaemon.telemetry.logs import fields
@@ -100,10 +101,11 @@ class Network:
         limits: Limits,
         most_connections: int,
     ) -> None:
-        self.counts: Counter[str] = Counter()
+        notes = Notes(time.monotonic)
+        self._counts = notes.counts
         self._endpoint = endpoint
         self._folder = folder
-        self._keeper = KeyKeeper(context, folder, self.counts)
+        self._keeper = KeyKeeper(context, folder, self._counts)
         self._router = context.socket(zmq.ROUTER)
         set_options(self._router, max_message_bytes=2 * max(limits.max_body_bytes, MAX_HEADER_BYTES))
         self._router.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
@@ -119,7 +121,7 @@ class Network:
             endpoint,
             most=most_connections,
             most_unfinished_bytes=2 * limits.max_body_bytes + MAX_HEADER_BYTES + _SLACK_BYTES,
-            counts=self.counts,
+            notes=notes,
         )
         try:
             self._router.bind(endpoint)
@@ -179,7 +181,7 @@ class Network:
 
     def document(self) -> dict[str, Any]:
         """For ``status``."""
-        return {"endpoint": self._endpoint, "connections": len(self._accepted), "counts": dict(self.counts)}
+        return {"endpoint": self._endpoint, "connections": len(self._accepted), "counts": dict(self._counts)}
 
     def close(self) -> None:
         """Let the last answers go out, and close everything."""

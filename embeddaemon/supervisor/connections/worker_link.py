@@ -16,7 +16,7 @@ import zmq
 
 from embeddaemon.errors import ProtocolError
 from embeddaemon.protocol import link, wire
-from embeddaemon.supervisor.connections.door import Notes
+from embeddaemon.supervisor.connections.notes import Notes
 from embeddaemon.supervisor.events import WorkerSaid
 
 _SECRET_BYTES = 16
