@@ -74,5 +74,10 @@ class ModelSpec:
     """Shorter dimensions that the model was trained to offer (Matryoshka), beside its own."""
 
     @property
+    def is_of_hub(self) -> bool:
+        """Fetched before it is loaded, unless it was before."""
+        return self.source.startswith("hub:")
+
+    @property
     def stays_for_ever(self) -> bool:
         return math.isinf(self.keep_alive_seconds)

@@ -15,10 +15,10 @@ from embeddaemon.errors import EmbedDaemonError
 from embeddaemon.governor.core import Governor
 from embeddaemon.governor.learned import Learned
 from embeddaemon.governor.samples import Observation
-from embeddaemon.models.card import ModelCard
 from embeddaemon.protocol import control
 from embeddaemon.supervisor.changes.reconfiguration import read_again, settings_read, settings_wrong
 from embeddaemon.supervisor.changes.reload import check_queue, files_seen, reload_failed, successor_read
+from embeddaemon.supervisor.changes.replacement import learn
 from embeddaemon.supervisor.commands import Command, TakeSample
 from embeddaemon.supervisor.events import (
     CardEvent,
@@ -46,9 +46,8 @@ from embeddaemon.supervisor.events import (
     WorkerSaid,
 )
 from embeddaemon.supervisor.housekeeping import HOUSEKEEPING_SECONDS, is_anything_alive, look_after
-from embeddaemon.supervisor.memory.learning import card_learned
 from embeddaemon.supervisor.memory.leases import lease_cache
-from embeddaemon.supervisor.memory.needs import fork_server_bytes, settle_footprint, warn_of_never
+from embeddaemon.supervisor.memory.needs import fork_server_bytes, warn_of_never
 from embeddaemon.supervisor.memory.relief import relieve
 from embeddaemon.supervisor.model_state import ModelState
 from embeddaemon.supervisor.processes.arrivals import forked, forker_said, worker_said
@@ -92,11 +91,7 @@ class Supervisor:
 
     def learn_card(self, card_read: CardRead) -> None:
         """Before the start: what a folder says. Raises ConfigError when the declared estimate cannot hold the model."""
-        self._learn(self._state.models[card_read.model], card_read.card)
-
-    def _learn(self, model: ModelState, card: ModelCard) -> None:
-        card_learned(self._state, model, card)
-        settle_footprint(self._state, model)
+        learn(self._state, self._state.models[card_read.model], card_read.card)
 
     def learn_error(self, card_failed: CardFailed) -> None:
         """Before the start: what is wrong with a folder. It is read again by the first request."""
@@ -242,7 +237,7 @@ class Supervisor:
     def _card_read(self, event: CardRead, model: ModelState, now: float) -> None:
         model.is_reading, model.is_card_fresh = False, True
         try:
-            self._learn(model, event.card)
+            learn(self._state, model, event.card)
         except EmbedDaemonError as error:
             load_failed(self._state, model, error, now)
             return

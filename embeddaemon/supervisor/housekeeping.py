@@ -172,7 +172,7 @@ def _is_coming(state: State, model: ModelState) -> bool:
 
 def _scale_down(state: State, model: ModelState, now: float) -> None:
     """One worker beyond the minimum at a time, the one that is idle longest."""
-    lasting = [worker for worker in model.staying if worker.child != model.watch.successor]
+    lasting = model.lasting
     if len(lasting) <= model.spec.workers.min or model.is_unloading:
         return
     idle = [worker for worker in lasting if worker.state is WorkerState.READY]

@@ -173,7 +173,7 @@ class Daemon:
     def _learn_cards(self) -> None:
         """Read the folders that are here already. A broken model is its own trouble, a wrong setting is ours."""
         for spec in self._settings.models:
-            if spec.source.startswith("hub:"):
+            if spec.is_of_hub:
                 continue
             match self._reads.read(do.ReadCard(spec, None)):
                 case CardRead() as card_read:

@@ -141,6 +141,11 @@ class ModelState:
         return [worker for worker in there if worker.state in SERVING or worker.state in COMING]
 
     @property
+    def lasting(self) -> list[Worker]:
+        """The same without one that loads beside them, to take over."""
+        return [worker for worker in self.staying if worker.child != self.watch.successor]
+
+    @property
     def is_absent(self) -> bool:
         return not self.workers and self.template is None
 

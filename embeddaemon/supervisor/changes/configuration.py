@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from embeddaemon.config.changes import compare
 from embeddaemon.config.loading import Loaded
 from embeddaemon.errors import ConfigError, EmbedDaemonError, InvalidInput
-from embeddaemon.models.spec import ModelSpec
+from embeddaemon.supervisor.changes.folder_reads import Read
 from embeddaemon.supervisor.commands import ReadCard, ReadSettings
 from embeddaemon.supervisor.connections.peers import access_of
-from embeddaemon.supervisor.events import CardFailed, CardRead, SettingsRead, SettingsWrong
-
-FolderReader = Callable[[ReadCard], CardRead | CardFailed]
+from embeddaemon.supervisor.events import SettingsRead, SettingsWrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +27,17 @@ class Source:
     """That were read then."""
 
 
-def read_settings(source: Source, command: ReadSettings, read_folder: FolderReader) -> SettingsRead | SettingsWrong:
+def read_settings(source: Source, command: ReadSettings, read_folder: Read) -> SettingsRead | SettingsWrong:
     """Everything as it lies there now, or why it cannot be used."""
     try:
         if source.load is None:
             raise InvalidInput("this daemon was not told where its settings came from: it cannot read them again")
         loaded = source.load()
         changes = compare(command.settings, loaded.settings)
-        access = access_of(changes.settings.access, None)
+        access = access_of(changes.settings.access)
     except EmbedDaemonError as error:
         return SettingsWrong(error, command.asker)
     except OSError as error:
         return SettingsWrong(ConfigError(f"the configuration cannot be read: {error}"), command.asker)
-    cards = {spec.name: read_folder(ReadCard(spec, None)) for spec in changes.to_be_read if not _is_of_hub(spec)}
+    cards = {spec.name: read_folder(ReadCard(spec, None)) for spec in changes.to_be_read if not spec.is_of_hub}
     return SettingsRead(changes, cards, tuple(str(path) for path in loaded.files), access, command.asker)
-
-
-def _is_of_hub(spec: ModelSpec) -> bool:
-    return spec.source.startswith("hub:")

@@ -32,7 +32,6 @@ PATIENCE_SECONDS = 5.0
 PATIENCE_BESIDE_SECONDS = 0.5
 """While another folder does not answer: a dozen on one dead server must not add up to the watchdog's time."""
 
-
 FRESH_SECONDS = 60.0
 """What a folder answered too late is taken by who asks within so long: twice the longest time between two tries."""
 

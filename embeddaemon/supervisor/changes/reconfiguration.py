@@ -22,7 +22,7 @@ from embeddaemon.supervisor.memory.needs import warn_of_never
 from embeddaemon.supervisor.model_state import ModelState
 from embeddaemon.supervisor.processes.departures import drain, unload
 from embeddaemon.supervisor.processes.staffing import staff
-from embeddaemon.supervisor.requests.life import refuse
+from embeddaemon.supervisor.requests.life import refuse, refuse_all
 from embeddaemon.supervisor.state import State
 
 _KEPT_BY_US = WITHOUT_NEW_WORKERS - {"estimate"}
@@ -163,7 +163,7 @@ def _is_made_alike(one: ModelSpec, other: ModelSpec) -> bool:
 
 def _send_surplus_away(state: State, model: ModelState, now: float) -> None:
     """Workers beyond the most that there may be now, those first that have least to do."""
-    lasting = [worker for worker in model.staying if worker.child != model.watch.successor]
+    lasting = model.lasting
     surplus = len(lasting) - model.spec.workers.max
     for worker in sorted(lasting, key=lambda each: each.held_bytes)[: max(0, surplus)]:
         drain(state, worker, now)
@@ -181,11 +181,7 @@ def remove(state: State, model: ModelState, now: float) -> None:
     """It is not configured any more: nothing new is taken for it."""
     model.is_removed = True
     give_up_successor(state, model, now)
-    for waiter in model.replace_waiters:
-        refuse(
-            state, waiter.client, waiter.id, UnknownModel(f"model {model.name!r} was removed from the configuration")
-        )
-    model.replace_waiters.clear()
+    refuse_all(state, model.replace_waiters, UnknownModel(f"model {model.name!r} was removed from the configuration"))
     retire(state, model, now)
 
 

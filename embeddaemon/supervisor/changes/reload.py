@@ -27,7 +27,7 @@ from embeddaemon.supervisor.processes.departures import drain, end_child
 from embeddaemon.supervisor.processes.lifecycle import BLAMELESS, SERVING, DeathClass, explain
 from embeddaemon.supervisor.processes.staffing import start_successor, wants_of_successor
 from embeddaemon.supervisor.requests import admission
-from embeddaemon.supervisor.requests.life import end_with_error, refuse
+from embeddaemon.supervisor.requests.life import end_with_error, refuse_all
 from embeddaemon.supervisor.state import State
 
 
@@ -176,9 +176,7 @@ def reload_failed(state: State, model: ModelState, error: EmbedDaemonError) -> N
     if not model.serving:
         return
     model.watch.error, model.watch.is_ordered = error, False
-    for waiter in model.replace_waiters:
-        refuse(state, waiter.client, waiter.id, error)
-    model.replace_waiters.clear()
+    refuse_all(state, model.replace_waiters, error)
     if isinstance(error, ModelChanged):
         model.watch.tried = None
     state.log("error", "reload_failed", model=model.name, code=error.code, error=str(error))

@@ -47,7 +47,7 @@ def read_successor(state: State, model: ModelState, now: float) -> None:
     folder = watch.folder
     if model.card is not None and spec.source == model.spec.source:
         folder = model.card.folder
-    if folder is None and spec.source.startswith("hub:"):
+    if folder is None and spec.is_of_hub:
         fetcher = fetch_for_successor(state, model, spec.source, now)
         watch.fetcher = None if fetcher is None else fetcher.number
         return

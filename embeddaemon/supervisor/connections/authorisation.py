@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 ROOT = 0
 
@@ -35,6 +35,10 @@ class Access:
     users: frozenset[int] = field(default_factory=frozenset)
     groups: frozenset[int] = field(default_factory=frozenset)
     """The group of the socket file, and those that were configured."""
+
+    def with_group(self, group: int | None) -> Access:
+        """The same, and whoever is in this group; None: there is none."""
+        return self if group is None else replace(self, groups=self.groups | {group})
 
     def user_of(self, peer: Peer) -> User | None:
         """Who the peer is to us; None: nobody, and it is refused."""

@@ -6,7 +6,6 @@ import logging
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +35,12 @@ ALL_USERS = 4
 
 
 def open_clients(listener: Listener, context: zmq.Context[zmq.Socket[bytes]], settings: Settings) -> Clients:
-    """Bind, listen, and let in whom the settings allow. Raises ConfigError."""
+    """Bind, listen, and let in whom the settings allow. The caller closes the listener. Raises ConfigError."""
     listening = listener.open()
     try:
         return _open(listener, listening, context, settings)
     except BaseException:
         listening.close()
-        listener.close()
         raise
 
 
@@ -67,7 +65,7 @@ def _open(
         bytes_of_user=UNSENT_BYTES,
         bytes_of_all=ALL_USERS * UNSENT_BYTES,
     )
-    access = access_of(settings.access, listener.group)
+    access = access_of(settings.access).with_group(listener.group)
     state_folder = None if settings.state_folder is None else Path(settings.state_folder)
     network = open_network(context, settings.access, settings.limits, state_folder, most.network)
     front = Front(access, receiving, sending, max_body_bytes, time.monotonic)
@@ -113,8 +111,7 @@ class Clients:
         self._listener.open_to_others(is_wanted=bool(access.users or access.groups))
         _tell_of_others(self._listener)
         self._room.allow(connections_of_user)
-        group = self._listener.group
-        self._front.let_in(access if group is None else replace(access, groups=access.groups | {group}))
+        self._front.let_in(access.with_group(self._listener.group))
         if self._network is not None:
             try:
                 self._network.keep_allowed()

@@ -35,14 +35,14 @@ def peer_of(connection: socket.socket) -> Peer:
     return _peer_on_macos(connection)
 
 
-def access_of(settings: AccessSettings, socket_group: int | None) -> Access:
-    """Whom the settings let in, and the group of the socket file, as numbers.
+def access_of(settings: AccessSettings) -> Access:
+    """Whom the settings let in, as numbers; the group of the socket file is not among them.
 
     Raises ConfigError for a name that this machine does not know.
     """
     users = frozenset(_number("users", name, lambda known: pwd.getpwnam(known).pw_uid) for name in settings.users)
     groups = frozenset(_number("groups", name, lambda known: grp.getgrnam(known).gr_gid) for name in settings.groups)
-    return Access(os.geteuid(), users, groups if socket_group is None else groups | {socket_group})
+    return Access(os.geteuid(), users, groups)
 
 
 def _number(key: str, name: str, find: Callable[[str], int]) -> int:

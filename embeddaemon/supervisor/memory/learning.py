@@ -39,7 +39,7 @@ def needs_fork_server(state: State, model: ModelState) -> bool:
 
 def is_to_be_fetched(model: ModelState) -> bool:
     """Whether it comes from the hub and has not come yet."""
-    return model.spec.source.startswith("hub:") and model.folder is None
+    return model.spec.is_of_hub and model.folder is None
 
 
 def threads_of(state: State, model: ModelState) -> int:

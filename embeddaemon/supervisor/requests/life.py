@@ -14,7 +14,7 @@ from embeddaemon.protocol.error_codec import error_answer
 from embeddaemon.protocol.messages import Document, Embed, Lane, ModelRequest, Tokenize, Vectors
 from embeddaemon.supervisor.commands import Forward, Recall, Reply, SendDispatch
 from embeddaemon.supervisor.events import RequestReceived
-from embeddaemon.supervisor.model_state import ModelState
+from embeddaemon.supervisor.model_state import ModelState, Waiter
 from embeddaemon.supervisor.processes.lifecycle import Dispatched, Worker
 from embeddaemon.supervisor.requests import admission
 from embeddaemon.supervisor.requests.cache import Kept, key
@@ -205,9 +205,14 @@ def answer_loaded(state: State, model: ModelState, now: float) -> None:
 
 def refuse_waiters(state: State, model: ModelState, error: EmbedDaemonError) -> None:
     """Tell those who asked for the model to be loaded why it is not."""
-    for waiter in model.load_waiters:
+    refuse_all(state, model.load_waiters, error)
+
+
+def refuse_all(state: State, waiters: list[Waiter], error: EmbedDaemonError) -> None:
+    """None of these waits any more."""
+    for waiter in waiters:
         refuse(state, waiter.client, waiter.id, error)
-    model.load_waiters.clear()
+    waiters.clear()
 
 
 def answer_unloaded(state: State, model: ModelState) -> None:

@@ -16,12 +16,11 @@ from transformers.models.camembert.modeling_camembert import CamembertModel
 from transformers.models.roberta.modeling_roberta import RobertaModel
 from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaModel
 
-from embeddaemon.errors import CorruptModel
 from embeddaemon.models.card import ModelCard
 from embeddaemon.workers import checkpoint
 from embeddaemon.workers.engines.torch_engine import attention
 from embeddaemon.workers.engines.torch_engine.families import Family, roberta
-from embeddaemon.workers.engines.torch_engine.families.native import NOT_BUILT, prepare, reason
+from embeddaemon.workers.engines.torch_engine.families.native import NOT_BUILT, not_built, prepare
 
 # By the card's family: its configuration, and its class given one.
 _CLASSES: dict[str, tuple[type[PreTrainedConfig], type[nn.Module]]] = {
@@ -53,9 +52,7 @@ def build(config: Mapping[str, object], card: ModelCard, dtype: torch.dtype) -> 
         with torch.device("meta"):
             model: Any = model_class(bert_config, add_pooling_layer=False)
     except NOT_BUILT as error:
-        raise CorruptModel(
-            f"{card.transformer_folder}/config.json makes no {card.family}: {reason(error, config)}"
-        ) from error
+        raise not_built(error, config, card) from error
     checkpoint.assign(model, checkpoint.read_tensors(card, dtype), card, prefixes=_PREFIXES)
     # Buffers that no checkpoint has; transformers fills them when a model is built with memory.
     positions = bert_config.max_position_embeddings

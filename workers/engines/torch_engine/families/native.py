@@ -68,9 +68,7 @@ class Native:
             with torch.device("meta"):
                 model: Any = self.model_class(native_config, **(self.arguments or {}))
         except NOT_BUILT as error:
-            raise CorruptModel(
-                f"{card.transformer_folder}/config.json makes no {card.family}: {reason(error, config)}"
-            ) from error
+            raise not_built(error, config, card) from error
         tensors = checkpoint.read_tensors(card, dtype)
         named = {checkpoint.our_name(name, self.prefixes): tensors.pop(name) for name in list(tensors)}
         checkpoint.assign(model, self.rename(named), card, prefixes=())
@@ -82,7 +80,12 @@ class Native:
         return built
 
 
-def reason(error: Exception, config: Mapping[str, object]) -> str:
+def not_built(error: Exception, config: Mapping[str, object], card: ModelCard) -> CorruptModel:
+    """The error of a config of which transformers makes no model."""
+    return CorruptModel(f"{card.transformer_folder}/config.json makes no {card.family}: {_reason(error, config)}")
+
+
+def _reason(error: Exception, config: Mapping[str, object]) -> str:
     """What an error in building says; of a word that no table has, by which key the config names it."""
     if not isinstance(error, KeyError) or not error.args:
         return str(error)
