@@ -143,7 +143,7 @@ def embed_command(
             client = stack.enter_context(Client(endpoint, timeout=timeout))
             bar = stack.enter_context(tqdm(total=total, unit=" texts", file=sys.stderr, disable=not shown))
             stack.enter_context(_lines_named(lines_of))
-            rows = _embed(client, several, request, target_file, bar=bar, notes=notes)
+            rows = _embed(client, several, request, target_file, ranges_path=ranges_path, bar=bar, notes=notes)
     finally:
         instead = _stands_for_left_out(request, target_file)
         for note in (notes.cut.note(), notes.left_out.note(lines_of, instead)):
@@ -165,10 +165,16 @@ def _stands_for_left_out(request: Request, where_to: Output) -> str:
 
 
 def _embed(
-    client: Client, several: Iterable[str], request: Request, where_to: Output, *, bar: tqdm[NoReturn], notes: Notes
+    client: Client,
+    several: Iterable[str],
+    request: Request,
+    where_to: Output,
+    *,
+    ranges_path: Path | None,
+    bar: tqdm[NoReturn],
+    notes: Notes,
 ) -> int:
     """How many rows there are, of vectors and of none."""
-    ranges_path = _ranges_path(where_to, request.precision)
     with ExitStack() as files:
         file = files.enter_context(_opened(where_to))
 

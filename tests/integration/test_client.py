@@ -39,13 +39,24 @@ from embeddaemon.protocol.messages import (
     Health,
     Hello,
     Lane,
-    Models,
     Request,
     Texts,
     Vectors,
     Waiting,
 )
-from tests.support.fake_daemon import DIM, Answer, Behaviour, Fail, FakeDaemon, Hold, Silence, obliging, vector_of
+from tests.support.fake_daemon import (
+    DIM,
+    SLOW_SECONDS,
+    Answer,
+    Behaviour,
+    Fail,
+    FakeDaemon,
+    Hold,
+    Silence,
+    obliging,
+    slow_about_models,
+    vector_of,
+)
 from tests.support.waiting import seconds, wait_until
 
 IMPATIENT = Patience(connect=0.2, reconnect=seconds(5), hello=seconds(5), silence=0.1)
@@ -251,15 +262,11 @@ def test_encode_query_and_document_choose_the_models_tasks(client: Client, daemo
 
 
 def test_time_out_bounds_a_call_of_two_requests_as_a_whole(client: Client, daemon: FakeDaemon) -> None:
-    def slow_about_models(request: Request, _body: Body | None) -> None:
-        if isinstance(request, Models):
-            threading.Event().wait(0.2)
-
     daemon.behaviour = slow_about_models
     client.encode_query("a", timeout=seconds(10))
     (embed,) = daemon.embeds
     assert embed.deadline_ms is not None
-    assert embed.deadline_ms <= 1000 * (seconds(10) - 0.2)
+    assert embed.deadline_ms <= 1000 * (seconds(10) - SLOW_SECONDS)
 
 
 def test_dimension_of_the_model(client: Client) -> None:

@@ -15,8 +15,17 @@ import pytest
 
 from embeddaemon import AsyncClient, ClientClosed, DaemonUnreachable, Expired, InvalidInput, UnknownTask
 from embeddaemon.client._actions import Patience
-from embeddaemon.protocol.messages import Body, Embed, Hello, Models, Request
-from tests.support.fake_daemon import DIM, FakeDaemon, Hold, Silence, obliging, vector_of
+from embeddaemon.protocol.messages import Body, Embed, Hello, Request
+from tests.support.fake_daemon import (
+    DIM,
+    SLOW_SECONDS,
+    FakeDaemon,
+    Hold,
+    Silence,
+    obliging,
+    slow_about_models,
+    vector_of,
+)
 from tests.support.waiting import seconds, wait_until
 
 IMPATIENT = Patience(connect=0.2, reconnect=seconds(5), hello=seconds(5), silence=0.1)
@@ -341,10 +350,6 @@ def test_embeds_are_sent_once(daemon: FakeDaemon) -> None:
 
 
 def test_time_out_bounds_a_call_of_two_requests_as_a_whole(daemon: FakeDaemon) -> None:
-    def slow_about_models(request: Request, _body: Body | None) -> None:
-        if isinstance(request, Models):
-            threading.Event().wait(0.2)
-
     async def ask() -> None:
         async with connect(daemon) as client:
             daemon.behaviour = slow_about_models
@@ -353,7 +358,7 @@ def test_time_out_bounds_a_call_of_two_requests_as_a_whole(daemon: FakeDaemon) -
     asyncio.run(ask())
     (embed,) = daemon.embeds
     assert embed.deadline_ms is not None
-    assert embed.deadline_ms <= 1000 * (seconds(10) - 0.2)
+    assert embed.deadline_ms <= 1000 * (seconds(10) - SLOW_SECONDS)
 
 
 LEFT_OPEN = """

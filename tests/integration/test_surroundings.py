@@ -17,7 +17,7 @@ import pytest
 
 from embeddaemon.protocol.endpoints import MAX_SOCKET_PATH_BYTES
 from embeddaemon.protocol.messages import Document, Hello, Unload, Vectors
-from tests.support.daemon import LOOKS_OFTEN, RunningDaemon, is_gone, running_daemon, stub_folder
+from tests.support.daemon import LOOKS_OFTEN, RunningDaemon, end, is_gone, running_daemon, stub_folder
 from tests.support.raw_client import RawClient
 from tests.support.waiting import seconds, wait_until
 
@@ -39,12 +39,7 @@ def started(redirections: str, endpoint: str, folder: Path, **settings: Any) -> 
     try:
         yield daemon
     finally:
-        daemon.terminate()
-        try:
-            daemon.wait(seconds(15))
-        finally:
-            daemon.kill()
-            daemon.wait()
+        end(daemon)
 
 
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])

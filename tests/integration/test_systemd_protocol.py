@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from tests.support.daemon import LOOKS_OFTEN, stub_folder
+from tests.support.daemon import LOOKS_OFTEN, end, stub_folder
 from tests.support.raw_client import RawClient
 from tests.support.service_manager import NotifySocket, listening_socket, notify_socket
 from tests.support.waiting import seconds, wait_until
@@ -67,12 +67,7 @@ def service(folder: Path, socket_folder: Path, *, listening: int = 0, **settings
             yield Service(process, heard, endpoint, folder / "log")
         finally:
             process.send_signal(signal.SIGCONT)
-            process.terminate()
-            try:
-                process.wait(seconds(15))
-            finally:
-                process.kill()
-                process.wait()
+            end(process)
 
 
 def test_daemon_reports_from_ready_to_stopping(socket_folder: Path, tmp_path: Path) -> None:

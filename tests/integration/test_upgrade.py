@@ -22,7 +22,7 @@ import pytest
 
 from embeddaemon import Client, DaemonUnreachable, Expired
 from embeddaemon.client._actions import Patience
-from tests.support.daemon import stub_folder
+from tests.support.daemon import end, stub_folder
 from tests.support.service_manager import listening_socket
 from tests.support.waiting import seconds, wait_until
 
@@ -54,12 +54,7 @@ class Starter:
         try:
             yield process
         finally:
-            process.terminate()
-            try:
-                process.wait(seconds(15))
-            finally:
-                process.kill()
-                process.wait()
+            end(process)
 
     def output(self) -> str:
         return self._log.read_text(errors="replace")

@@ -160,3 +160,13 @@ def stub_loads(folder: Path) -> list[int]:
 def kill(pid: int) -> None:
     """SIGKILL to a process below a daemon of ours."""
     os.kill(pid, signal.SIGKILL)
+
+
+def end(daemon: subprocess.Popen[bytes]) -> None:
+    """As an operator does; fails when it has not ended by then, and leaves nothing behind all the same."""
+    daemon.terminate()
+    try:
+        daemon.wait(seconds(15))
+    finally:
+        daemon.kill()
+        daemon.wait()

@@ -42,6 +42,7 @@ from embeddaemon.protocol.messages import (
 )
 
 DIM = 8
+SLOW_SECONDS = 0.2
 MAX_TOKENS = 16
 TASKS = ["query", "passage"]
 
@@ -80,6 +81,12 @@ Behaviour = Callable[[Request, Body | None], Answer | Silence | Hold | Fail | No
 
 def obliging(_request: Request, _body: Body | None) -> None:
     """Answer everything properly."""
+
+
+def slow_about_models(request: Request, _body: Body | None) -> None:
+    """Answers everything, the list of models after a while."""
+    if isinstance(request, Models):
+        threading.Event().wait(SLOW_SECONDS)
 
 
 @dataclass
